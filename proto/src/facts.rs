@@ -1,0 +1,36 @@
+//! Facts: what is live, true at one node, and dies with it.
+
+use crate::identity::NodeName;
+use crate::service::Instance;
+use crate::{Index, RaftId, UnixMillis};
+
+/// All that a node says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// The node that says it.
+    pub name: NodeName,
+    /// Its Raft node id.
+    pub raft_id: RaftId,
+    /// When its process started; a later one supersedes an earlier one.
+    pub generation: UnixMillis,
+    /// Grows with every change within a generation.
+    pub sequence: u64,
+    /// `host:port` at which it takes links, over UDP and TCP.
+    pub address: String,
+    /// Failure domain.
+    pub zone: String,
+    /// Version of its binary.
+    pub version: String,
+    /// Index of the table it enforces.
+    pub enforced: Index,
+    /// Why it does not enforce a newer state; empty when nothing was refused.
+    pub refused: String,
+    /// The instances it runs.
+    pub instances: Vec<Instance>,
+    /// When the first of its certificates ends.
+    pub certificate_expires: UnixMillis,
+    /// Whether it votes.
+    pub voter: bool,
+    /// Whether it is leaving.
+    pub draining: bool,
+}

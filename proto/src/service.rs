@@ -1,0 +1,221 @@
+//! Services, their ports, and their instances.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::{NameError, label};
+
+/// The namespace of a name written without one.
+pub const DEFAULT_NAMESPACE: &str = "default";
+/// The suffix under which services have host names: `web.mesh`, `web.default.mesh`.
+pub const MESH_SUFFIX: &str = ".mesh";
+
+/// A service's name: namespace and name, both DNS labels. Written `namespace/name`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceName {
+    namespace: String,
+    name: String,
+}
+
+impl ServiceName {
+    /// Checks both labels.
+    pub fn new(namespace: &str, name: &str) -> Result<Self, NameError> {
+        label(namespace, "namespace")?;
+        label(name, "service name")?;
+        Ok(Self { namespace: namespace.to_owned(), name: name.to_owned() })
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The name within the namespace.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The service that a host name of the mesh means: `web.mesh` or `web.default.mesh`, in any case.
+    pub fn from_host(host: &str) -> Option<Self> {
+        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        let stem = host.strip_suffix(MESH_SUFFIX)?;
+        match stem.split_once('.') {
+            None => Self::new(DEFAULT_NAMESPACE, stem).ok(),
+            Some((name, namespace)) => Self::new(namespace, name).ok(),
+        }
+    }
+
+    /// The full host name: `web.default.mesh`.
+    pub fn host(&self) -> String {
+        format!("{}.{}{MESH_SUFFIX}", self.name, self.namespace)
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl fmt::Debug for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for ServiceName {
+    type Err = NameError;
+
+    /// Reads `namespace/name`, or `name` alone in the default namespace.
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        match text.split_once('/') {
+            Some((namespace, name)) => Self::new(namespace, name),
+            None => Self::new(DEFAULT_NAMESPACE, text),
+        }
+    }
+}
+
+/// What a port speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Told from the first bytes.
+    #[default]
+    Auto,
+    /// HTTP/1.1 to the instance.
+    Http,
+    /// HTTP/2 with prior knowledge to the instance.
+    Http2,
+    /// gRPC: HTTP/2 whose refusals are gRPC statuses.
+    Grpc,
+    /// Opaque bytes.
+    Tcp,
+}
+
+impl Protocol {
+    /// Its name in documents, on the wire and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Http => "http",
+            Self::Http2 => "http2",
+            Self::Grpc => "grpc",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        [Self::Auto, Self::Http, Self::Http2, Self::Grpc, Self::Tcp]
+            .into_iter()
+            .find(|protocol| protocol.as_str() == text)
+            .ok_or_else(|| NameError {
+                what: "protocol",
+                text: text.chars().take(80).collect(),
+                rule: "one of auto, http, http2, grpc, tcp",
+            })
+    }
+}
+
+/// A port of a service, the same on every node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServicePort {
+    /// Port number, 1 to 65535.
+    pub port: u16,
+    /// What it speaks.
+    pub protocol: Protocol,
+}
+
+/// One running copy of a service, as its node advertises it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// The service it is a copy of.
+    pub service: ServiceName,
+    /// The ports it serves.
+    pub ports: Vec<ServicePort>,
+    /// Whether its check passes.
+    pub healthy: bool,
+    /// Its share relative to others, 1 to 65535; 100 unless set.
+    pub weight: u16,
+}
+
+/// Which services a node may run: `namespace/name`, `namespace/*` or `*`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Grant {
+    /// `*`
+    Every,
+    /// `namespace/*`
+    Namespace(String),
+    /// `namespace/name`
+    Service(ServiceName),
+}
+
+impl Grant {
+    /// Whether it covers the service.
+    pub fn covers(&self, service: &ServiceName) -> bool {
+        match self {
+            Self::Every => true,
+            Self::Namespace(namespace) => namespace == service.namespace(),
+            Self::Service(granted) => granted == service,
+        }
+    }
+}
+
+impl fmt::Display for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Every => f.write_str("*"),
+            Self::Namespace(namespace) => write!(f, "{namespace}/*"),
+            Self::Service(service) => write!(f, "{service}"),
+        }
+    }
+}
+
+impl FromStr for Grant {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if text == "*" {
+            return Ok(Self::Every);
+        }
+        match text.strip_suffix("/*") {
+            Some(namespace) => label(namespace, "namespace").map(|()| Self::Namespace(namespace.to_owned())),
+            None => text.parse().map(Self::Service),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_name_services() {
+        let web = ServiceName::new("default", "web").expect("valid");
+        for host in ["web.mesh", "WEB.mesh", "web.default.mesh", "web.mesh."] {
+            assert_eq!(ServiceName::from_host(host).as_ref(), Some(&web), "{host}");
+        }
+        for host in ["web", "mesh", ".mesh", "a.b.c.mesh", "web.example", "we_b.mesh"] {
+            assert_eq!(ServiceName::from_host(host), None, "{host}");
+        }
+    }
+
+    #[test]
+    fn grants_cover() {
+        let web: ServiceName = "prod/web".parse().expect("valid");
+        for (grant, covers) in [("*", true), ("prod/*", true), ("prod/web", true), ("web", false), ("dev/*", false)] {
+            assert_eq!(grant.parse::<Grant>().expect(grant).covers(&web), covers, "{grant}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Settings of a service: `spec` of the kind `Service` (`weft/v1`).
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::service::Protocol;
+
+/// Longest duration that a setting takes: 24 h.
+pub const DURATION_MAX: Duration = Duration::from_hours(24);
+
+/// `spec` of a `Service`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServiceSettings {
+    /// What ports speak, over what the instances declare.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortSettings>,
+    /// Bound on reaching an instance. Unset: 5 s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_timeout: Option<Span>,
+    /// Bound on a whole HTTP exchange; expiry is answered with 504. Unset or 0: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_timeout: Option<Span>,
+    /// An opaque stream on which nothing moves for this long is ended. Unset: 1 h. 0: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Span>,
+    /// How often a try that can't have acted is repeated on another instance. Unset: 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries: Option<u8>,
+    /// What to do with `%2F`, `%5C` and `\` in a path.
+    #[serde(default)]
+    pub escaped_slashes: EscapedSlashes,
+}
+
+/// A port and what it speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PortSettings {
+    /// 1 to 65535.
+    pub port: std::num::NonZeroU16,
+    /// What it speaks.
+    pub protocol: Protocol,
+}
+
+/// What to do with `%2F`, `%5C` and `\` in a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum EscapedSlashes {
+    /// Answer 400, since servers read such a path in different ways.
+    #[default]
+    Refuse,
+    /// Pass it on as it is.
+    Allow,
+}
+
+/// A duration, written as Gateway API durations are: `1h30m`, `5s`, `250ms`, `0s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub Duration);
+
+impl std::str::FromStr for Span {
+    type Err = String;
+
+    /// Reads up to four parts of `h`, `m`, `s`, `ms`, each with an integer of at most five digits (GEP-2257).
+    fn from_str(text: &str) -> Result<Self, String> {
+        let error = || format!("{text:?} is not a duration: write it like 1h30m, 5s, 250ms or 0s, at most 24h");
+        let (mut total, mut rest, mut parts) = (Duration::ZERO, text, 0);
+        while !rest.is_empty() {
+            let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(error)?;
+            let units = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |at| digits + at);
+            if digits == 0 || digits > 5 {
+                return Err(error());
+            }
+            let count: u64 = rest[..digits].parse().map_err(|_| error())?;
+            total += match &rest[digits..units] {
+                "h" => Duration::from_secs(count * 3600),
+                "m" => Duration::from_secs(count * 60),
+                "s" => Duration::from_secs(count),
+                "ms" => Duration::from_millis(count),
+                _ => return Err(error()),
+            };
+            rest = &rest[units..];
+            parts += 1;
+        }
+        if parts == 0 || parts > 4 || total > DURATION_MAX {
+            return Err(error());
+        }
+        Ok(Self(total))
+    }
+}
+
+impl std::fmt::Display for Span {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (seconds, millis) = (self.0.as_secs(), self.0.subsec_millis());
+        let parts = [(seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s"), (u64::from(millis), "ms")];
+        if self.0.is_zero() {
+            return f.write_str("0s");
+        }
+        parts.iter().filter(|(count, _)| *count > 0).try_for_each(|(count, unit)| write!(f, "{count}{unit}"))
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_round_trip() {
+        for text in ["0s", "5s", "250ms", "1h30m", "1h1m1s1ms"] {
+            assert_eq!(text.parse::<Span>().expect(text).to_string(), text);
+        }
+        for text in ["", "5", "s", "5d", "-1s", "1.5s", "25h", "123456s", "1s1s1s1s1s"] {
+            assert!(text.parse::<Span>().is_err(), "{text:?} was accepted");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Facts travel by gossip: each is owned by its node alone, signed by it, and believed by nobody
+//! before the signature was verified against the key with which the mesh admitted that node.
+//!
+//! chitchat spreads the records and tells who is alive. It trusts its members, and Weft does not
+//! trust it: `vet` checks messages before it sees them, `records` checks facts after. One task
+//! keeps it running; when it dies, or when others have spoken in this node's name, it starts again
+//! under a later generation with the same facts.
+
+mod keeper;
+mod records;
+mod transport;
+mod vet;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use weft_proto::facts::NodeFacts;
+use weft_proto::identity::NodeName;
+use weft_proto::{RaftId, UnixMillis};
+
+use keeper::{Keeper, VALUE_BYTES_MAX};
+use transport::{Inbox, Outboxes};
+
+/// Port: carries gossip to other nodes over authenticated links.
+pub trait GossipLink: Send + Sync + 'static {
+    /// Sends one message of at most 66 KiB to the node that advertises `to`. Given up after 5 s.
+    fn send(&self, to: SocketAddr, message: Bytes) -> BoxFuture<'static, io::Result<()>>;
+}
+
+/// Signs with the node's fact key.
+pub trait Signer: Send + Sync {
+    /// The Ed25519 signature of encoded facts.
+    fn sign(&self, facts: &[u8]) -> Vec<u8>;
+}
+
+/// Judges signatures by the replicated state.
+pub trait Verifier: Send + Sync {
+    /// Whether the node of this name was admitted under this Raft id with the key that signed.
+    fn verify(&self, name: &NodeName, raft_id: RaftId, facts: &[u8], signature: &[u8]) -> bool;
+
+    /// Whether a node of this name was admitted. Others are not even remembered, so that a
+    /// member who invents names can't crowd out real ones.
+    fn admitted(&self, _name: &NodeName) -> bool {
+        true
+    }
+}
+
+/// What gossip needs to know when it starts.
+#[derive(Debug, Clone)]
+pub struct GossipSettings {
+    /// This node's name.
+    pub name: NodeName,
+    /// This node's Raft node id.
+    pub raft_id: RaftId,
+    /// The mesh; messages of another one are refused.
+    pub trust_domain: String,
+    /// Where other nodes reach this one.
+    pub address: SocketAddr,
+    /// Wall clock of the process' start. Later lives of the same process count on from it.
+    pub generation: UnixMillis,
+    /// `host:port` of nodes to begin with; names are resolved again every minute.
+    pub seeds: Vec<String>,
+    /// Time between rounds. A node is no longer live about ten rounds after it was last heard of.
+    pub interval: Duration,
+}
+
+impl GossipSettings {
+    /// The interval unless one is configured.
+    pub const INTERVAL: Duration = Duration::from_millis(300);
+}
+
+/// Verified facts of the live nodes, this one included.
+pub type LiveFacts = Arc<BTreeMap<NodeName, NodeFacts>>;
+
+/// The running gossip of one node. Dropping it ends it without a farewell, as a crash does.
+pub struct Gossip {
+    own: Arc<watch::Sender<NodeFacts>>,
+    live: watch::Receiver<LiveFacts>,
+    inbound: mpsc::Sender<(SocketAddr, Bytes)>,
+    stop: oneshot::Sender<()>,
+    keeper: JoinHandle<()>,
+}
+
+impl Gossip {
+    /// Starts to gossip `facts`, whose name, Raft id and generation are those of the settings.
+    ///
+    /// # Errors
+    /// Fails when the facts are larger than gossip can carry.
+    #[expect(clippy::unused_async, reason = "it spawns, and so must be called within a runtime")]
+    pub async fn start(
+        settings: GossipSettings,
+        link: Arc<dyn GossipLink>,
+        signer: Arc<dyn Signer>,
+        verifier: Arc<dyn Verifier>,
+        mut facts: NodeFacts,
+    ) -> io::Result<Self> {
+        facts.name = settings.name.clone();
+        facts.raft_id = settings.raft_id;
+        facts.generation = settings.generation;
+        let sealed = records::seal(&facts, &*signer);
+        if sealed.len() > VALUE_BYTES_MAX {
+            let problem = format!("the facts of node {} take {} bytes of {VALUE_BYTES_MAX}", facts.name, sealed.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, problem + ": run fewer services on it"));
+        }
+        let (live, live_receiver) = watch::channel(Arc::new(BTreeMap::from([(facts.name.clone(), facts.clone())])));
+        let own = Arc::new(watch::Sender::new(facts));
+        let (inbound, inbox) = Inbox::new();
+        let (stop, stopped) = oneshot::channel();
+        let outboxes = Outboxes::new(link);
+        let keeper = Keeper::new(settings, (signer, verifier), (inbox, outboxes), Arc::clone(&own), live);
+        let keeper = tokio::spawn(keeper.run(stopped));
+        Ok(Self { own, live: live_receiver, inbound, stop, keeper })
+    }
+
+    /// Takes a message that an authenticated member sent; `from` is the address that it
+    /// advertises, where answers go. Drops the message when too many wait.
+    pub fn receive(&self, from: SocketAddr, message: Bytes) {
+        if self.inbound.try_send((from, message)).is_err() {
+            metrics::counter!("weft_gossip_dropped_total", "direction" => "in").increment(1);
+        }
+    }
+
+    /// Changes what this node says about itself. Changes in quick succession travel as one; the
+    /// name, ids and sequence are not the caller's to change.
+    #[expect(clippy::unused_async, reason = "callers need not care where the signing happens")]
+    pub async fn advertise(&self, change: impl FnOnce(&mut NodeFacts)) {
+        self.own.send_if_modified(|facts| {
+            let mut next = facts.clone();
+            change(&mut next);
+            next.name.clone_from(&facts.name);
+            next.raft_id = facts.raft_id;
+            next.generation = facts.generation;
+            next.sequence = facts.sequence;
+            if next == *facts {
+                return false;
+            }
+            next.sequence += 1;
+            *facts = next;
+            true
+        });
+    }
+
+    /// Verified facts of the live nodes, this one included; a node absent from it is not live.
+    pub fn live(&self) -> watch::Receiver<LiveFacts> {
+        self.live.clone()
+    }
+
+    /// Ends it. Other nodes notice as if this one had died: say so first, by draining.
+    pub async fn stop(self) {
+        let _ = self.stop.send(());
+        let _ = self.keeper.await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

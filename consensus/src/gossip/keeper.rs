@@ -1,0 +1,379 @@
+//! Keeps chitchat running and compares what it holds with what is believed.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chitchat::{Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, NodeState};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+use weft_proto::UnixMillis;
+use weft_proto::facts::NodeFacts;
+use weft_proto::identity::NodeName;
+
+use super::records::{self, Offer, Records};
+use super::transport::{Inbox, Outboxes, Post};
+use super::vet::Gate;
+use super::{GossipSettings, LiveFacts, Signer, Verifier};
+
+/// The task that runs chitchat, life after life.
+pub(super) struct Keeper {
+    settings: GossipSettings,
+    signer: Arc<dyn Signer>,
+    verifier: Arc<dyn Verifier>,
+    inbox: Arc<Inbox>,
+    outboxes: Arc<Outboxes>,
+    own: Arc<watch::Sender<NodeFacts>>,
+    /// The newest own facts that fit, signed.
+    sealed: String,
+    live: watch::Sender<LiveFacts>,
+    records: Records,
+    /// When every believed record was last verified.
+    judged: Instant,
+    /// Where live nodes were in this life: seeds of the next.
+    peers: BTreeSet<SocketAddr>,
+    /// Nodes that were live when the last life ended; live until the new one has had time to hear them.
+    held: BTreeSet<NodeName>,
+}
+
+/// From one start of chitchat to its end.
+struct Life {
+    handle: ChitchatHandle,
+    gate: Arc<Mutex<Gate>>,
+    began: Instant,
+    /// The value that was last put into chitchat.
+    set: String,
+    /// Values as chitchat takes them, before a later one, perhaps a forged one, hides them.
+    heard: mpsc::Receiver<(ChitchatId, String)>,
+}
+
+/// Why a life ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// chitchat's task is gone.
+    Died,
+    /// Others claim more of this node than it has said; this is the highest generation it signed.
+    Forged(UnixMillis),
+    /// It remembers more than an honest mesh would give it.
+    Crowded,
+}
+
+impl Keeper {
+    /// A keeper that will gossip `own` and publish to `live`.
+    pub(super) fn new(
+        settings: GossipSettings,
+        (signer, verifier): (Arc<dyn Signer>, Arc<dyn Verifier>),
+        (inbox, outboxes): (Inbox, Outboxes),
+        own: Arc<watch::Sender<NodeFacts>>,
+        live: watch::Sender<LiveFacts>,
+    ) -> Self {
+        Self {
+            settings,
+            signer,
+            verifier,
+            inbox: Arc::new(inbox),
+            outboxes: Arc::new(outboxes),
+            own,
+            sealed: String::new(),
+            live,
+            records: Records::default(),
+            judged: Instant::now(),
+            peers: BTreeSet::new(),
+            held: BTreeSet::new(),
+        }
+    }
+
+    /// Runs until told to stop, or until whoever could tell is gone.
+    pub(super) async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
+        loop {
+            let life = tokio::select! {
+                biased;
+                _ = &mut stopped => break,
+                life = self.begin() => life,
+            };
+            let end = match life {
+                Err(error) => {
+                    tracing::error!(%error, "gossip did not start; it is tried again");
+                    tokio::select! { biased; _ = &mut stopped => break, () = tokio::time::sleep(LIFE_TIME_MIN) => {} }
+                    continue;
+                }
+                Ok(mut life) => {
+                    let end = tokio::select! {
+                        biased;
+                        _ = &mut stopped => None,
+                        end = self.live_through(&mut life) => Some(end),
+                    };
+                    let _ = tokio::time::timeout(SHUTDOWN_TIME_MAX, life.handle.shutdown()).await;
+                    end.map(|end| (end, life.began + LIFE_TIME_MIN))
+                }
+            };
+            let Some((end, next)) = end else { break };
+            self.prepare_next(end);
+            tokio::select! { biased; _ = &mut stopped => break, () = tokio::time::sleep_until(next) => {} }
+        }
+        self.outboxes.close();
+    }
+
+    async fn begin(&mut self) -> anyhow::Result<Life> {
+        let facts = self.own.borrow().clone();
+        self.seal(&facts);
+        let id = ChitchatId::new(facts.name.as_str(), facts.generation, self.settings.address);
+        let gate = Arc::new(Mutex::new(Gate::new(id.clone())));
+        let post = Post {
+            inbox: Arc::clone(&self.inbox),
+            outboxes: Arc::clone(&self.outboxes),
+            gate: Arc::clone(&gate),
+            verifier: Arc::clone(&self.verifier),
+        };
+        let seeds = self.settings.seeds.iter().cloned();
+        let config = ChitchatConfig {
+            chitchat_id: id,
+            cluster_id: self.settings.trust_domain.clone(),
+            gossip_interval: self.settings.interval,
+            listen_addr: self.settings.address,
+            seed_nodes: seeds.chain(self.peers.iter().take(SEEDS_KEPT_MAX).map(ToString::to_string)).collect(),
+            failure_detector_config: failure_detector(self.settings.interval),
+            marked_for_deletion_grace_period: GRACE_PERIOD,
+            catchup_callback: None,
+            extra_liveness_predicate: None,
+        };
+        let values = vec![(KEY.to_owned(), self.sealed.clone())];
+        let handle = chitchat::spawn_chitchat(config, values, &post).await?;
+        let heard = listen(&*handle.chitchat().lock().await);
+        Ok(Life { handle, gate, began: Instant::now(), set: self.sealed.clone(), heard })
+    }
+
+    async fn live_through(&mut self, life: &mut Life) -> End {
+        let mut members = life.handle.chitchat().lock().await.live_nodes_watcher();
+        let mut own = self.own.subscribe();
+        own.mark_changed();
+        let mut heard = Vec::new();
+        let ended = life.handle.termination_watcher();
+        tokio::pin!(ended);
+        let mut rounds = tokio::time::interval(EXAMINE_EVERY);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut ended => return End::Died,
+                Ok(()) = own.changed() => {
+                    let facts = own.borrow_and_update().clone();
+                    self.seal(&facts);
+                }
+                Ok(()) = members.changed() => members.mark_unchanged(),
+                _ = life.heard.recv_many(&mut heard, HEARD_MAX) => {}
+                _ = rounds.tick() => {}
+            }
+            heard.drain(..).for_each(|(id, value)| self.offer(&id, &value));
+            if let Some(end) = self.examine(life).await {
+                return end;
+            }
+        }
+    }
+
+    fn offer(&mut self, id: &ChitchatId, value: &str) {
+        if self.records.offer(id, value, &*self.verifier) == Offer::Refused {
+            metrics::counter!("weft_gossip_refused_total", "reason" => "unverified").increment(1);
+            tracing::debug!(node = %id.node_id, "facts were refused: not signed by their node, or not admitted yet");
+        }
+    }
+
+    /// Signs `facts`, unless they have grown too large: then the last that fit stay in force.
+    fn seal(&mut self, facts: &NodeFacts) {
+        let sealed = records::seal(facts, &*self.signer);
+        if sealed.len() <= VALUE_BYTES_MAX {
+            self.sealed = sealed;
+            return;
+        }
+        metrics::counter!("weft_gossip_too_large_total").increment(1);
+        tracing::error!(
+            bytes = sealed.len(),
+            most = VALUE_BYTES_MAX,
+            "this node's facts are too large for gossip and others see its former ones: run fewer services on it"
+        );
+    }
+
+    /// Compares what chitchat holds with what is believed, and publishes who is live.
+    async fn examine(&mut self, life: &mut Life) -> Option<End> {
+        let mut view = View::default();
+        {
+            let chitchat = life.handle.chitchat();
+            let mut chitchat = chitchat.lock().await;
+            if let Some(end) = self.examine_own(life, &mut chitchat) {
+                return Some(end);
+            }
+            let known = chitchat.node_states();
+            life.gate.lock().retain(|id| known.contains_key(id));
+            self.records.retain_refused(|id| known.contains_key(id));
+            view.look(&chitchat, &self.records);
+        }
+        if Instant::now() >= self.judged + JUDGE_EVERY {
+            self.judged = Instant::now();
+            self.records.judge_again(&*self.verifier);
+        }
+        view.unknown.iter().for_each(|(id, value)| self.offer(id, value));
+        let own = self.own.borrow().clone();
+        let later = view.own_later.iter().filter(|(id, value)| records::unseal(id, value, &*self.verifier).is_some());
+        if let Some(generation) = later.map(|(id, _)| id.generation_id).max() {
+            return Some(End::Forged(generation));
+        }
+        if Instant::now() < life.began + HOLD_TIME {
+            view.alive.extend(self.held.iter().cloned());
+        }
+        let mut live = self.records.live(&view.alive, self.settings.interval * FRESH_ROUNDS);
+        live.insert(own.name.clone(), own);
+        self.peers = view.addresses;
+        self.live.send_if_modified(|before| {
+            let changed = **before != live;
+            if changed {
+                *before = Arc::new(live);
+            }
+            changed
+        });
+        None
+    }
+
+    /// Says what this node has to say, and notices when others speak in its name.
+    fn examine_own(&self, life: &mut Life, chitchat: &mut Chitchat) -> Option<End> {
+        let gate = life.gate.lock();
+        let claim = gate.claim();
+        let old = Instant::now() >= life.began + CROWDED_LIFE_TIME_MIN;
+        if (gate.overfull() && old) || chitchat.node_states().values().any(|state| strange_keys(state) > 0) {
+            return Some(End::Crowded);
+        }
+        let generation = chitchat.self_chitchat_id().generation_id;
+        let state = chitchat.self_node_state();
+        let claimed = claim.heartbeat > u64::from(state.heartbeat()) || claim.version > state.max_version();
+        if claimed || state.max_version() > VERSION_MAX {
+            return Some(End::Forged(generation));
+        }
+        if state.get(KEY) != Some(&life.set) {
+            metrics::counter!("weft_gossip_forged_total").increment(1);
+            tracing::warn!("another member overwrote this node's facts in gossip; they are restored");
+        }
+        state.set(KEY, &self.sealed);
+        life.set.clone_from(&self.sealed);
+        None
+    }
+
+    fn prepare_next(&mut self, end: End) {
+        let (reason, generation) = match end {
+            End::Died => ("died", 0),
+            End::Forged(generation) => ("forged", generation),
+            End::Crowded => ("crowded", 0),
+        };
+        let culprit = if end == End::Died { self.inbox.shun_last() } else { None };
+        metrics::counter!("weft_gossip_restarts_total", "reason" => reason).increment(1);
+        tracing::warn!(reason, last_sender = ?culprit, "gossip starts again under a later generation");
+        self.held = self.live.borrow().keys().cloned().collect();
+        // The same id again would be taken for the former life, whose counters it has not reached.
+        // The step is this node's secret: who could guess it could speak first under the new id.
+        let last = self.own.borrow().generation.max(generation);
+        let secret = self.signer.sign(format!("the life after {last}").as_bytes());
+        let step = secret.iter().fold(0u64, |step, byte| (step * 256 + u64::from(*byte)) % GENERATION_STEP_MAX);
+        self.own.send_modify(|facts| {
+            facts.generation = last + 1 + step;
+            facts.sequence += 1;
+        });
+    }
+}
+
+/// What chitchat holds at one moment.
+#[derive(Default)]
+struct View {
+    /// Members of which some life is alive: one that restarts quickly is never absent.
+    alive: BTreeSet<NodeName>,
+    addresses: BTreeSet<SocketAddr>,
+    /// Values that are not believed, or not yet.
+    unknown: Vec<(ChitchatId, String)>,
+    /// Values under this node's name with a later generation, which an earlier process with a
+    /// clock ahead of this one's may have signed.
+    own_later: Vec<(ChitchatId, String)>,
+}
+
+impl View {
+    fn look(&mut self, chitchat: &Chitchat, records: &Records) {
+        let own = chitchat.self_chitchat_id();
+        let live: BTreeSet<&ChitchatId> = chitchat.live_nodes().collect();
+        for (id, state) in chitchat.node_states() {
+            let Some(value) = state.get(KEY) else { continue };
+            if id.node_id == own.node_id {
+                if id.generation_id > own.generation_id {
+                    self.own_later.push((id.clone(), value.to_owned()));
+                }
+                continue;
+            }
+            if live.contains(id)
+                && let Ok(name) = id.node_id.parse()
+            {
+                self.alive.insert(name);
+                self.addresses.insert(id.gossip_advertise_addr);
+            }
+            if !records.believes(id, value) {
+                self.unknown.push((id.clone(), value.to_owned()));
+            }
+        }
+    }
+}
+
+/// The values that chitchat takes for other nodes from now on; drops them when too many wait, as
+/// an examination finds the newest anyway.
+fn listen(chitchat: &Chitchat) -> mpsc::Receiver<(ChitchatId, String)> {
+    let (sender, receiver) = mpsc::channel(HEARD_MAX);
+    let own = chitchat.self_chitchat_id().node_id.clone();
+    let listener = chitchat.subscribe_event(KEY, move |event| {
+        if event.key.is_empty() && event.node.node_id != own && event.value.len() <= VALUE_BYTES_MAX {
+            let _ = sender.try_send((event.node.clone(), event.value.to_owned()));
+        }
+    });
+    listener.forever();
+    receiver
+}
+
+/// Keys that no Weft node sets.
+fn strange_keys(state: &NodeState) -> usize {
+    state.key_values_including_deleted().filter(|(key, value)| *key != KEY || value.is_deleted()).count()
+}
+
+/// Live means: heard of within 8 times the mean gap between heartbeats. chitchat hears of a node
+/// many times a round, so that the measured mean says little; the few samples and the long prior
+/// keep 8 means near 10 rounds, and let a node whose every heartbeat comes late have longer.
+fn failure_detector(interval: Duration) -> FailureDetectorConfig {
+    FailureDetectorConfig {
+        phi_threshold: 8.0,
+        sampling_window_size: 4,
+        max_interval: Duration::from_secs(10),
+        initial_interval: interval.mul_f64(1.6),
+        dead_node_grace_period: GRACE_PERIOD,
+    }
+}
+
+/// The only key.
+pub(super) const KEY: &str = "facts";
+/// Base64 of the signed facts: about 200 instances.
+pub(super) const VALUE_BYTES_MAX: usize = 16 << 10;
+/// How long a dead member is remembered, so that stragglers don't bring it back.
+const GRACE_PERIOD: Duration = Duration::from_secs(600);
+/// How often refused facts are judged again when nothing else happens.
+pub(super) const EXAMINE_EVERY: Duration = Duration::from_millis(500);
+/// How often believed facts are verified again: their node may have been removed.
+const JUDGE_EVERY: Duration = Duration::from_secs(10);
+/// Lives that end sooner wait for this long, so that an attacker sets no pace.
+const LIFE_TIME_MIN: Duration = Duration::from_secs(1);
+/// Below [`LIFE_TIME_MIN`] in milliseconds, so that generations never overtake the wall clock.
+const GENERATION_STEP_MAX: u64 = 900;
+/// A life in which there is no room for another member is borne this long.
+const CROWDED_LIFE_TIME_MIN: Duration = Duration::from_secs(30);
+/// How long nodes of the former life stay live while a new one has not heard of them.
+const HOLD_TIME: Duration = Duration::from_secs(5);
+const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(1);
+/// Values that may wait to be judged.
+const HEARD_MAX: usize = 256;
+/// For how many rounds a node is live after it has said something new.
+const FRESH_ROUNDS: u32 = 10;
+/// Live nodes that a new life begins with, besides the configured seeds.
+const SEEDS_KEPT_MAX: usize = 16;
+/// A life that another member has pushed this far ends before versions could overflow.
+const VERSION_MAX: u64 = 1 << 40;

@@ -1,0 +1,218 @@
+//! The replicated state: ordered maps, equal on all nodes at an equal index.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use prost::Message;
+use weft_proto::command::{CertificateRecord, KEY_LENGTH, NodeKeys, Outcome, TokenRecord};
+use weft_proto::convert::{ConvertError, address};
+use weft_proto::identity::{NodeName, TrustDomain};
+use weft_proto::resource::{Resource, ResourceKey};
+use weft_proto::service::{Grant, ServiceName, ServicePort};
+use weft_proto::wire::mesh as wire;
+use weft_proto::{Index, RaftId, UnixMillis};
+
+/// All that the mesh has decided.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct State {
+    /// The mesh; none before it was founded.
+    pub trust_domain: Option<TrustDomain>,
+    /// Whether a call that no ALLOW policy covers is denied.
+    pub deny_by_default: bool,
+    /// Root certificates, DER; the last one signs.
+    pub roots: Vec<Vec<u8>>,
+    /// Admitted nodes.
+    pub nodes: BTreeMap<NodeName, NodeRecord>,
+    /// The authority's key, sealed to each voter that may sign.
+    pub sealed_authority: BTreeMap<NodeName, Vec<u8>>,
+    /// Join tokens by id.
+    pub tokens: BTreeMap<String, Token>,
+    /// Declared services.
+    pub services: BTreeMap<ServiceName, ServiceRecord>,
+    /// Documents.
+    pub resources: BTreeMap<ResourceKey, Arc<Resource>>,
+    /// Certificates that may still be valid, by serial number.
+    pub certificates: BTreeMap<Vec<u8>, CertificateRecord>,
+    /// Answers of the newest proposals, oldest first, so that a retry gets the same.
+    pub recent: VecDeque<Answer>,
+    /// The next Raft node id to give.
+    pub raft_id_next: RaftId,
+    /// The largest wall clock seen in the log.
+    pub clock: UnixMillis,
+    /// Index of the last log entry applied.
+    pub index: Index,
+}
+
+/// An admitted node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRecord {
+    /// Its lasting public keys.
+    pub keys: NodeKeys,
+    /// Its Raft node id.
+    pub raft_id: RaftId,
+    /// What it may run.
+    pub services: Vec<Grant>,
+    /// When it was admitted.
+    pub admitted: Index,
+}
+
+/// A join token and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// The token.
+    pub token: TokenRecord,
+    /// Nodes that have joined on it.
+    pub used: u32,
+    /// Whether an operator has revoked it.
+    pub revoked: bool,
+}
+
+/// A declared service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceRecord {
+    /// Its loopback address on every node.
+    pub address: Ipv4Addr,
+    /// Its ports, by number.
+    pub ports: Vec<ServicePort>,
+}
+
+/// What came of a proposal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The proposal's key.
+    pub key: [u8; KEY_LENGTH],
+    /// Where it was applied.
+    pub index: Index,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+impl State {
+    /// The canonical encoding: equal states have equal bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        wire::State::from(self).encode_to_vec()
+    }
+
+    /// Reads what [`State::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let message = wire::State::decode(bytes).map_err(|error| error.to_string())?;
+        Self::try_from(message).map_err(|error: ConvertError| error.to_string())
+    }
+
+    /// A digest of the canonical encoding, for comparing nodes.
+    pub fn digest(&self) -> u32 {
+        crc32fast::hash(&self.encode())
+    }
+}
+
+impl From<&State> for wire::State {
+    fn from(state: &State) -> Self {
+        let sealed = state.sealed_authority.iter();
+        Self {
+            trust_domain: state.trust_domain.as_ref().map(ToString::to_string).unwrap_or_default(),
+            deny_by_default: state.deny_by_default,
+            roots: state.roots.iter().map(|root| root.clone().into()).collect(),
+            nodes: state.nodes.values().map(encode_node).collect(),
+            sealed_authority: sealed.map(|(name, key)| (name.to_string(), key.clone().into())).collect(),
+            tokens: state.tokens.values().map(encode_token).collect(),
+            services: state.services.iter().map(|(name, record)| encode_service(name, record)).collect(),
+            resources: state.resources.values().map(|resource| Resource::clone(resource).into()).collect(),
+            certificates: state.certificates.values().map(|record| record.clone().into()).collect(),
+            recent: state.recent.iter().map(encode_answer).collect(),
+            raft_id_next: state.raft_id_next,
+            clock: state.clock,
+            index: state.index,
+        }
+    }
+}
+
+impl TryFrom<wire::State> for State {
+    type Error = ConvertError;
+
+    fn try_from(message: wire::State) -> Result<Self, ConvertError> {
+        let mut state = Self {
+            deny_by_default: message.deny_by_default,
+            roots: message.roots.iter().map(|root| root.to_vec()).collect(),
+            raft_id_next: message.raft_id_next,
+            clock: message.clock,
+            index: message.index,
+            ..Self::default()
+        };
+        if !message.trust_domain.is_empty() {
+            state.trust_domain = Some(message.trust_domain.parse()?);
+        }
+        for node in message.nodes {
+            let record = decode_node(node)?;
+            state.nodes.insert(record.keys.name.clone(), record);
+        }
+        for (name, sealed) in message.sealed_authority {
+            state.sealed_authority.insert(name.parse()?, sealed.to_vec());
+        }
+        for token in message.tokens {
+            let record: TokenRecord = token.token.ok_or(ConvertError::Missing("token"))?.try_into()?;
+            let id = record.id.clone();
+            state.tokens.insert(id, Token { token: record, used: token.used, revoked: token.revoked });
+        }
+        for service in message.services {
+            let ports = service.ports.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
+            let record = ServiceRecord { address: address(&service.address)?, ports };
+            state.services.insert(service.service.parse()?, record);
+        }
+        for resource in message.resources {
+            let resource: Resource = resource.try_into()?;
+            state.resources.insert(resource.key.clone(), Arc::new(resource));
+        }
+        for record in message.certificates {
+            let record: CertificateRecord = record.try_into()?;
+            state.certificates.insert(record.serial.clone(), record);
+        }
+        for answer in message.recent {
+            state.recent.push_back(Answer {
+                key: answer.key.as_ref().try_into().map_err(|_| ConvertError::Range("recent.key"))?,
+                index: answer.index,
+                outcome: answer.outcome.ok_or(ConvertError::Missing("recent.outcome"))?.try_into()?,
+            });
+        }
+        Ok(state)
+    }
+}
+
+fn encode_node(record: &NodeRecord) -> wire::Node {
+    wire::Node {
+        keys: Some(record.keys.clone().into()),
+        raft_id: record.raft_id,
+        services: record.services.iter().map(ToString::to_string).collect(),
+        admitted: record.admitted,
+        retired_raft_ids: Vec::new(),
+    }
+}
+
+fn decode_node(message: wire::Node) -> Result<NodeRecord, ConvertError> {
+    Ok(NodeRecord {
+        keys: message.keys.ok_or(ConvertError::Missing("node.keys"))?.try_into()?,
+        raft_id: message.raft_id,
+        services: message.services.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
+        admitted: message.admitted,
+    })
+}
+
+fn encode_token(token: &Token) -> wire::Token {
+    wire::Token { token: Some(token.token.clone().into()), used: token.used, revoked: token.revoked }
+}
+
+fn encode_service(name: &ServiceName, record: &ServiceRecord) -> wire::Service {
+    wire::Service {
+        service: name.to_string(),
+        address: record.address.to_string(),
+        ports: record.ports.iter().map(|port| (*port).into()).collect(),
+    }
+}
+
+fn encode_answer(answer: &Answer) -> wire::Applied {
+    wire::Applied {
+        key: answer.key.to_vec().into(),
+        index: answer.index,
+        outcome: Some(answer.outcome.clone().into()),
+    }
+}

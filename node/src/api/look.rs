@@ -1,0 +1,195 @@
+//! What the API tells: how the mesh looks, who enforces what, what would happen to a call.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use weft_consensus::replica::Role;
+use weft_proto::facts::NodeFacts;
+use weft_proto::identity::{Identity, NodeName};
+use weft_proto::service::{DEFAULT_NAMESPACE, ServiceName};
+use weft_proto::wire::cluster::{ControlRequest, EnforcedRequest, control_request, control_response};
+use weft_proto::{Index, UnixMillis};
+use weft_proxy::explain::Explanation;
+
+use super::operations::{Answered, DECISION_TIMEOUT, Failure};
+use super::schema::{Enforced, ExplainRequest, Lagging, Member, Status};
+use crate::Node;
+use crate::serve::wait_enforced;
+use crate::world::World;
+
+/// Longest wait for a change to be in force everywhere.
+const ENFORCED_TIMEOUT_MAX_MS: u64 = 600_000;
+
+impl<W: World> Node<W> {
+    /// `GET /v1/status`
+    pub fn api_status(&self) -> Status {
+        let (status, state) = (self.replica.status().borrow().clone(), self.state());
+        let enforced = self.enforced.borrow().clone();
+        let local = self.local.borrow().clone();
+        let mut problems: Vec<String> = local.faults.clone();
+        problems.extend(local.refused.iter().map(|(service, why)| format!("service {service}: {why}")));
+        let unhealthy = local.health.iter().filter_map(|(service, health)| Some((service, health.as_ref().err()?)));
+        problems.extend(unhealthy.map(|(service, why)| format!("service {service} is not healthy: {why}")));
+        problems.extend(self.plane.problems());
+        if !enforced.refused.is_empty() {
+            problems.push(format!("the newest state is not enforced: {}", enforced.refused));
+        }
+        let no_leader_for_s = status.leaderless_since.map(|since| since.elapsed().as_secs());
+        if let Some(seconds) = no_leader_for_s {
+            problems.push(format!(
+                "no leader for {seconds} s: calls, discovery and issued certificates go on; policies, tokens, joins and renewals wait until a majority of {} is back",
+                status.voters.len()
+            ));
+        }
+        Status {
+            node: self.name().to_string(),
+            trust_domain: self.trust_domain().to_string(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            role: status.role.to_string(),
+            leader: status.leader.as_ref().map(ToString::to_string),
+            term: status.term,
+            voters: status.voters.iter().map(ToString::to_string).collect(),
+            applied: status.applied,
+            enforced: enforced.index,
+            no_leader_for_s,
+            nodes_live: self.live().len(),
+            nodes_admitted: state.nodes.len(),
+            address: self.site.address.to_string(),
+            proxy: self.config.proxy.map(|address| address.to_string()),
+            metrics: self.config.metrics.map(|address| address.to_string()),
+            certificate_expires: *self.expires.borrow(),
+            problems,
+        }
+    }
+
+    /// `GET /v1/members`
+    pub fn api_members(&self) -> Vec<Member> {
+        let (status, state, live) = (self.replica.status().borrow().clone(), self.state(), self.live());
+        let role = |name: &NodeName| match () {
+            () if status.leader.as_ref() == Some(name) => Role::Leader.to_string(),
+            () if status.voters.contains(name) => Role::Voter.to_string(),
+            () => Role::Replica.to_string(),
+        };
+        let member = |(name, record): (&NodeName, &weft_consensus::state::NodeRecord)| {
+            let facts = live.get(name);
+            let text = |of: fn(&NodeFacts) -> &str| facts.map(of).unwrap_or_default().to_owned();
+            Member {
+                name: name.to_string(),
+                live: facts.is_some(),
+                role: role(name),
+                address: text(|facts| &facts.address),
+                zone: text(|facts| &facts.zone),
+                version: text(|facts| &facts.version),
+                enforced: facts.map_or(0, |facts| facts.enforced),
+                refused: text(|facts| &facts.refused),
+                services: facts.map(|facts| facts.instances.iter().map(instance_label).collect()).unwrap_or_default(),
+                raft_id: record.raft_id,
+                certificate_expires: facts.map_or(0, |facts| facts.certificate_expires),
+            }
+        };
+        state.nodes.iter().map(member).collect()
+    }
+
+    /// `GET /v1/enforced`: asks every live node at once, so that the answer is exact and needs no round of gossip.
+    pub async fn api_enforced(&self, query: &BTreeMap<String, String>) -> Answered<Enforced> {
+        let number = |name: &str| query.get(name).map(|text| text.parse::<u64>()).transpose();
+        let index = number("index").map_err(|_| Failure::bad("index is a number"))?;
+        let index = index.unwrap_or_else(|| self.state().index);
+        let timeout = number("timeout_ms").map_err(|_| Failure::bad("timeout_ms is a number"))?;
+        let bound = Duration::from_millis(timeout.unwrap_or(0).min(ENFORCED_TIMEOUT_MAX_MS));
+        let start = Instant::now();
+        let live = self.live();
+        let asked = live.keys().map(|name| self.ask_enforced(name, index, start + bound));
+        let lagging: Vec<Lagging> = join_all(asked).await.into_iter().flatten().collect();
+        let absent: Vec<String> =
+            self.state().nodes.keys().filter(|name| !live.contains_key(*name)).map(ToString::to_string).collect();
+        let took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(Enforced { index, nodes: live.len(), enforced: live.len() - lagging.len(), lagging, absent, took_ms })
+    }
+
+    async fn ask_enforced(&self, name: &NodeName, index: Index, deadline: Instant) -> Option<Lagging> {
+        let lagging = |enforced, why: String| Some(Lagging { node: name.to_string(), enforced, why });
+        if name == self.name() {
+            let enforced = wait_enforced(self.enforced.clone(), index, deadline).await;
+            return if enforced.index >= index { None } else { lagging(enforced.index, why(&enforced.refused)) };
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let wait = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
+        let request = ControlRequest { kind: Some(control_request::Kind::Enforced(EnforcedRequest { index, wait })) };
+        let grace = left + Duration::from_secs(1);
+        match self.control.exchange_within(name, request, grace).await.map(|response| response.kind) {
+            Ok(Some(control_response::Kind::Enforced(reply))) if reply.enforced >= index => None,
+            Ok(Some(control_response::Kind::Enforced(reply))) => lagging(reply.enforced, why(&reply.refused)),
+            Ok(_) => lagging(0, "it answered something else than was asked".into()),
+            Err(error) => lagging(0, format!("it cannot be reached: {error}")),
+        }
+    }
+
+    /// `POST /v1/explain`
+    pub fn api_explain(&self, request: ExplainRequest) -> Answered<Explanation> {
+        let caller = self.parse_caller(&request.from)?;
+        let service: ServiceName = request.to.parse().map_err(|error| Failure::bad(format!("{error}")))?;
+        let mut headers = HeaderMap::new();
+        for line in &request.headers {
+            let (name, value) = line.split_once(':').ok_or_else(|| Failure::bad(format!("{line:?} is not `name: value`")))?;
+            let name: HeaderName = name.trim().parse().map_err(|_| Failure::bad(format!("{name:?} is not a header name")))?;
+            let value: HeaderValue = value.trim().parse().map_err(|_| Failure::bad(format!("the value of {name} is not one")))?;
+            headers.append(name, value);
+        }
+        let http = request.method.as_ref().map(|method| (method.as_str(), request.path.as_deref().unwrap_or("/")));
+        self.plane.explain(&caller, &service, request.port, http, &headers).map_err(Failure::bad)
+    }
+
+    fn parse_caller(&self, text: &str) -> Answered<Identity> {
+        let failure = |error: weft_proto::identity::NameError| Failure::bad(error.to_string());
+        if text.starts_with("spiffe://") {
+            return text.parse().map_err(failure);
+        }
+        let trust_domain = self.trust_domain().clone();
+        match text.strip_prefix("node/") {
+            Some(name) => Ok(Identity::node(trust_domain, name.parse().map_err(failure)?)),
+            None => Ok(Identity::service(trust_domain, text.parse().map_err(failure)?)),
+        }
+    }
+
+    /// `POST /v1/certificates/renew`: answers once every certificate of this node is a new one.
+    pub async fn api_renew(&self) -> Answered<Value> {
+        let before = self.serials();
+        self.renew.notify_one();
+        let deadline = Instant::now() + DECISION_TIMEOUT;
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
+        while Instant::now() < deadline {
+            ticks.tick().await;
+            let after = self.serials();
+            if after.len() >= before.len() && after.iter().all(|(identity, leaf)| before.get(identity) != Some(leaf)) {
+                let expires: UnixMillis = *self.expires.borrow();
+                return Ok(json!({ "renewed": after.len(), "expires": expires }));
+            }
+        }
+        Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "not-decided", "not every certificate was renewed in time; see the log"))
+    }
+
+    fn serials(&self) -> BTreeMap<Identity, Vec<u8>> {
+        let current = self.identities.current();
+        let leaf = |certificate: &Arc<rustls::sign::CertifiedKey>| certificate.cert.first().map(|leaf| leaf.to_vec());
+        current.certificates.iter().filter_map(|(identity, cert)| Some((identity.clone(), leaf(cert)?))).collect()
+    }
+}
+
+fn why(refused: &str) -> String {
+    if refused.is_empty() { "it has not received it yet".into() } else { format!("it refuses it: {refused}") }
+}
+
+fn instance_label(instance: &weft_proto::service::Instance) -> String {
+    let mark = if instance.healthy { "" } else { "!" };
+    let name = &instance.service;
+    match name.namespace() {
+        DEFAULT_NAMESPACE => format!("{mark}{}", name.name()),
+        _ => format!("{mark}{name}"),
+    }
+}

@@ -1,0 +1,311 @@
+//! What the API changes: tokens, services, documents.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use http::StatusCode;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use weft_consensus::replica::ProposeError;
+use weft_consensus::state::State;
+use weft_proto::Index;
+use weft_proto::command::{Command, Outcome, Proposal, Reason, ResourceAction, ResourceChange, TokenRecord};
+use weft_proto::document;
+use weft_proto::resource::{Kind, ResourceKey};
+use weft_proto::service::{Grant, ServiceName};
+use weft_proto::wire::mesh::JoinLine;
+use weft_proxy::table::Table;
+
+use super::schema::{
+    Applied, ApplyRequest, Error, Service, ServiceInstance, ServiceSpec, Services, Token, TokenCreated, TokenRequest,
+};
+use crate::Node;
+use crate::compile::compile;
+use crate::join::{sha256, write_line};
+use crate::world::{World, random};
+
+/// Bound on one decision of the log.
+pub(super) const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest life of a join token: 30 days.
+const TOKEN_LIFETIME_MAX_S: u64 = 30 * 24 * 60 * 60;
+/// Most nodes that one token admits.
+const TOKEN_USES_MAX: u32 = 10_000;
+/// Addresses that a join line carries.
+const LINE_ADDRESSES_MAX: usize = 5;
+
+/// A failure as the API answers it.
+#[derive(Debug)]
+pub struct Failure {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// Body.
+    pub error: Error,
+}
+
+impl Failure {
+    pub(super) fn new(status: StatusCode, reason: &str, message: impl Into<String>) -> Self {
+        Self { status, error: Error { reason: reason.into(), message: message.into(), faults: Vec::new() } }
+    }
+
+    /// The request makes no sense.
+    pub fn bad(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad-request", message)
+    }
+
+    /// What is asked for is not there.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", message)
+    }
+
+    /// Our fault.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+    }
+
+    fn faults(message: &str, faults: Vec<String>) -> Self {
+        let mut failure = Self::bad(message);
+        failure.error.faults = faults;
+        failure
+    }
+}
+
+impl From<ProposeError> for Failure {
+    fn from(error: ProposeError) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "not-decided", error.to_string())
+    }
+}
+
+pub(super) type Answered<T> = Result<T, Failure>;
+
+impl<W: World> Node<W> {
+    /// `POST /v1/tokens`
+    pub async fn api_create_token(&self, request: TokenRequest) -> Answered<TokenCreated> {
+        if !(1..=TOKEN_LIFETIME_MAX_S).contains(&request.lifetime_s) {
+            return Err(Failure::bad(format!("the lifetime must be 1 s to {} days", TOKEN_LIFETIME_MAX_S / 86_400)));
+        }
+        if !(1..=TOKEN_USES_MAX).contains(&request.uses) {
+            return Err(Failure::bad(format!("uses must be 1 to {TOKEN_USES_MAX}")));
+        }
+        let mut services: Vec<Grant> = Vec::new();
+        for text in &request.services {
+            services.push(text.parse().map_err(|error| Failure::bad(format!("service {text:?}: {error}")))?);
+        }
+        let (id, secret): ([u8; 5], [u8; 16]) = (random(&self.world), random(&self.world));
+        let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let expires = self.world.now() + request.lifetime_s * 1000;
+        let record =
+            TokenRecord { id: id.clone(), secret_hash: sha256(&secret), expires, uses: request.uses, services };
+        self.decide(Command::CreateToken(record)).await?;
+        Ok(TokenCreated { line: self.join_line(&id, &secret), id, expires })
+    }
+
+    fn join_line(&self, id: &str, secret: &[u8]) -> String {
+        let status = self.replica.status().borrow().clone();
+        let known = status.voters.iter().filter_map(|voter| self.book.address(voter));
+        let mut addresses = vec![self.site.address.to_string()];
+        addresses.extend(known.map(|address| address.to_string()).filter(|address| *address != self.site.address.to_string()));
+        addresses.truncate(LINE_ADDRESSES_MAX);
+        let root = self.state().roots.last().map(|root| sha256(root).to_vec()).unwrap_or_default();
+        write_line(&JoinLine {
+            addresses,
+            root_fingerprint: root.into(),
+            token_id: id.to_owned(),
+            token_secret: secret.to_vec().into(),
+            trust_domain: self.trust_domain().to_string(),
+        })
+    }
+
+    /// `GET /v1/tokens`
+    pub fn api_tokens(&self) -> Vec<Token> {
+        let now = self.world.now();
+        let state = self.state();
+        let token = |record: &weft_consensus::state::Token| Token {
+            id: record.token.id.clone(),
+            state: match () {
+                () if record.revoked => "revoked",
+                () if record.token.expires <= now => "expired",
+                () if record.used >= record.token.uses => "used-up",
+                () => "usable",
+            }
+            .into(),
+            used: record.used,
+            uses: record.token.uses,
+            expires: record.token.expires,
+            services: record.token.services.iter().map(ToString::to_string).collect(),
+        };
+        state.tokens.values().map(token).collect()
+    }
+
+    /// `DELETE /v1/tokens/{id}`
+    pub async fn api_revoke_token(&self, id: &str) -> Answered<Value> {
+        self.decide(Command::RevokeToken { id: id.to_owned() }).await?;
+        Ok(json!({}))
+    }
+
+    /// `GET /v1/services`
+    pub fn api_services(&self) -> Services {
+        let state = self.state();
+        let services = state.services.keys().map(|name| self.describe(&state, name)).collect();
+        let local = self.local.borrow();
+        let refused = local.refused.iter().map(|(service, why)| format!("{service}: {why}"));
+        Services { services, faults: local.faults.iter().cloned().chain(refused).collect() }
+    }
+
+    fn describe(&self, state: &State, name: &ServiceName) -> Service {
+        let record = state.services.get(name);
+        let local = self.local.borrow().clone();
+        let mut instances = Vec::new();
+        if local.services.contains_key(name) {
+            let problem = match local.health.get(name) {
+                Some(Err(problem)) => problem.clone(),
+                None if !local.is_healthy(name) => "not checked yet".into(),
+                _ => String::new(),
+            };
+            instances.push(ServiceInstance { node: self.name().to_string(), healthy: local.is_healthy(name), problem });
+        }
+        for facts in self.live().values().filter(|facts| facts.name != *self.name()) {
+            for instance in facts.instances.iter().filter(|instance| instance.service == *name) {
+                let node = facts.name.to_string();
+                instances.push(ServiceInstance { node, healthy: instance.healthy, problem: String::new() });
+            }
+        }
+        let ports = record.map(|record| record.ports.as_slice()).unwrap_or_default();
+        Service {
+            name: name.to_string(),
+            address: record.map(|record| record.address.to_string()).unwrap_or_default(),
+            host: name.host(),
+            ports: ports.iter().map(|port| format!("{}/{}", port.port, port.protocol)).collect(),
+            instances,
+        }
+    }
+
+    /// `POST /v1/services`: written to `services.d/`, then waited for until the mesh has taken or refused it.
+    pub async fn api_add_service(&self, spec: ServiceSpec) -> Answered<Service> {
+        let service = (self.register)(&spec).map_err(|faults| Failure::faults("the service is not registered", faults))?;
+        let deadline = Instant::now() + DECISION_TIMEOUT;
+        let (mut states, mut locals) = (self.replica.state(), self.local.subscribe());
+        loop {
+            let refused = locals.borrow_and_update().refused.get(&service).cloned();
+            let state = states.borrow_and_update().clone();
+            if state.services.contains_key(&service) && refused.is_none() {
+                return Ok(self.describe(&state, &service));
+            }
+            let waited = tokio::time::timeout_at(deadline, async {
+                tokio::select! { biased; _ = states.changed() => {}, _ = locals.changed() => {} }
+            });
+            if let Some(why) = refused.filter(|why| !why.starts_with("not declared")) {
+                let _ = (self.unregister)(&service);
+                return Err(Failure::new(StatusCode::CONFLICT, "refused", format!("{service}: {why}")));
+            }
+            if waited.await.is_err() {
+                let text = format!("{service} is registered on this host; the mesh has not taken it yet and goes on trying: see `weft status`");
+                return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "not-decided", text));
+            }
+        }
+    }
+
+    /// `DELETE /v1/services/{namespace}/{name}`
+    pub fn api_remove_service(&self, name: &str) -> Answered<Value> {
+        let service: ServiceName = name.parse().map_err(|error| Failure::bad(format!("{error}")))?;
+        match (self.unregister)(&service) {
+            Ok(true) => Ok(json!({})),
+            Ok(false) => Err(Failure::not_found(format!("this host runs no service {service}"))),
+            Err(error) => Err(Failure::internal(error)),
+        }
+    }
+
+    /// `GET /v1/resources`
+    pub fn api_resources(&self, query: &BTreeMap<String, String>) -> Answered<Vec<Value>> {
+        let kind = query.get("kind").map(|text| text.parse::<Kind>()).transpose();
+        let kind = kind.map_err(|error| Failure::bad(error.to_string()))?;
+        let state = self.state();
+        let wanted = |key: &ResourceKey| {
+            kind.is_none_or(|kind| kind == key.kind)
+                && query.get("namespace").is_none_or(|namespace| *namespace == key.namespace)
+                && query.get("name").is_none_or(|name| *name == key.name)
+        };
+        let found: Vec<Value> =
+            state.resources.values().filter(|resource| wanted(&resource.key)).map(|resource| document::render(resource)).collect();
+        match query.get("name") {
+            Some(name) if found.is_empty() => Err(Failure::not_found(format!("there is no {name:?}"))),
+            _ => Ok(found),
+        }
+    }
+
+    /// `POST /v1/resources`
+    pub async fn api_apply(&self, request: ApplyRequest, dry_run: bool) -> Answered<Applied> {
+        let (mut changes, mut faults, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for text in &request.texts {
+            match document::parse(&text.source, &text.text) {
+                Err(found) => faults.extend(found.iter().map(ToString::to_string)),
+                Ok(resources) => {
+                    for resource in resources {
+                        if !seen.insert(resource.key.clone()) {
+                            faults.push(format!("{}: {} is given twice", text.source, resource.key));
+                        }
+                        let expected = (resource.version > 0).then_some(resource.version);
+                        changes.push(ResourceChange { action: ResourceAction::Put(resource), expected });
+                    }
+                }
+            }
+        }
+        if !faults.is_empty() {
+            return Err(Failure::faults("nothing was applied", faults));
+        }
+        if changes.is_empty() {
+            return Err(Failure::bad("there is no document in what was given"));
+        }
+        self.change(changes, dry_run).await
+    }
+
+    /// `DELETE /v1/resources/{kind}/{namespace}/{name}`
+    pub async fn api_delete(&self, kind: &str, namespace: &str, name: &str, expected: Option<&String>) -> Answered<Applied> {
+        let kind = kind.parse().map_err(|error| Failure::bad(format!("{error}")))?;
+        let expected = expected.map(|text| text.parse::<Index>()).transpose();
+        let expected = expected.map_err(|_| Failure::bad("expected is a version that `weft get` printed"))?;
+        let key = ResourceKey { kind, namespace: namespace.to_owned(), name: name.to_owned() };
+        self.change(vec![ResourceChange { action: ResourceAction::Delete(key), expected }], false).await
+    }
+
+    /// Tries the change on a copy of the state, compiling included; then, unless it is a dry run, proposes it.
+    async fn change(&self, changes: Vec<ResourceChange>, dry_run: bool) -> Answered<Applied> {
+        let command = Command::ChangeResources(changes);
+        let mut trial = State::clone(&self.state());
+        let index = trial.index + 1;
+        let proposal = Proposal { key: random(&self.world), at: self.world.now(), command: command.clone() };
+        let outcome = weft_consensus::apply::apply(&mut trial, index, &proposal);
+        if let Outcome::Refused(refusal) = outcome {
+            return Err(refused(refusal.reason, refusal.detail));
+        }
+        let site = &self.site;
+        let compiled = compile(site, &trial, &self.live(), &self.local.borrow().clone());
+        let built = compiled.and_then(|description| Table::build(description, Some(&self.plane.table())).map_err(|error| error.to_string()));
+        if let Err(why) = built {
+            return Err(Failure::bad(format!("nothing was applied, since no node could enforce it: {why}")));
+        }
+        if dry_run {
+            let Outcome::Changed(changes) = outcome else { return Err(Failure::internal("an odd outcome")) };
+            return Ok(Applied { index: 0, changes });
+        }
+        match self.decide(command).await? {
+            (index, Outcome::Changed(changes)) => Ok(Applied { index, changes }),
+            (_, other) => Err(Failure::internal(format!("the log answered {other:?}"))),
+        }
+    }
+
+    async fn decide(&self, command: Command) -> Answered<(Index, Outcome)> {
+        let proposal = Proposal { key: random(&self.world), at: self.world.now(), command };
+        match self.replica.propose(proposal, DECISION_TIMEOUT).await? {
+            (_, Outcome::Refused(refusal)) => Err(refused(refusal.reason, refusal.detail)),
+            done => Ok(done),
+        }
+    }
+}
+
+fn refused(reason: Reason, detail: String) -> Failure {
+    let status = match reason {
+        Reason::NotFound | Reason::NodeUnknown | Reason::TokenUnknown => StatusCode::NOT_FOUND,
+        _ => StatusCode::CONFLICT,
+    };
+    Failure::new(status, reason.as_str(), detail)
+}

@@ -1,0 +1,286 @@
+//! What the node's API takes and gives: JSON over HTTP/1.1 on the Unix socket `<data-dir>/weft.sock`.
+//!
+//! | call | body → answer |
+//! |---|---|
+//! | `GET /v1/status` | → [`Status`] |
+//! | `GET /v1/members` | → `[Member]` |
+//! | `POST /v1/tokens` | [`TokenRequest`] → [`TokenCreated`] |
+//! | `GET /v1/tokens` | → `[Token]` |
+//! | `DELETE /v1/tokens/{id}` | → `{}` |
+//! | `POST /v1/services` | [`ServiceSpec`] → [`Service`] |
+//! | `GET /v1/services` | → [`Services`] |
+//! | `DELETE /v1/services/{namespace}/{name}` | → `{}` |
+//! | `POST /v1/resources?dry_run=true` | [`ApplyRequest`] → [`Applied`] |
+//! | `GET /v1/resources?kind=&namespace=&name=` | → `[document]` |
+//! | `DELETE /v1/resources/{kind}/{namespace}/{name}?expected=` | → [`Applied`] |
+//! | `GET /v1/enforced?index=&timeout_ms=` | → [`Enforced`] |
+//! | `POST /v1/explain` | [`ExplainRequest`] → [`weft_proxy::explain::Explanation`] |
+//!
+//! A failure has a status of 4xx or 5xx and an [`Error`] as its body.
+
+use serde::{Deserialize, Serialize};
+use weft_proto::service::Protocol;
+use weft_proto::{Index, UnixMillis};
+
+/// Body of every failure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Error {
+    /// What kind of failure, for programs, such as `conflict`.
+    pub reason: String,
+    /// What was wrong and what to do, for people.
+    pub message: String,
+    /// One line a fault, where there are several (documents).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<String>,
+}
+
+/// How the mesh looks from this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// This node's name.
+    pub node: String,
+    /// The mesh.
+    pub trust_domain: String,
+    /// Version of the binary.
+    pub version: String,
+    /// `leader`, `voter`, `learner` or `replica`.
+    pub role: String,
+    /// The leader, where one is known.
+    pub leader: Option<String>,
+    /// Raft term.
+    pub term: u64,
+    /// Names of the voters.
+    pub voters: Vec<String>,
+    /// Index of the last decision applied here.
+    pub applied: Index,
+    /// Index of the table enforced here.
+    pub enforced: Index,
+    /// Seconds since a voter here knew of a leader; none while there is one.
+    pub no_leader_for_s: Option<u64>,
+    /// Live nodes.
+    pub nodes_live: usize,
+    /// Admitted nodes.
+    pub nodes_admitted: usize,
+    /// Where links arrive.
+    pub address: String,
+    /// Where the forward proxy listens.
+    pub proxy: Option<String>,
+    /// Where metrics and health are served.
+    pub metrics: Option<String>,
+    /// When the first of this node's certificates ends.
+    pub certificate_expires: UnixMillis,
+    /// What does not work, and the remedy; one line each. Empty when all is well.
+    pub problems: Vec<String>,
+}
+
+/// One node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// Whether gossip hears it.
+    pub live: bool,
+    /// `leader`, `voter`, `learner` or `replica`.
+    pub role: String,
+    /// Where links to it go; empty when it is not live.
+    pub address: String,
+    /// Its zone; empty when it is not live.
+    pub zone: String,
+    /// Its binary's version.
+    pub version: String,
+    /// Index of the table it enforces.
+    pub enforced: Index,
+    /// Why it does not enforce a newer one; empty when nothing was refused.
+    pub refused: String,
+    /// Services it runs: `namespace/name`, with `!` in front when unhealthy.
+    pub services: Vec<String>,
+    /// Its Raft node id.
+    pub raft_id: u64,
+    /// When the first of its certificates ends.
+    pub certificate_expires: UnixMillis,
+}
+
+/// What a new join token allows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRequest {
+    /// Seconds until it expires, 1 to 2,592,000 (30 days).
+    pub lifetime_s: u64,
+    /// How many nodes may join on it, 1 to 10,000.
+    pub uses: u32,
+    /// What they may run: `namespace/name`, `namespace/*` or `*`.
+    pub services: Vec<String>,
+}
+
+/// A new join token; the only time its secret is seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenCreated {
+    /// Its id.
+    pub id: String,
+    /// The line for `weft up --join`.
+    pub line: String,
+    /// When it expires.
+    pub expires: UnixMillis,
+}
+
+/// A join token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// Its id.
+    pub id: String,
+    /// `usable`, `expired`, `used-up` or `revoked`.
+    pub state: String,
+    /// Nodes that joined on it.
+    pub used: u32,
+    /// Nodes that may.
+    pub uses: u32,
+    /// When it expires.
+    pub expires: UnixMillis,
+    /// What they may run.
+    pub services: Vec<String>,
+}
+
+/// A service that this host runs: a file in `services.d/` has the same fields, in YAML.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServiceSpec {
+    /// `web`, or `prod/web`.
+    pub name: String,
+    /// Its ports; at least one.
+    pub ports: Vec<PortSpec>,
+    /// How its health is told: `tcp` or `http:/path`. None: healthy while registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<String>,
+    /// Processes of this user, by name or number, call as this service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// `any`: it speaks for every local process that no other service claims.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
+    /// Share relative to other instances, 1 to 65535; 100 unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u16>,
+}
+
+/// A port of a [`ServiceSpec`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PortSpec {
+    /// The port callers use.
+    pub port: u16,
+    /// Where the application listens: `host:port`. Unset: `127.0.0.1` and the same port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// What it speaks.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+/// Services of this host and of the mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Services {
+    /// Every service of the mesh.
+    pub services: Vec<Service>,
+    /// Faults in `services.d/`, one line each.
+    pub faults: Vec<String>,
+}
+
+/// One service of the mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// `namespace/name`.
+    pub name: String,
+    /// Its loopback address, the same on every node; empty until allotted.
+    pub address: String,
+    /// Its host name.
+    pub host: String,
+    /// `8080/http`.
+    pub ports: Vec<String>,
+    /// Its instances: node, health, and whether it is this node's.
+    pub instances: Vec<ServiceInstance>,
+}
+
+/// One instance of a [`Service`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceInstance {
+    /// Its node.
+    pub node: String,
+    /// Whether its check passes.
+    pub healthy: bool,
+    /// Why not, where this node knows.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub problem: String,
+}
+
+/// Documents to apply, all or none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyRequest {
+    /// The texts.
+    pub texts: Vec<Text>,
+}
+
+/// One file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Text {
+    /// Its name, for messages.
+    pub source: String,
+    /// YAML or JSON documents.
+    pub text: String,
+}
+
+/// A change that is committed, or would be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// Its index; 0 in a dry run.
+    pub index: Index,
+    /// One line a document: `AuthorizationPolicy default/x created`.
+    pub changes: Vec<String>,
+}
+
+/// Who enforces an index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enforced {
+    /// The index asked for.
+    pub index: Index,
+    /// Live nodes.
+    pub nodes: usize,
+    /// Those of them that enforce it.
+    pub enforced: usize,
+    /// The others.
+    pub lagging: Vec<Lagging>,
+    /// Admitted nodes that are not live, which will enforce it before they serve again.
+    pub absent: Vec<String>,
+    /// How long the answer took, milliseconds.
+    pub took_ms: u64,
+}
+
+/// A node that does not enforce an index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lagging {
+    /// The node.
+    pub node: String,
+    /// What it enforces.
+    pub enforced: Index,
+    /// Why, as far as known.
+    pub why: String,
+}
+
+/// A call to explain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainRequest {
+    /// The caller: a service (`web`, `prod/web`), a node (`node/a`) or a SPIFFE ID.
+    pub from: String,
+    /// The callee, a service.
+    pub to: String,
+    /// Its port; the first one unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// HTTP method; none asks about an opaque stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// Request path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Request headers, `name: value`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<String>,
+}

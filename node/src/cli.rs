@@ -1,0 +1,269 @@
+//! The command line: its commands, and how they end.
+//!
+//! `weft up` is the node itself; every other command asks a node that runs, through [`crate::client`].
+
+mod look;
+mod resource;
+mod service;
+mod table;
+mod token;
+mod up;
+mod values;
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+use weft_proto::UnixMillis;
+
+use crate::client::{Client, ClientError};
+
+/// Version of the binary.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Exit code of a failure.
+const FAILURE: u8 = 1;
+/// Exit code of a command line that makes no sense.
+const USAGE: u8 = 2;
+/// Exit code of a change that is committed and not in force everywhere within the time given.
+const NOT_ENFORCED: u8 = 3;
+/// Exit code where no node answers.
+const UNREACHABLE: u8 = 4;
+
+/// A service mesh in one binary: mutual TLS, policy and discovery for hosts without Kubernetes.
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, disable_help_subcommand = true)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not in force everywhere yet, 4 no node answers.")]
+struct Cli {
+    /// Where the node's state lives [default: /var/lib/weft for root, else $XDG_STATE_HOME/weft or ~/.local/state/weft]
+    #[arg(long, global = true, value_name = "DIR", display_order = 900)]
+    data_dir: Option<PathBuf>,
+    /// How answers are printed
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t = Output::Text, display_order = 901)]
+    output: Output,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the node of this host: make a mesh, join one, or go on where it stopped
+    Up(Box<up::Up>),
+    /// Tokens with which hosts join
+    #[command(subcommand)]
+    Token(token::Token),
+    /// Services of this host and of the mesh
+    #[command(subcommand)]
+    Service(service::Service),
+    /// Apply documents, all or none
+    Apply(resource::Apply),
+    /// Print documents
+    Get(resource::Get),
+    /// Delete documents
+    Delete(resource::Delete),
+    /// How the mesh looks from this node
+    Status,
+    /// Every node of the mesh
+    Members,
+    /// What would happen to a call, and why
+    Explain(look::Explain),
+    /// Three nodes on this machine, from an empty directory to a renewed certificate, in under a minute
+    Demo,
+    /// Print the version
+    Version,
+}
+
+/// How answers are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// What commands need beside their options.
+struct Context {
+    client: Client,
+    output: Output,
+    now: UnixMillis,
+}
+
+/// A command that has something to print.
+#[derive(Debug, PartialEq, Eq)]
+struct Done {
+    text: String,
+    code: u8,
+}
+
+/// A command that failed: one line a fault.
+#[derive(Debug, PartialEq, Eq)]
+struct Stopped {
+    lines: Vec<String>,
+    code: u8,
+}
+
+type Ended = Result<Done, Stopped>;
+
+/// Runs a command line to its exit code.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let (out, mut errors, code) = match execute(cli) {
+        Ok(done) => (done.text, Vec::new(), done.code),
+        Err(stopped) => (String::new(), stopped.lines, stopped.code),
+    };
+    // A reader that has gone away, such as `head`, is no failure.
+    match io::stdout().write_all(out.as_bytes()).and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => errors.push(format!("standard output: {error}")),
+        _ => {}
+    }
+    let code = if code == 0 && !errors.is_empty() { FAILURE } else { code };
+    let text: String = errors.iter().flat_map(|error| error.lines()).map(|line| format!("weft: {line}\n")).collect();
+    let _ = io::stderr().write_all(text.as_bytes());
+    ExitCode::from(code)
+}
+
+fn execute(cli: Cli) -> Ended {
+    let data_dir = match cli.data_dir {
+        Some(data_dir) => data_dir,
+        None => default_data_dir()?,
+    };
+    if let Command::Up(up) = cli.command {
+        return up.execute(data_dir);
+    }
+    if let Command::Demo = cli.command {
+        return crate::demo::main().map(|()| Done::text(String::new())).map_err(Stopped::failed);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Stopped::failed(format!("no runtime: {error}")))?;
+    let context = Context { client: Client::new(&data_dir), output: cli.output, now: crate::os::now() };
+    runtime.block_on(ask(cli.command, &context))
+}
+
+async fn ask(command: Command, context: &Context) -> Ended {
+    match command {
+        Command::Token(token) => token.execute(context).await,
+        Command::Service(service) => service.execute(context).await,
+        Command::Apply(apply) => apply.execute(context).await,
+        Command::Get(get) => get.execute(context).await,
+        Command::Delete(delete) => delete.execute(context).await,
+        Command::Status => look::status(context).await,
+        Command::Members => look::members(context).await,
+        Command::Explain(explain) => explain.execute(context).await,
+        Command::Version | Command::Up(_) | Command::Demo => {
+            context.render(&serde_json::json!({ "version": VERSION }), |_| format!("weft {}\n", VERSION))
+        }
+    }
+}
+
+fn default_data_dir() -> Result<PathBuf, Stopped> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/weft"));
+    }
+    let directory = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = directory("XDG_STATE_HOME").or_else(|| directory("HOME").map(|home| home.join(".local/state")));
+    let state = state.ok_or_else(|| Stopped::usage("neither XDG_STATE_HOME nor HOME is set: name a --data-dir"))?;
+    Ok(state.join("weft"))
+}
+
+impl Context {
+    /// The answer as it was wished for.
+    fn render<T: Serialize>(&self, answer: &T, text: impl FnOnce(&T) -> String) -> Ended {
+        match self.output {
+            Output::Text => Ok(Done::text(text(answer))),
+            Output::Json => json(answer).map(Done::text),
+        }
+    }
+}
+
+fn json(answer: &impl Serialize) -> Result<String, Stopped> {
+    let text = serde_json::to_string_pretty(answer).map_err(Stopped::failed)?;
+    Ok(text + "\n")
+}
+
+impl Done {
+    fn text(text: String) -> Self {
+        Self { text, code: 0 }
+    }
+}
+
+impl Stopped {
+    fn failed(why: impl Display) -> Self {
+        Self { lines: vec![why.to_string()], code: FAILURE }
+    }
+
+    fn usage(why: impl Display) -> Self {
+        Self { lines: vec![why.to_string()], code: USAGE }
+    }
+}
+
+impl From<ClientError> for Stopped {
+    fn from(error: ClientError) -> Self {
+        let first = error.to_string();
+        match error {
+            ClientError::Absent(_) | ClientError::Forbidden(_) => Self { lines: vec![first], code: UNREACHABLE },
+            ClientError::Broken { .. } => Self::failed(first),
+            ClientError::Refused(error) => {
+                Self { lines: std::iter::once(first).chain(error.faults).collect(), code: FAILURE }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    pub(super) fn parse(line: &str) -> Result<Command, String> {
+        let cli = Cli::try_parse_from(line.split_whitespace());
+        cli.map(|cli| cli.command).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for line in [
+            "weft", "weft up --init --join x", "weft up --join x --join-file y", "weft up --deny-by-default", "weft up --voters 2",
+            "weft up --bind 1", "weft token create --uses 0", "weft service add web", "weft apply", "weft get Gizmo",
+            "weft delete", "weft delete Service", "weft delete Service x -f y", "weft explain web", "weft explain a b GET",
+        ] {
+            assert!(parse(line).is_err(), "{line:?} was accepted");
+        }
+        for line in [
+            "weft up", "weft --output json members", "weft get services -o yaml --data-dir x", "weft explain a b:80 GET /x -H a:b",
+            "weft delete service x -n y --expected 7 --wait", "weft delete -f x -f y", "weft apply -f - --dry-run",
+        ] {
+            parse(line).expect(line);
+        }
+    }
+
+    #[test]
+    fn an_absent_node_has_a_code_and_a_remedy_of_its_own() {
+        let stopped = Stopped::from(ClientError::Absent(PathBuf::from("/x/weft.sock")));
+        assert_eq!(stopped.code, UNREACHABLE);
+        assert!(stopped.lines[0].starts_with("no weft node answers on /x/weft.sock: start one with `weft up`"));
+    }
+
+    #[test]
+    fn every_fault_is_a_line_of_its_own() {
+        let faults = vec!["a".to_owned(), "b".to_owned()];
+        let error = crate::api::schema::Error { reason: "bad-request".into(), message: "nothing was applied".into(), faults };
+        assert_eq!(Stopped::from(ClientError::Refused(error)).lines, ["nothing was applied", "a", "b"]);
+    }
+}

@@ -1,0 +1,217 @@
+//! `weft up`: options to a checked configuration, then the node.
+
+use std::io::Read;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use clap::{Args, ValueEnum};
+use weft_proto::identity::{NodeName, TrustDomain};
+use weft_proxy::plane::Transport;
+
+use super::values::{self, Listening};
+use super::{Done, Ended, Stopped};
+use crate::config::{Bind, Config, MESH_PORT, METRICS_ADDRESS, PROXY_ADDRESS, Start};
+use crate::telemetry::{self, LogFormat};
+
+/// Longest join line that is read from a file: 64 KiB.
+const JOIN_LINE_LENGTH_MAX: u64 = 64 << 10;
+/// Most cores of the data plane.
+const WORKERS_MAX: i64 = 1024;
+
+#[derive(Debug, Args)]
+pub(super) struct Up {
+    /// Make a new mesh; the line with which other hosts join it is printed
+    #[arg(long, conflicts_with_all = ["join", "join_file"])]
+    init: bool,
+    /// Name of the new mesh
+    #[arg(long, value_name = "NAME", requires = "init", default_value = "mesh.local")]
+    trust_domain: TrustDomain,
+    /// In the new mesh, deny every call that no ALLOW policy covers
+    #[arg(long, requires = "init")]
+    deny_by_default: bool,
+    /// Join a mesh with the line that `weft token create` printed
+    #[arg(long, value_name = "LINE", conflicts_with = "join_file")]
+    join: Option<String>,
+    /// The same from a file, or from standard input with -, which other users of this host cannot see
+    #[arg(long, value_name = "FILE")]
+    join_file: Option<PathBuf>,
+    /// Name of a new node [default: the host name's first label]
+    #[arg(long)]
+    name: Option<NodeName>,
+    /// Where other nodes reach this one [default: the address that this host sends from]
+    #[arg(long, value_name = "HOST[:PORT]")]
+    advertise: Option<String>,
+    /// Where links arrive, on UDP and TCP [default: [::]:7946, or 0.0.0.0:7946 on a host without IPv6]
+    #[arg(long, value_name = "ADDRESS", value_parser = values::address)]
+    listen: Option<SocketAddr>,
+    /// Failure domain of this node
+    #[arg(long, default_value = "default", value_parser = values::name)]
+    zone: String,
+    /// Where the forward proxy (HTTP and SOCKS5) listens [default: 127.0.0.1:15001]
+    #[arg(long, value_name = "ADDRESS|off", value_parser = values::listening)]
+    proxy: Option<Listening>,
+    /// Where /metrics, /livez and /readyz are served [default: 127.0.0.1:15020]
+    #[arg(long, value_name = "ADDRESS|off", value_parser = values::listening)]
+    metrics: Option<Listening>,
+    /// Whether services are reached at loopback addresses of their own
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    loopback: Switch,
+    /// A further plain listener for a port of a service; may be repeated
+    #[arg(long, value_name = "ADDRESS=SERVICE:PORT")]
+    bind: Vec<Bind>,
+    /// Cores of the data plane [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=WORKERS_MAX))]
+    workers: Option<u16>,
+    /// Kind of links for exchanges
+    #[arg(long, value_enum, default_value_t = Links::Auto)]
+    transport: Links,
+    /// Share of access records that are written; denials and failures always are
+    #[arg(long, value_name = "SHARE", default_value = "0.01", value_parser = values::share)]
+    access_sample: f64,
+    /// Voters wanted: 1, 3, 5 or 7
+    #[arg(long, value_name = "N", default_value = "5", value_parser = values::voters)]
+    voters: usize,
+    /// How the log is written to standard error
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Auto)]
+    log_format: LogFormat,
+    /// What is logged: a level, or levels by module such as info,weft::join=debug
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    log: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Links {
+    /// TCP within a zone, QUIC between zones; the other where one does not connect
+    Auto,
+    /// HTTP/2 over TCP
+    Tcp,
+    /// HTTP/3 over QUIC
+    Quic,
+}
+
+impl Up {
+    /// Runs the node until it is told to stop.
+    pub(super) fn execute(self, data_dir: PathBuf) -> Ended {
+        telemetry::start_log(self.log_format, &self.log).map_err(Stopped::usage)?;
+        telemetry::start_metrics().map_err(Stopped::failed)?;
+        let config = self.config(data_dir)?;
+        crate::run(config).map_err(|error| Stopped::failed(format!("{error:#}")))?;
+        Ok(Done::text(String::new()))
+    }
+
+    fn config(self, data_dir: PathBuf) -> Result<Config, Stopped> {
+        let join = match (self.join, self.join_file) {
+            (Some(line), _) => Some(line),
+            (None, Some(file)) => Some(read_line(&file)?),
+            (None, None) => None,
+        };
+        let start = match join {
+            _ if self.init => Start::Found { trust_domain: self.trust_domain, deny_by_default: self.deny_by_default },
+            Some(line) => Start::Join { line: line.trim().to_owned() },
+            None => Start::Resume,
+        };
+        Ok(Config {
+            data_dir,
+            start,
+            name: self.name.or_else(|| values::node_name(&host_name())),
+            advertise: self.advertise,
+            listen: self.listen.unwrap_or_else(default_listen),
+            zone: self.zone,
+            proxy: self.proxy.map_or(Some(PROXY_ADDRESS), |Listening(address)| address),
+            metrics: self.metrics.map_or(Some(METRICS_ADDRESS), |Listening(address)| address),
+            loopback: self.loopback == Switch::On,
+            binds: self.bind,
+            workers: self.workers.map_or_else(cores, usize::from),
+            transport: match self.transport {
+                Links::Auto => Transport::Auto,
+                Links::Tcp => Transport::Tcp,
+                Links::Quic => Transport::Quic,
+            },
+            access_sample: self.access_sample,
+            voters: self.voters,
+        })
+    }
+}
+
+fn read_line(file: &Path) -> Result<String, Stopped> {
+    let read = |mut from: Box<dyn Read>| {
+        let mut text = String::new();
+        from.by_ref().take(JOIN_LINE_LENGTH_MAX).read_to_string(&mut text).map(|_| text)
+    };
+    let text = if file.as_os_str() == "-" {
+        read(Box::new(io::stdin()))
+    } else {
+        fs::File::open(file).and_then(|file| read(Box::new(file)))
+    };
+    text.map_err(|error| Stopped::failed(format!("--join-file {}: {error}", file.display())))
+}
+
+fn host_name() -> String {
+    fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default()
+}
+
+/// Every address of the host. The kernel lists no IPv6 addresses where it has none to give.
+fn default_listen() -> SocketAddr {
+    let has_ipv6 = fs::read_to_string("/proc/net/if_inet6").is_ok_and(|addresses| !addresses.trim().is_empty());
+    match has_ipv6 {
+        true => (Ipv6Addr::UNSPECIFIED, MESH_PORT).into(),
+        false => (Ipv4Addr::UNSPECIFIED, MESH_PORT).into(),
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Command;
+    use crate::cli::tests::parse;
+
+    fn config(line: &str) -> Config {
+        let Ok(Command::Up(up)) = parse(line) else { panic!("{line:?} is not up") };
+        up.config(PathBuf::from("/x")).expect(line)
+    }
+
+    #[test]
+    fn options_become_a_configuration() {
+        let config = config(
+            "weft up --init --trust-domain t.example --deny-by-default --name a --advertise h --listen 127.0.0.1:1 --zone z \
+             --proxy off --metrics 127.0.0.1:2 --loopback off --bind 127.0.0.1:3=prod/web:80 --workers 2 --transport quic \
+             --access-sample 1 --voters 3",
+        );
+        let found = Start::Found { trust_domain: "t.example".parse().expect("valid"), deny_by_default: true };
+        assert_eq!(config.start, found);
+        assert_eq!(config.name.expect("named").as_str(), "a");
+        assert_eq!((config.proxy, config.metrics), (None, "127.0.0.1:2".parse().ok()));
+        assert_eq!((config.loopback, config.workers, config.voters), (false, 2, 3));
+        assert_eq!((config.listen.port(), config.advertise.as_deref(), config.zone.as_str()), (1, Some("h"), "z"));
+        assert_eq!(config.binds.len(), 1);
+        assert_eq!(config.transport, Transport::Quic);
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_documentation() {
+        let config = config("weft up");
+        assert_eq!(config.start, Start::Resume);
+        assert_eq!((config.proxy, config.metrics), (Some(PROXY_ADDRESS), Some(METRICS_ADDRESS)));
+        assert_eq!((config.loopback, config.voters, config.listen.port()), (true, 5, MESH_PORT));
+        assert!(config.listen.ip().is_unspecified() && config.workers > 0);
+    }
+
+    #[test]
+    fn a_join_line_comes_from_a_file_too() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(file.path(), "weft-join-line\n").expect("written");
+        let config = config(&format!("weft up --join-file {}", file.path().display()));
+        assert_eq!(config.start, Start::Join { line: "weft-join-line".into() });
+    }
+}

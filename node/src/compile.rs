@@ -1,0 +1,165 @@
+//! Pure: the replicated state, the live facts and this host's services make the description of a table.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use weft_consensus::state::State;
+use weft_proto::document::{authorization_policy, service_settings};
+use weft_proto::facts::NodeFacts;
+use weft_proto::identity::NodeName;
+use weft_proto::policy::DRY_RUN_ANNOTATION;
+use weft_proto::resource::{Kind, Resource, ResourceKey};
+use weft_proto::service::{ServiceName, ServicePort};
+use weft_proto::settings::ServiceSettings;
+use weft_proxy::table::authz::PolicyDescription;
+use weft_proxy::table::description::{
+    Bind, Description, EndpointDescription, LocalInstance, LocalPort, ServiceDescription,
+};
+
+use crate::registry::{CallerClaim, Local};
+
+/// What does not change while a node runs.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// This node.
+    pub node: NodeName,
+    /// Where its links arrive, as others see it.
+    pub address: SocketAddr,
+    /// Its zone.
+    pub zone: String,
+    /// Whether to listen on services' loopback addresses.
+    pub loopback: bool,
+    /// Further listeners.
+    pub binds: Vec<Bind>,
+}
+
+/// Compiles. An error names the resource that cannot be enforced; the table in force stays.
+pub fn compile(
+    site: &Site,
+    state: &State,
+    live: &BTreeMap<NodeName, NodeFacts>,
+    local: &Local,
+) -> Result<Description, String> {
+    let trust_domain = state.trust_domain.clone().ok_or("this node has not received the mesh's state yet")?;
+    let mut services = BTreeMap::new();
+    for (name, record) in &state.services {
+        services.insert(name.clone(), describe_service(site, state, name, record.address, &record.ports)?);
+    }
+    for facts in live.values().filter(|facts| facts.name != site.node) {
+        add_endpoints(&mut services, state, facts);
+    }
+    add_own_endpoints(&mut services, site, local);
+    let mut policies = Vec::new();
+    for resource in of_kind(state, Kind::AuthorizationPolicy) {
+        policies.push(PolicyDescription {
+            key: resource.key.clone(),
+            policy: authorization_policy(resource)?,
+            dry_run: resource.annotations.get(DRY_RUN_ANNOTATION).is_some_and(|value| value == "true"),
+        });
+    }
+    let (callers, caller_any) = callers(local);
+    Ok(Description {
+        index: state.index,
+        trust_domain,
+        node: site.node.clone(),
+        zone: site.zone.clone(),
+        deny_by_default: state.deny_by_default,
+        services: services.into_values().collect(),
+        policies,
+        local: local.services.keys().filter(|name| state.services.contains_key(*name)).map(|name| instance(local, name)).collect(),
+        callers,
+        caller_any,
+        binds: site.binds.clone(),
+    })
+}
+
+fn of_kind(state: &State, kind: Kind) -> impl Iterator<Item = &Resource> {
+    state.resources.values().map(|resource| &**resource).filter(move |resource| resource.key.kind == kind)
+}
+
+fn describe_service(
+    site: &Site,
+    state: &State,
+    name: &ServiceName,
+    address: std::net::Ipv4Addr,
+    declared: &[ServicePort],
+) -> Result<ServiceDescription, String> {
+    let key = ResourceKey {
+        kind: Kind::Service,
+        namespace: name.namespace().to_owned(),
+        name: name.name().to_owned(),
+    };
+    let resource = state.resources.get(&key);
+    let settings = resource.map_or(Ok(ServiceSettings::default()), |resource| service_settings(resource))?;
+    let mut ports = declared.to_vec();
+    for port in &mut ports {
+        if let Some(set) = settings.ports.iter().find(|set| set.port.get() == port.port) {
+            port.protocol = set.protocol;
+        }
+    }
+    Ok(ServiceDescription {
+        name: name.clone(),
+        labels: resource.map(|resource| resource.labels.clone()).unwrap_or_default(),
+        address: site.loopback.then_some(address),
+        ports,
+        settings,
+        endpoints: Vec::new(),
+    })
+}
+
+/// Believes a node about the instances that it was admitted for, and about nothing else.
+fn add_endpoints(services: &mut BTreeMap<ServiceName, ServiceDescription>, state: &State, facts: &NodeFacts) {
+    let (Some(record), Ok(address)) = (state.nodes.get(&facts.name), facts.address.parse()) else { return };
+    for instance in &facts.instances {
+        if !record.services.iter().any(|grant| grant.covers(&instance.service)) {
+            continue;
+        }
+        if let Some(service) = services.get_mut(&instance.service) {
+            service.endpoints.push(EndpointDescription {
+                node: facts.name.clone(),
+                address,
+                zone: facts.zone.clone(),
+                ports: instance.ports.iter().map(|port| port.port).collect(),
+                weight: instance.weight,
+                healthy: instance.healthy && !facts.draining,
+            });
+        }
+    }
+}
+
+fn add_own_endpoints(services: &mut BTreeMap<ServiceName, ServiceDescription>, site: &Site, local: &Local) {
+    for own in local.services.values() {
+        if let Some(service) = services.get_mut(&own.name) {
+            service.endpoints.push(EndpointDescription {
+                node: site.node.clone(),
+                address: site.address,
+                zone: site.zone.clone(),
+                ports: own.ports.iter().map(|port| port.port.port).collect(),
+                weight: own.weight,
+                healthy: local.is_healthy(&own.name),
+            });
+        }
+    }
+}
+
+fn instance(local: &Local, name: &ServiceName) -> LocalInstance {
+    let service = &local.services[name];
+    let ports = service.ports.iter().map(|port| LocalPort {
+        port: port.port.port,
+        target: port.target,
+        protocol: port.port.protocol,
+    });
+    LocalInstance { service: name.clone(), ports: ports.collect(), healthy: local.is_healthy(name) }
+}
+
+fn callers(local: &Local) -> (BTreeMap<u32, ServiceName>, Option<ServiceName>) {
+    let (mut users, mut any) = (BTreeMap::new(), None);
+    for service in local.services.values() {
+        match service.caller {
+            CallerClaim::User(user) => drop(users.entry(user).or_insert_with(|| service.name.clone())),
+            CallerClaim::Any => any = any.or_else(|| Some(service.name.clone())),
+            CallerClaim::Nobody => {}
+        }
+    }
+    (users, any)
+}

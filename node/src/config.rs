@@ -1,0 +1,93 @@
+//! A node's configuration, checked once at the start. No environment is read and no default is taken afterwards.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use weft_proto::identity::{NodeName, TrustDomain};
+use weft_proto::service::ServiceName;
+
+/// The port of links, UDP and TCP, unless set.
+pub const MESH_PORT: u16 = 7946;
+/// The forward proxy's address unless set.
+pub const PROXY_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15_001);
+/// Where metrics and health are served unless set.
+pub const METRICS_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15_020);
+
+/// All that a node must know before it starts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Where its state lives.
+    pub data_dir: PathBuf,
+    /// How it comes to be part of a mesh.
+    pub start: Start,
+    /// Name for a node that is made now; one with state keeps its name.
+    pub name: Option<NodeName>,
+    /// `host:port` that other nodes reach it at; none takes the host's first address that is not loopback.
+    pub advertise: Option<String>,
+    /// Where links arrive.
+    pub listen: SocketAddr,
+    /// Failure domain.
+    pub zone: String,
+    /// Forward proxy; none switches it off.
+    pub proxy: Option<SocketAddr>,
+    /// Metrics and health; none switches it off.
+    pub metrics: Option<SocketAddr>,
+    /// Whether to listen on the services' loopback addresses.
+    pub loopback: bool,
+    /// Further plain listeners for services' ports.
+    pub binds: Vec<Bind>,
+    /// Cores of the data plane.
+    pub workers: usize,
+    /// Kind of links for exchanges.
+    pub transport: weft_proxy::plane::Transport,
+    /// Share of access records that are written, 0 to 1. Denials and failures are always written.
+    pub access_sample: f64,
+    /// Voters wanted: 1, 3, 5 or 7.
+    pub voters: usize,
+}
+
+/// A listener `address=service:port`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// Where to listen.
+    pub address: SocketAddr,
+    /// What callers reach there.
+    pub service: ServiceName,
+    /// Its port.
+    pub port: u16,
+}
+
+/// How a node comes to be part of a mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// It makes the mesh.
+    Found {
+        /// The mesh's name.
+        trust_domain: TrustDomain,
+        /// Whether a call that no ALLOW policy covers is denied.
+        deny_by_default: bool,
+    },
+    /// It joins one.
+    Join {
+        /// The line that `weft token create` printed.
+        line: String,
+    },
+    /// It has been part of one.
+    Resume,
+}
+
+impl std::str::FromStr for Bind {
+    type Err = String;
+
+    /// Reads `127.0.0.1:9000=web:8080`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let error = || format!("{text:?} is not a bind: write ADDRESS:PORT=SERVICE:PORT, such as 127.0.0.1:9000=web:8080");
+        let (address, target) = text.split_once('=').ok_or_else(error)?;
+        let (service, port) = target.rsplit_once(':').ok_or_else(error)?;
+        Ok(Self {
+            address: address.parse().map_err(|_| error())?,
+            service: service.parse().map_err(|name_error| format!("{}: {name_error}", error()))?,
+            port: port.parse().ok().filter(|port| *port > 0).ok_or_else(error)?,
+        })
+    }
+}

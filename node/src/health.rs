@@ -1,0 +1,77 @@
+//! `/metrics`, `/livez` and `/readyz` on a plain listener of this host.
+
+use std::convert::Infallible;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use weft_consensus::replica::Role;
+
+use crate::start::Node;
+use crate::telemetry;
+use crate::world::World;
+
+/// Connections served at once.
+const CONNECTIONS_MAX: usize = 64;
+/// Bound on reading a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Serves until the node stops.
+pub async fn serve<W: World>(node: Arc<Node<W>>, listener: TcpListener) {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(permit) = connections.clone().acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let node = node.clone();
+        tokio::spawn(async move {
+            let service = hyper::service::service_fn(|request| {
+                let response = respond(&node, &request);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let mut server = hyper::server::conn::http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+            let _ = server.serve_connection(TokioIo::new(stream), service).await;
+            drop(permit);
+        });
+    }
+}
+
+fn respond<W: World>(node: &Node<W>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let (status, body) = match request.uri().path() {
+        "/livez" => (StatusCode::OK, "ok\n".to_owned()),
+        "/readyz" if node.is_ready() => (StatusCode::OK, "ok\n".to_owned()),
+        "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "the mesh's state is not in force here yet\n".to_owned()),
+        "/metrics" => (StatusCode::OK, metrics(node)),
+        _ => (StatusCode::NOT_FOUND, "/metrics, /livez and /readyz are served here\n".to_owned()),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(TEXT));
+    response
+}
+
+fn metrics<W: World>(node: &Node<W>) -> String {
+    let status = node.replica.status().borrow().clone();
+    #[expect(clippy::cast_precision_loss, reason = "gauges of counts and indexes far below 2^53")]
+    let set = |name: &'static str, value: u64| metrics::gauge!(name).set(value as f64);
+    set("weft_raft_term", status.term);
+    set("weft_raft_applied_index", status.applied);
+    set("weft_raft_is_leader", u64::from(status.role == Role::Leader));
+    set("weft_raft_voters", status.voters.len() as u64);
+    set("weft_raft_leaderless_seconds", status.leaderless_since.map_or(0, |since| since.elapsed().as_secs()));
+    set("weft_nodes_live", node.live().len() as u64);
+    set("weft_nodes_admitted", node.state().nodes.len() as u64);
+    set("weft_problems", node.api_status().problems.len() as u64);
+    let mut text = telemetry::render();
+    node.plane().render_metrics(&mut text);
+    let _ = writeln!(text);
+    text
+}

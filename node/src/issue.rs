@@ -1,0 +1,88 @@
+//! The signing side of certificates: admission is checked and recorded by the log, then the authority signs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use weft_consensus::replica::Replica;
+use weft_consensus::state::State;
+use weft_proto::command::{CertificateRecord, Command, KEY_LENGTH, Outcome, Proposal};
+use weft_proto::identity::{Identity, NodeName};
+
+use crate::authority::{Authority, BACKDATE_MS, LEAF_LIFETIME_MS, check_request, serial};
+use crate::keys::{Keys, seal};
+use crate::world::{World, random};
+
+/// Bound on the log's decision about one certificate.
+const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Signs for the mesh where this node holds the authority's key.
+pub struct Issuer<W> {
+    world: W,
+    me: NodeName,
+    keys: Arc<Keys>,
+    replica: Replica,
+    opened: Mutex<Option<Arc<Authority>>>,
+}
+
+impl<W: World> Issuer<W> {
+    /// An issuer of this node.
+    pub fn new(world: W, me: NodeName, keys: Arc<Keys>, replica: Replica) -> Self {
+        Self { world, me, keys, replica, opened: Mutex::new(None) }
+    }
+
+    /// The authority, where this node was given its key.
+    pub fn authority(&self) -> Option<Arc<Authority>> {
+        let state = self.replica.state().borrow().clone();
+        let sealed = state.sealed_authority.get(&self.me)?;
+        let mut opened = self.opened.lock();
+        if let Some(authority) = &*opened {
+            return Some(authority.clone());
+        }
+        let root = state.roots.last()?;
+        let secret = self.keys.open(sealed).inspect_err(|error| tracing::error!(%error, "the authority's key")).ok()?;
+        let authority = Authority::from_parts(root, &secret);
+        let authority = authority.inspect_err(|error| tracing::error!(%error, "the authority's key")).ok()?;
+        Some(opened.insert(Arc::new(authority)).clone())
+    }
+
+    /// Issues a certificate to a node: checks, records, signs. Answers the chain, leaf first, root last.
+    pub async fn issue(
+        &self,
+        node: &NodeName,
+        identity: &str,
+        csr: &[u8],
+        key: [u8; KEY_LENGTH],
+    ) -> Result<Vec<Vec<u8>>, String> {
+        let authority = self.authority().ok_or("this node does not hold the authority's key; ask a voter")?;
+        let identity: Identity = identity.parse().map_err(|error| format!("{error}"))?;
+        check_request(csr).map_err(|error| format!("the signing request is not good: {error}"))?;
+        let now = self.world.now();
+        let record = CertificateRecord {
+            node: node.clone(),
+            identity,
+            serial: serial(key),
+            not_before: now.saturating_sub(BACKDATE_MS),
+            not_after: now + LEAF_LIFETIME_MS,
+        };
+        let proposal = Proposal { key, at: now, command: Command::RecordCertificate(record.clone()) };
+        match self.replica.propose(proposal, DECISION_TIMEOUT).await {
+            Ok((_, Outcome::Refused(refusal))) => Err(refusal.detail),
+            Ok(_) => {
+                let leaf = authority.sign(csr, &record).map_err(|error| error.to_string())?;
+                Ok(vec![leaf.to_vec(), authority.root().to_vec()])
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// The next grant of the authority's key that is due: to a voter that does not hold it yet.
+    pub fn grant_due(&self, state: &State, voters: &[NodeName]) -> Option<Proposal> {
+        let node = voters.iter().find(|voter| !state.sealed_authority.contains_key(*voter))?;
+        let seal_key = &state.nodes.get(node)?.keys.seal_key;
+        let sealed = seal(seal_key, &self.authority()?.secret());
+        let sealed = sealed.inspect_err(|error| tracing::error!(%error, %node, "sealing the authority's key")).ok()?;
+        let command = Command::GrantAuthority { node: node.clone(), sealed };
+        Some(Proposal { key: random(&self.world), at: self.world.now(), command })
+    }
+}

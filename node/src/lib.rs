@@ -1,0 +1,39 @@
+//! The node: the only place where the replicated state, the data plane and the host are wired together.
+//!
+//! A policy change lives in this order: [`cli`] → [`client`] → [`api`] → (proposed, committed and applied by the
+//! consensus crate) → [`publish`] → [`compile`] → swapped into the data plane, which judges open exchanges again.
+//! A node lives in this order: [`join`] → [`start()`] → [`registry`] and [`certificates`] → perhaps voter
+//! ([`reconcile`]) → stopped.
+
+pub(crate) mod advertise;
+pub mod api;
+pub mod authority;
+pub mod book;
+pub mod certificates;
+pub mod checks;
+pub mod cli;
+pub mod client;
+pub mod compile;
+pub mod config;
+pub mod control;
+pub mod demo;
+pub mod frame;
+pub mod health;
+pub mod issue;
+pub mod join;
+pub mod keys;
+pub mod member;
+pub mod os;
+pub mod publish;
+pub mod records;
+pub mod reconcile;
+pub mod registry;
+pub mod run;
+pub mod serve;
+pub mod start;
+pub mod store;
+pub mod telemetry;
+pub mod world;
+
+pub use run::run;
+pub use start::{Node, StartError, start};

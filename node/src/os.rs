@@ -1,0 +1,115 @@
+//! The real world: the host's sockets, disk, clock and entropy. Nothing else in the node touches them.
+
+pub mod disk;
+pub mod owner;
+pub mod services;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use weft_consensus::disk::Disk;
+use weft_proto::UnixMillis;
+use weft_proxy::net::host::HostNet;
+
+use crate::world::World;
+use owner::Owners;
+
+/// The host that this process runs on.
+#[derive(Clone)]
+pub struct HostWorld {
+    net: HostNet,
+    disk: Arc<dyn Disk>,
+}
+
+impl HostWorld {
+    /// The host, with the node's store under the data directory.
+    pub fn new(disk: Arc<dyn Disk>) -> io::Result<Self> {
+        let owners = Owners::new()?;
+        let net = HostNet::new(Arc::new(move |ours, theirs| owners.owner(ours, theirs)));
+        Ok(Self { net, disk })
+    }
+}
+
+impl World for HostWorld {
+    type Net = HostNet;
+
+    fn net(&self) -> &HostNet {
+        &self.net
+    }
+
+    fn disk(&self) -> Arc<dyn Disk> {
+        self.disk.clone()
+    }
+
+    fn now(&self) -> UnixMillis {
+        now()
+    }
+
+    fn fill(&self, bytes: &mut [u8]) {
+        aws_lc_rs::rand::fill(bytes).expect("the system's entropy source works");
+    }
+}
+
+/// The wall clock.
+#[expect(clippy::disallowed_methods, reason = "the real world is where the wall clock is read")]
+pub fn now() -> UnixMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Makes the data directory, readable by its owner only, or checks that it is.
+pub fn prepare_directory(path: &Path) -> Result<(), String> {
+    let shown = path.display();
+    if !path.exists() {
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+        return made.map_err(|error| format!("the data directory {shown} cannot be made: {error}"));
+    }
+    let metadata = std::fs::metadata(path).map_err(|error| format!("the data directory {shown}: {error}"))?;
+    if !metadata.is_dir() {
+        return Err(format!("{shown} is not a directory: choose another --data-dir"));
+    }
+    let me = nix::unistd::geteuid().as_raw();
+    if metadata.uid() != me {
+        return Err(format!(
+            "the data directory {shown} belongs to user {}, and weft runs as user {me}: run it as that user, or `chown -R {me} {shown}`",
+            metadata.uid()
+        ));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        let mode = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(path, mode).map_err(|error| {
+            format!("the data directory {shown} holds keys and is open to other users; `chmod 700 {shown}` failed: {error}")
+        })?;
+        tracing::warn!(directory = %shown, "the data directory was open to other users; its mode is 700 now");
+    }
+    Ok(())
+}
+
+/// The address that this host sends from when it reaches beyond itself. Nothing is sent to find out.
+pub fn outward_address() -> Option<IpAddr> {
+    const DOCUMENTATION_HOST: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 9);
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect(DOCUMENTATION_HOST).ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_unspecified() && !address.is_loopback()).then_some(address)
+}
+
+/// Lets this process hold as many connections as the host allows it.
+pub fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(%error, soft, hard, "the limit of open files could not be raised");
+    }
+}
+
+/// The number of a user of this host.
+pub fn user(name: &str) -> Option<u32> {
+    nix::unistd::User::from_name(name).ok().flatten().map(|user| user.uid.as_raw())
+}

@@ -1,0 +1,87 @@
+//! The leader's care for its voters: who votes, and who holds the authority's key.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use weft_consensus::membership::{self, Candidate, View};
+use weft_consensus::replica::{Replica, Role};
+use weft_proto::facts::NodeFacts;
+use weft_proto::identity::NodeName;
+
+use crate::issue::Issuer;
+use crate::world::World;
+
+/// How often the leader looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// Bound on the log's decision about a grant.
+const DECISION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs on every node; acts on the leader only.
+pub struct Reconciler<W: World> {
+    pub(crate) replica: Replica,
+    pub(crate) issuer: Arc<Issuer<W>>,
+    pub(crate) live: watch::Receiver<Arc<BTreeMap<NodeName, NodeFacts>>>,
+    /// Voters wanted.
+    pub(crate) wanted: usize,
+}
+
+impl<W: World> Reconciler<W> {
+    /// Runs until the node stops.
+    pub async fn run(mut self) {
+        let mut seen: BTreeMap<NodeName, Instant> = BTreeMap::new();
+        let mut ticks = tokio::time::interval(LOOK_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let live = self.live.borrow_and_update().clone();
+            let now = Instant::now();
+            seen.extend(live.keys().map(|name| (name.clone(), now)));
+            let status = self.replica.status().borrow().clone();
+            if status.role != Role::Leader {
+                // A new leader gives everyone the benefit of the doubt from the moment it leads.
+                seen.values_mut().for_each(|at| *at = now);
+                continue;
+            }
+            self.grant(&status.voters).await;
+            self.step(&live, &mut seen, now).await;
+        }
+    }
+
+    async fn grant(&self, voters: &[NodeName]) {
+        let state = self.replica.state().borrow().clone();
+        if let Some(proposal) = self.issuer.grant_due(&state, voters) {
+            let command = proposal.command.to_string();
+            match self.replica.propose(proposal, DECISION_TIMEOUT).await {
+                Ok(_) => tracing::info!(command, "the authority's key is granted"),
+                Err(error) => tracing::warn!(command, %error, "the authority's key could not be granted"),
+            }
+        }
+    }
+
+    async fn step(&self, live: &BTreeMap<NodeName, NodeFacts>, seen: &mut BTreeMap<NodeName, Instant>, now: Instant) {
+        let state = self.replica.state().borrow().clone();
+        seen.retain(|name, _| state.nodes.contains_key(name));
+        let candidates = state.nodes.iter().map(|(name, record)| {
+            let facts = live.get(name);
+            let since = *seen.entry(name.clone()).or_insert(now);
+            Candidate {
+                raft_id: record.raft_id,
+                name: name.clone(),
+                zone: facts.map(|facts| facts.zone.clone()).unwrap_or_default(),
+                dead_for: facts.is_none().then(|| now.duration_since(since)),
+                draining: facts.is_some_and(|facts| facts.draining),
+            }
+        });
+        let view: View = self.replica.view(candidates.collect(), self.wanted);
+        if let Some(step) = membership::plan(&view) {
+            let text = format!("{step:?}");
+            match self.replica.change_voters(step).await {
+                Ok(()) => tracing::info!(step = text, "voters changed"),
+                Err(error) => tracing::warn!(step = text, %error, "voters could not be changed"),
+            }
+        }
+    }
+}

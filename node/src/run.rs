@@ -1,0 +1,198 @@
+//! Running a node as a process of this host, from its configuration to its end by a signal.
+
+use std::fs;
+use std::io::{IsTerminal, Write};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use weft_proxy::record::Record;
+
+use crate::api::{self, schema::TokenRequest};
+use crate::config::{Config, Start};
+use crate::os::disk::SledDisk;
+use crate::os::services::ServicesDirectory;
+use crate::os::{self, HostWorld};
+use crate::registry::Local;
+use crate::start::{Host, Node, start};
+use crate::{health, records};
+
+/// Threads of the control plane.
+const CONTROL_THREADS: usize = 2;
+/// How long the data plane may take to finish its exchanges.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(12);
+/// What the first join line of a new mesh allows.
+const FIRST_TOKEN_LIFETIME_S: u64 = 24 * 60 * 60;
+const FIRST_TOKEN_USES: u32 = 10;
+
+/// Runs a node until SIGTERM or SIGINT.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    os::raise_file_limit();
+    os::prepare_directory(&config.data_dir).map_err(|error| anyhow!(error))?;
+    let address = advertised(&config)?;
+    claim_ports(&config)?;
+    let disk = SledDisk::open(&config.data_dir.join("store")).context("the store cannot be opened")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("weft-control")
+        .enable_all()
+        .build()?;
+    runtime.block_on(run_on(config, address, HostWorld::new(Arc::new(disk))?))
+}
+
+async fn run_on(config: Config, address: SocketAddr, world: HostWorld) -> anyhow::Result<()> {
+    let (local, _) = watch::channel(Arc::new(Local::default()));
+    let directory = ServicesDirectory::open(config.data_dir.join("services.d"), local.clone())
+        .context("services.d cannot be made")?;
+    let (adder, remover) = (directory.clone(), directory.clone());
+    let host = Host {
+        address,
+        local,
+        register: Box::new(move |spec| adder.add(spec)),
+        unregister: Box::new(move |name| remover.remove(name)),
+    };
+    let founding = matches!(config.start, Start::Found { .. });
+    let (socket, metrics, data_dir) = (config.data_dir.join("weft.sock"), config.metrics, config.data_dir.clone());
+    let workers = config.workers;
+    let (node, recorded) = start(config, world, host).await?;
+    let finished = spawn_workers(&node, workers)?;
+    tokio::spawn(directory.watch());
+    tokio::spawn(records::write(recorded, data_dir.join("access.log")));
+    tokio::spawn(crate::telemetry::upkeep());
+    if let Some(address) = metrics {
+        let listener = tokio::net::TcpListener::bind(address).await.with_context(|| in_use("--metrics", address))?;
+        tokio::spawn(health::serve(node.clone(), listener));
+    }
+    serve_api(&node, &socket)?;
+    tracing::info!(node = %node.name(), mesh = %node.trust_domain(), %address, "node started");
+    if founding {
+        print_welcome(&node).await?;
+    }
+    let outcome = wait_for_end(&node).await;
+    tracing::info!("stopping: exchanges in flight have {} s to finish", DRAIN_TIMEOUT.as_secs());
+    let _ = fs::remove_file(&socket);
+    node.stop().await;
+    wait_for_workers(finished, workers).await;
+    outcome
+}
+
+fn advertised(config: &Config) -> anyhow::Result<SocketAddr> {
+    let port = config.listen.port();
+    let Some(text) = &config.advertise else {
+        let ip = if config.listen.ip().is_unspecified() { os::outward_address() } else { Some(config.listen.ip()) };
+        let ip = ip.ok_or_else(|| anyhow!("this host has no address that others could reach it at: name one with --advertise"))?;
+        return Ok(SocketAddr::new(ip, port));
+    };
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(address);
+    }
+    use std::net::ToSocketAddrs;
+    let with_port = if text.contains(':') && !text.contains("::") { text.clone() } else { format!("{text}:{port}") };
+    let resolved = with_port.to_socket_addrs().with_context(|| format!("--advertise {text}: it is not an address and cannot be resolved"))?;
+    let mut addresses: Vec<SocketAddr> = resolved.collect();
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    addresses.first().copied().ok_or_else(|| anyhow!("--advertise {text}: it resolves to no address"))
+}
+
+/// Tells of a port in use before anything is made or any token is used.
+fn claim_ports(config: &Config) -> anyhow::Result<()> {
+    TcpListener::bind(config.listen).with_context(|| in_use("--listen", config.listen))?;
+    UdpSocket::bind(config.listen).with_context(|| in_use("--listen (UDP)", config.listen))?;
+    for (option, address) in [("--proxy", config.proxy), ("--metrics", config.metrics)] {
+        if let Some(address) = address {
+            TcpListener::bind(address).with_context(|| in_use(option, address))?;
+        }
+    }
+    Ok(())
+}
+
+fn in_use(option: &str, address: SocketAddr) -> String {
+    format!("{option} {address} cannot be listened on; choose another with {option}")
+}
+
+/// Each core of the data plane is a thread with a runtime of its own.
+fn spawn_workers(node: &Arc<Node<HostWorld>>, workers: usize) -> anyhow::Result<mpsc::Receiver<()>> {
+    let (done, finished) = mpsc::channel(workers.max(1));
+    for index in 0..workers {
+        let (plane, done) = (node.plane().clone(), done.clone());
+        let body = move || {
+            match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime.block_on(plane.run_worker(index)),
+                Err(error) => tracing::error!(%error, "a worker's runtime cannot be made"),
+            }
+            let _ = done.blocking_send(());
+        };
+        std::thread::Builder::new().name(format!("weft-worker-{index}")).spawn(body)?;
+    }
+    Ok(finished)
+}
+
+async fn wait_for_workers(mut finished: mpsc::Receiver<()>, workers: usize) {
+    let all = async {
+        for _ in 0..workers {
+            finished.recv().await;
+        }
+    };
+    if tokio::time::timeout(DRAIN_TIMEOUT, all).await.is_err() {
+        tracing::warn!("some exchanges were still open and are cut");
+    }
+}
+
+fn serve_api(node: &Arc<Node<HostWorld>>, path: &Path) -> anyhow::Result<()> {
+    // The store's lock has told that no other node uses this directory: a socket here is a leftover.
+    let _ = fs::remove_file(path);
+    let listener = UnixListener::bind(path).with_context(|| format!("{} cannot be listened on", path.display()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    let node = node.clone();
+    tokio::spawn(async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => drop(tokio::spawn(api::serve(node.clone(), stream))),
+                Err(error) => {
+                    tracing::warn!(%error, "the API cannot take a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Prints how the next host joins. The line is a secret: it goes to the operator's terminal, never to the log.
+async fn print_welcome(node: &Arc<Node<HostWorld>>) -> anyhow::Result<()> {
+    let request = TokenRequest { lifetime_s: FIRST_TOKEN_LIFETIME_S, uses: FIRST_TOKEN_USES, services: vec!["*".into()] };
+    let token = node.api_create_token(request).await.map_err(|failure| anyhow!(failure.error.message))?;
+    let mut out = std::io::stdout().lock();
+    if out.is_terminal() {
+        writeln!(out, "Mesh {} is up; this is node {}. On each further host:\n", node.trust_domain(), node.name())?;
+        writeln!(out, "  weft up --join '{}'\n", token.line)?;
+        writeln!(out, "The line admits {FIRST_TOKEN_USES} nodes within 24 h. More: `weft token create`.")?;
+    } else {
+        writeln!(out, "{}", token.line)?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+async fn wait_for_end(node: &Arc<Node<HostWorld>>) -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut failed = node.failed();
+    tokio::select! {
+        biased;
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        failure = failed.wait_for(Option::is_some) => match failure.ok().and_then(|failure| failure.clone()) {
+            Some(why) => bail!("the replicated state has failed and this node serves no more from it: {why}"),
+            None => Ok(()),
+        },
+    }
+}
+
+/// The receiving end of access records.
+pub type Recorded = mpsc::Receiver<Record>;

@@ -1,0 +1,34 @@
+//! The world a node lives in: network, disk, wall clock and randomness.
+//!
+//! Production and simulation call the same [`crate::start`] with a world of their own. Monotonic time is tokio's.
+
+use std::sync::Arc;
+
+use weft_consensus::disk::Disk;
+use weft_proto::UnixMillis;
+use weft_proxy::net::Net;
+
+/// What a node takes from outside itself.
+pub trait World: Clone + Send + Sync + 'static {
+    /// Its sockets.
+    type Net: Net;
+
+    /// Sockets: streams and datagrams.
+    fn net(&self) -> &Self::Net;
+
+    /// The disk on which the node keeps everything that outlives its process.
+    fn disk(&self) -> Arc<dyn Disk>;
+
+    /// Wall clock.
+    fn now(&self) -> UnixMillis;
+
+    /// Fills the bytes with randomness fit for secrets.
+    fn fill(&self, bytes: &mut [u8]);
+}
+
+/// Random bytes of a fixed length.
+pub fn random<const N: usize>(world: &impl World) -> [u8; N] {
+    let mut bytes = [0; N];
+    world.fill(&mut bytes);
+    bytes
+}

@@ -1,0 +1,121 @@
+//! Step 1: connections in, from applications on this host and from other nodes.
+
+pub(crate) mod host;
+pub(crate) mod http1;
+pub(crate) mod http2;
+pub(crate) mod links;
+pub(crate) mod listeners;
+pub(crate) mod local;
+pub(crate) mod named;
+pub(crate) mod request;
+pub(crate) mod sniff;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use weft_proto::identity::Identity;
+use weft_proto::service::ServiceName;
+
+use crate::identify::Memory;
+use crate::net::Net;
+use crate::table::Table;
+use crate::worker::Worker;
+
+/// Which end of an exchange this node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum End {
+    /// The application that calls is on this host.
+    Caller,
+    /// The instance that is called is on this host, and another node asks.
+    Callee,
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Destination {
+    /// A port of a service.
+    Fixed(ServiceName, u16),
+    /// Whatever each exchange names.
+    Named,
+}
+
+/// A connection that was taken.
+pub(crate) struct Connection<N: Net> {
+    pub(crate) worker: Arc<Worker<N>>,
+    pub(crate) destination: Destination,
+    /// Whom the other end's certificate names; none for a local process.
+    pub(crate) peer: Option<Identity>,
+    /// What the other end asked for by SNI.
+    pub(crate) server_name: Option<Box<str>>,
+    pub(crate) ours: SocketAddr,
+    pub(crate) theirs: SocketAddr,
+    pub(crate) memory: Mutex<Memory>,
+    owner: OnceLock<Option<u32>>,
+}
+
+impl<N: Net> Connection<N> {
+    /// A connection of a local process.
+    pub(crate) fn local(
+        worker: &Arc<Worker<N>>,
+        destination: Destination,
+        (ours, theirs): (SocketAddr, SocketAddr),
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            worker: worker.clone(),
+            destination,
+            peer: None,
+            server_name: None,
+            ours,
+            theirs,
+            memory: Mutex::default(),
+            owner: OnceLock::new(),
+        })
+    }
+
+    /// A connection of another node, or of any holder of an SVID.
+    pub(crate) fn remote(
+        worker: &Arc<Worker<N>>,
+        destination: Destination,
+        (peer, server_name): (Identity, &str),
+        (ours, theirs): (SocketAddr, SocketAddr),
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            worker: worker.clone(),
+            destination,
+            peer: Some(peer),
+            server_name: Some(crate::path::host(server_name).into()),
+            ours,
+            theirs,
+            memory: Mutex::default(),
+            owner: OnceLock::new(),
+        })
+    }
+
+    /// The same connection, for something else than what it came for.
+    pub(crate) fn towards(&self, destination: Destination) -> Arc<Self> {
+        Arc::new(Self {
+            worker: self.worker.clone(),
+            destination,
+            peer: self.peer.clone(),
+            server_name: self.server_name.clone(),
+            ours: self.ours,
+            theirs: self.theirs,
+            memory: Mutex::default(),
+            owner: self.owner.clone(),
+        })
+    }
+
+    /// Which end this node is.
+    pub(crate) fn end(&self) -> End {
+        if self.peer.is_some() { End::Callee } else { End::Caller }
+    }
+
+    /// The user that the calling process runs as: asked from the kernel once, and only where it matters.
+    pub(crate) fn user(&self, table: &Table) -> Option<u32> {
+        if table.callers.is_empty() {
+            return None;
+        }
+        *self.owner.get_or_init(|| self.worker.plane.net.owner(self.ours, self.theirs))
+    }
+}

@@ -1,0 +1,116 @@
+//! Connections on the mesh port: links of other nodes, any holder of an SVID, and what is for the control plane.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustls::server::Acceptor;
+use tokio::time::timeout;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
+
+use super::{Connection, Destination, http1, http2};
+use crate::net::{Accepted, Net};
+use crate::plane::{ControlAlpn, Handover};
+use crate::quic::{self, Arrived, QuicServer};
+use crate::tls::{self, ALPN_CONTROL, ALPN_H1, ALPN_H2, ALPN_JOIN, Clients, Target};
+use crate::worker::Worker;
+
+/// Serves a connection on TCP.
+pub(crate) async fn serve<N: Net>(worker: Arc<Worker<N>>, accepted: Accepted<N::Stream>) {
+    let Accepted { stream, ours, theirs } = accepted;
+    let acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
+    let Ok(Ok(handshake)) = timeout(HANDSHAKE_TIMEOUT, acceptor).await else { return refused(&worker) };
+    let control = handshake.client_hello().alpn().and_then(|mut names| {
+        names.find_map(|name| match name {
+            ALPN_CONTROL => Some(ControlAlpn::Control),
+            ALPN_JOIN => Some(ControlAlpn::Join),
+            _ => None,
+        })
+    });
+    if let Some(alpn) = control {
+        let handover = Handover::Tcp { handshake, alpn, from: theirs };
+        if worker.plane.handover.try_send(handover).is_err() {
+            tracing::warn!("the control plane takes no more connections at the moment");
+        }
+        return;
+    }
+    if data(&worker, handshake, (ours, theirs)).await.is_none() {
+        refused(&worker);
+    }
+}
+
+fn refused<N: Net>(worker: &Worker<N>) {
+    worker.recorder.links.in_failed.fetch_add(1, Ordering::Relaxed);
+}
+
+async fn data<N: Net>(
+    worker: &Arc<Worker<N>>,
+    handshake: StartHandshake<N::Stream>,
+    addresses: (std::net::SocketAddr, std::net::SocketAddr),
+) -> Option<()> {
+    let config = worker.plane.identities.server_config(&[ALPN_H2, ALPN_H1], Clients::Required);
+    let stream = timeout(HANDSHAKE_TIMEOUT, handshake.into_stream(config)).await.ok()?.ok()?;
+    let session = stream.get_ref().1;
+    let chain = session.peer_certificates()?;
+    let peer = tls::peer_identity(chain).ok()?;
+    let ends = worker.plane.instant(tls::expiry(chain)?);
+    let server_name = session.server_name()?.to_owned();
+    let destination = destination(worker, &server_name)?;
+    let h2 = session.alpn_protocol() == Some(ALPN_H2);
+    let connection = Connection::remote(worker, destination, (peer, &server_name), addresses);
+    let _open = OpenLink::new(worker);
+    if h2 {
+        http2::serve(connection, stream, Some(ends)).await;
+    } else {
+        // A client that knows only TLS. Its certificate's end cuts the connection.
+        let _ = tokio::time::timeout_at(ends, http1::serve(connection, stream)).await;
+    }
+    Some(())
+}
+
+/// The service's port that SNI names; the first one where it names none.
+fn destination<N: Net>(worker: &Worker<N>, server_name: &str) -> Option<Destination> {
+    let Target::Service { service, port } = Target::parse(server_name)? else { return None };
+    let table = worker.plane.table.load();
+    let port = port.or_else(|| table.service(&service)?.ports.first().map(|port| port.port))?;
+    Some(Destination::Fixed(service, port))
+}
+
+/// Takes QUIC connections until the worker ends: those of the control plane are handed over.
+pub(crate) async fn serve_quic<N: Net>(worker: Arc<Worker<N>>, server: QuicServer) {
+    while let Some(incoming) = server.accept().await {
+        let worker = worker.clone();
+        tokio::spawn(async move {
+            match quic::handshake(incoming).await {
+                Ok(Arrived { connection, alpn, .. }) if alpn == ALPN_CONTROL => {
+                    let _ = worker.plane.handover.try_send(Handover::Quic { connection });
+                }
+                Ok(Arrived { connection, .. }) => connection.close(0u32.into(), b"no exchanges over QUIC here"),
+                Err(error) => {
+                    tracing::debug!(%error, "a QUIC handshake failed");
+                    refused(&worker);
+                }
+            }
+        });
+    }
+}
+
+/// Counts a link as open while it is.
+struct OpenLink<N: Net>(Arc<Worker<N>>);
+
+impl<N: Net> OpenLink<N> {
+    fn new(worker: &Arc<Worker<N>>) -> Self {
+        worker.recorder.links.in_total.fetch_add(1, Ordering::Relaxed);
+        worker.recorder.links.in_open.fetch_add(1, Ordering::Relaxed);
+        Self(worker.clone())
+    }
+}
+
+impl<N: Net> Drop for OpenLink<N> {
+    fn drop(&mut self) {
+        self.0.recorder.links.in_open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Bound on a handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,0 +1,135 @@
+//! The listeners of a worker, kept in step with the table.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use weft_proto::service::{Protocol, ServiceName};
+
+use super::{Connection, Destination, links, local, named};
+use crate::net::{Accepted, Listener, Net};
+use crate::table::Table;
+use crate::task::Aborting;
+use crate::worker::Worker;
+
+/// What arrives at an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Links.
+    Mesh,
+    /// The forward proxy.
+    Proxy,
+    /// A port of a service.
+    Service(ServiceName, u16, Protocol),
+}
+
+/// Open listeners by address.
+#[derive(Default)]
+pub(crate) struct Listeners {
+    open: BTreeMap<SocketAddr, (Purpose, Aborting)>,
+}
+
+/// Every address that a table and the settings ask for.
+pub(crate) fn wanted(mesh: SocketAddr, proxy: Option<SocketAddr>, table: &Table) -> BTreeMap<SocketAddr, Purpose> {
+    let mut wanted = BTreeMap::new();
+    for service in table.services() {
+        for port in &service.ports {
+            if let Some(address) = service.listen_address(*port) {
+                wanted.insert(address, Purpose::Service(service.name.clone(), port.port, port.protocol));
+            }
+        }
+    }
+    for bind in &table.binds {
+        let protocol = table.service(&bind.service).and_then(|service| service.port(bind.port));
+        let protocol = protocol.map_or(Protocol::Auto, |port| port.protocol);
+        wanted.insert(bind.address, Purpose::Service(bind.service.clone(), bind.port, protocol));
+    }
+    if let Some(address) = proxy {
+        wanted.insert(address, Purpose::Proxy);
+    }
+    wanted.insert(mesh, Purpose::Mesh);
+    wanted
+}
+
+impl Listeners {
+    /// Closes what is not wanted any more and opens what is missing; answers what could not be opened, and why.
+    pub(crate) fn update<N: Net>(
+        &mut self,
+        worker: &Arc<Worker<N>>,
+        wanted: &BTreeMap<SocketAddr, Purpose>,
+    ) -> BTreeMap<SocketAddr, String> {
+        self.open.retain(|address, (purpose, _)| wanted.get(address) == Some(purpose));
+        let mut problems = BTreeMap::new();
+        for (address, purpose) in wanted {
+            if self.open.contains_key(address) {
+                continue;
+            }
+            match worker.plane.net.listen(*address) {
+                Ok(listener) => {
+                    let task = tokio::spawn(accept(worker.clone(), listener, purpose.clone()));
+                    self.open.insert(*address, (purpose.clone(), Aborting(task.abort_handle())));
+                }
+                Err(error) => drop(problems.insert(*address, remedy(*address, purpose, &error))),
+            }
+        }
+        problems
+    }
+
+    /// Takes no more connections.
+    pub(crate) fn close(&mut self) {
+        self.open.clear();
+    }
+}
+
+fn remedy(address: SocketAddr, purpose: &Purpose, error: &io::Error) -> String {
+    let what = match purpose {
+        Purpose::Mesh => "links".to_owned(),
+        Purpose::Proxy => "the forward proxy".to_owned(),
+        Purpose::Service(service, port, _) => format!("{service} port {port}"),
+    };
+    let remedy = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            let port = address.port();
+            format!("; ports below 1024 need CAP_NET_BIND_SERVICE or `sysctl net.ipv4.ip_unprivileged_port_start={port}`, or call it through the forward proxy")
+        }
+        io::ErrorKind::AddrInUse => {
+            "; another process listens there, or on all addresses: let it listen on 127.0.0.1, or call through the forward proxy".to_owned()
+        }
+        _ => String::new(),
+    };
+    format!("cannot listen on {address} for {what}: {error}{remedy}")
+}
+
+async fn accept<N: Net>(worker: Arc<Worker<N>>, mut listener: N::Listener, purpose: Purpose) {
+    loop {
+        let accepted = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Too many open files, above all: others must end before another can begin.
+                tracing::warn!(%error, "a connection could not be taken");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let worker = worker.clone();
+        match &purpose {
+            Purpose::Mesh => drop(tokio::spawn(links::serve(worker, accepted))),
+            Purpose::Proxy => {
+                let Accepted { stream, ours, theirs } = accepted;
+                let connection = Connection::local(&worker, Destination::Named, (ours, theirs));
+                tokio::spawn(named::serve(connection, stream));
+            }
+            Purpose::Service(service, port, protocol) => {
+                let Accepted { stream, ours, theirs } = accepted;
+                let destination = Destination::Fixed(service.clone(), *port);
+                let connection = Connection::local(&worker, destination, (ours, theirs));
+                tokio::spawn(local::serve(connection, stream, *protocol));
+            }
+        }
+    }
+}
+
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

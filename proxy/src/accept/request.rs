@@ -1,0 +1,109 @@
+//! The head of a request: refused where servers could read it in different ways, cleaned of what belongs to one hop.
+
+use std::sync::Arc;
+
+use http::header::HOST;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Uri, Version};
+use weft_proto::settings::EscapedSlashes;
+
+use super::host::{Host, in_target};
+use crate::forward::headers::{self, TRACEPARENT};
+use crate::forward::upgrade::Upgrade;
+use crate::path;
+use crate::reject::Reject;
+use crate::revoke::Asked;
+use crate::task::Random;
+
+/// A request that may be judged.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) head: Parts,
+    pub(crate) host: Arc<Host>,
+    /// Whether the application spoke HTTP/2.
+    pub(crate) http2: bool,
+    pub(crate) upgrade: Option<Upgrade>,
+    pub(crate) grpc: bool,
+}
+
+/// Reads a head. `from_node` is whether another node of the mesh has sent it.
+pub(crate) fn read(
+    mut head: Parts,
+    last_host: &mut Option<Arc<Host>>,
+    from_node: bool,
+    random: &Random,
+) -> Result<Received, Reject> {
+    let http2 = head.version == Version::HTTP_2;
+    if head.method == Method::TRACE {
+        return Err(Reject::Method);
+    }
+    if head.method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
+        return Err(Reject::BadRequest("methods are written in capitals"));
+    }
+    if head.uri.path_and_query().is_some_and(|path| path.as_str().len() > TARGET_LENGTH_MAX) {
+        return Err(Reject::UriTooLong);
+    }
+    let seen = headers::look(&head.headers);
+    if seen.hosts > 1 {
+        return Err(Reject::BadRequest("there is more than one Host"));
+    }
+    if seen.encodings > 1 || (seen.encodings == 1 && http2) {
+        return Err(Reject::BadRequest("Transfer-Encoding is given in a way that servers read differently"));
+    }
+    if seen.encodings == 1 && !head.headers[http::header::TRANSFER_ENCODING].as_bytes().eq_ignore_ascii_case(b"chunked") {
+        return Err(Reject::BadRequest("the only Transfer-Encoding that is passed on is chunked"));
+    }
+    let host = host(&head, last_host)?;
+    let upgrade = if http2 { Upgrade::in_http2(&mut head, random) } else { Upgrade::in_http1(&mut head, random) };
+    headers::clean_request(&mut head.headers, &seen);
+    headers::trace(&mut head.headers, seen.trace, random);
+    let http2 = if from_node { seen.http2 } else { http2 };
+    Ok(Received { head, host, http2, upgrade, grpc: seen.grpc })
+}
+
+/// The host: of the target where it has one, which must be that of `Host`, else of `Host` (RFC 9112, 3.2).
+fn host(head: &Parts, last: &mut Option<Arc<Host>>) -> Result<Arc<Host>, Reject> {
+    const NOT_A_HOST: Reject = Reject::BadRequest("the Host is not one");
+    let in_field = head.headers.get(HOST).map(HeaderValue::as_bytes);
+    let text = match (in_target(&head.uri), in_field) {
+        (Some(target), None) => target.as_bytes(),
+        (Some(target), Some(field)) => {
+            let same = |text: &[u8]| std::str::from_utf8(text).is_ok_and(|text| path::host(text) == path::host(target));
+            if !same(field) {
+                return Err(Reject::BadRequest("Host and request target name different hosts"));
+            }
+            target.as_bytes()
+        }
+        (None, Some(field)) => field,
+        (None, None) if head.version < Version::HTTP_11 => return Err(Reject::BadRequest("the request names no host")),
+        (None, None) => return Err(Reject::BadRequest("there is no Host")),
+    };
+    Host::of(text, last).ok_or(NOT_A_HOST)
+}
+
+impl Received {
+    /// Brings the path into its normal form, which is what is judged and what is forwarded.
+    pub(crate) fn normalise(&mut self, slashes: EscapedSlashes) -> Result<Asked, Reject> {
+        let given = self.head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let path = match path::normalise(given, slashes).map_err(Reject::Path)? {
+            std::borrow::Cow::Borrowed(_) => self.head.uri.path_and_query().cloned(),
+            std::borrow::Cow::Owned(normal) => {
+                let normal = PathAndQuery::try_from(normal);
+                Some(normal.map_err(|_| Reject::BadRequest("the request target is not one"))?)
+            }
+        };
+        let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
+        self.head.uri = Uri::from(path.clone());
+        Ok(Asked {
+            method: self.head.method.clone(),
+            path,
+            host: self.host.clone(),
+            trace: self.head.headers.get(TRACEPARENT).cloned(),
+            headers: None,
+        })
+    }
+}
+
+/// Longest request target, in bytes.
+const TARGET_LENGTH_MAX: usize = 16 << 10;

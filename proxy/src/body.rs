@@ -1,0 +1,263 @@
+//! Bodies, as they stream through: no box, no copy.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use http::HeaderMap;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::connect::instance::Lease;
+use crate::connect::link::Ticket;
+use crate::revoke::Hold;
+use crate::task::Aborting;
+
+/// The body of a request or a response.
+#[derive(Debug, Default)]
+pub(crate) enum Body {
+    /// Nothing.
+    #[default]
+    Empty,
+    /// A short text of Weft's own.
+    Full(Bytes),
+    /// From an HTTP/1.1 caller.
+    Http1(Incoming),
+    /// From an HTTP/1.1 instance, with its place in the pool.
+    Instance(Incoming, Lease),
+    /// From an HTTP/2 stream.
+    Http2(Http2Body),
+}
+
+/// The receiving half of an HTTP/2 stream.
+#[derive(Debug)]
+pub(crate) struct Http2Body {
+    stream: RecvStream,
+    data_done: bool,
+    /// Of a response: the exchange's share of the link, and its request body, which ends with the response.
+    _ticket: Option<Ticket>,
+    _upload: Option<Aborting>,
+}
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// On HTTP/1.1.
+    #[error(transparent)]
+    Http1(#[from] hyper::Error),
+    /// On HTTP/2.
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
+    /// The exchange's deadline passed.
+    #[error("the deadline passed")]
+    Deadline,
+    /// A policy changed, and now the exchange is denied.
+    #[error("denied by a change of policy")]
+    Revoked,
+}
+
+impl BodyError {
+    /// What an HTTP/2 peer is told.
+    pub(crate) fn http2_reason(&self) -> h2::Reason {
+        match self {
+            Self::Http1(_) => h2::Reason::INTERNAL_ERROR,
+            Self::Http2(error) => error.reason().unwrap_or(h2::Reason::INTERNAL_ERROR),
+            Self::Deadline | Self::Revoked => h2::Reason::CANCEL,
+        }
+    }
+}
+
+impl Body {
+    pub(crate) fn full(text: impl Into<Bytes>) -> Self {
+        Self::Full(text.into())
+    }
+
+    pub(crate) fn http1(incoming: Incoming) -> Self {
+        if incoming.is_end_stream() { Self::Empty } else { Self::Http1(incoming) }
+    }
+
+    /// The body of a request that came on an HTTP/2 stream.
+    pub(crate) fn http2(stream: RecvStream) -> Self {
+        if stream.is_end_stream() {
+            return Self::Empty;
+        }
+        Self::Http2(Http2Body { stream, data_done: false, _ticket: None, _upload: None })
+    }
+
+    /// The body of a response that came on a link.
+    pub(crate) fn http2_response(stream: RecvStream, ticket: Ticket, upload: Option<Aborting>) -> Self {
+        if stream.is_end_stream() {
+            return Self::Empty;
+        }
+        Self::Http2(Http2Body { stream, data_done: false, _ticket: Some(ticket), _upload: upload })
+    }
+
+    /// The body of a response that came from an instance over HTTP/1.1.
+    pub(crate) fn instance(incoming: Incoming, mut lease: Lease) -> Self {
+        if incoming.is_end_stream() {
+            lease.end();
+            return Self::Empty;
+        }
+        Self::Instance(incoming, lease)
+    }
+}
+
+impl Http2Body {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if !self.data_done {
+            match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // The other end may send as much again: what is handed on is bounded by the frame.
+                    self.stream.flow_control().release_capacity(data.len())?;
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                // A peer that has answered in full may reset the rest of the stream without blame (RFC 9113, 8.1).
+                Some(Err(error)) if error.reason() == Some(h2::Reason::NO_ERROR) => return Poll::Ready(None),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                None => self.data_done = true,
+            }
+        }
+        match ready!(self.stream.poll_trailers(cx)) {
+            Ok(trailers) => Poll::Ready(trailers.map(|trailers: HeaderMap| Ok(Frame::trailers(trailers)))),
+            Err(error) if error.reason() == Some(h2::Reason::NO_ERROR) => Poll::Ready(None),
+            Err(error) => Poll::Ready(Some(Err(error.into()))),
+        }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(text) => {
+                let text = std::mem::take(text);
+                *self = Self::Empty;
+                Poll::Ready(Some(Ok(Frame::data(text))))
+            }
+            Self::Http1(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
+            Self::Instance(incoming, lease) => {
+                let polled = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+                if polled.is_none() || incoming.is_end_stream() {
+                    lease.end();
+                }
+                Poll::Ready(polled.map(|frame| frame.map_err(BodyError::from)))
+            }
+            Self::Http2(body) => body.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(text) => text.is_empty(),
+            Self::Http1(incoming) | Self::Instance(incoming, _) => incoming.is_end_stream(),
+            Self::Http2(body) => body.stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(text) => SizeHint::with_exact(text.len() as u64),
+            Self::Http1(incoming) | Self::Instance(incoming, _) => incoming.size_hint(),
+            Self::Http2(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// A request body on its way. It keeps what it has given out, up to a bound, so that it can be given out again.
+#[derive(Debug, Default)]
+pub(crate) struct Upload {
+    body: Body,
+    /// Told how many bytes passed; none for an empty body.
+    hold: Option<Arc<Hold>>,
+    kept: Vec<Bytes>,
+    kept_length: usize,
+    /// How many of `kept` have been given out in this try.
+    given: usize,
+    /// Whether to keep what is given out.
+    replay: bool,
+    /// Whether something that was given out is no longer there.
+    lost: bool,
+}
+
+impl Upload {
+    /// `replay` keeps what was given out.
+    pub(crate) fn new(body: Body, hold: &Arc<Hold>, replay: bool) -> Self {
+        let hold = (!body.is_end_stream()).then(|| hold.clone());
+        Self { body, hold, replay, ..Self::default() }
+    }
+
+    /// Starts again from the first byte; false if that is no longer possible.
+    pub(crate) fn rewind(&mut self) -> bool {
+        self.given = 0;
+        !self.lost
+    }
+
+    /// Gives up what was kept, since no other try will follow.
+    fn forget(&mut self) {
+        self.replay = false;
+        self.lost = true;
+        self.kept = Vec::new();
+        self.given = 0;
+    }
+
+    fn keep(&mut self, data: &Bytes) {
+        if let Some(hold) = &self.hold {
+            hold.request_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+        }
+        self.kept_length += data.len();
+        if !self.replay || self.kept_length > REPLAY_MAX {
+            return self.forget();
+        }
+        self.kept.push(data.clone());
+        self.given = self.kept.len();
+    }
+}
+
+impl HttpBody for Upload {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        if let Some(data) = this.kept.get(this.given) {
+            this.given += 1;
+            return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
+        }
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => match frame.data_ref() {
+                Some(data) => this.keep(data),
+                // Trailers are not kept.
+                None => this.forget(),
+            },
+            Some(Err(_)) => this.lost = true,
+            None => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.given >= self.kept.len() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.kept.is_empty() { self.body.size_hint() } else { SizeHint::default() }
+    }
+}
+
+/// Most bytes of a request body that are kept for another try.
+const REPLAY_MAX: usize = 64 << 10;

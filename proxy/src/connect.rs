@@ -1,0 +1,132 @@
+//! Step 6: a pooled or fresh connection to the endpoint.
+
+pub(crate) mod instance;
+pub(crate) mod link;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use weft_proto::service::Protocol;
+
+use crate::balance::Chosen;
+use crate::net::Net;
+use crate::reject::Reject;
+use crate::retry::{Again, Failure};
+use crate::route::Route;
+use crate::worker::Worker;
+use instance::{InstanceSlot, Lease};
+use link::{LinkError, LinkSlot, Ticket, Way};
+
+/// Where an HTTP exchange is forwarded to.
+#[derive(Debug)]
+pub(crate) enum Upstream {
+    /// Another node.
+    Link(Ticket),
+    /// This node's instance, over HTTP/1.1.
+    Instance(Lease),
+    /// This node's instance, over HTTP/2.
+    InstanceHttp2(Ticket),
+}
+
+/// Where an opaque stream is forwarded to.
+pub(crate) enum StreamUpstream<S> {
+    /// Another node.
+    Link(Ticket),
+    /// This node's instance.
+    Instance(S),
+}
+
+/// Reaches the endpoint for an HTTP exchange. `http2` is what an instance is spoken to with whose port does not say;
+/// `fresh` asks for a connection that was not used before.
+pub(crate) async fn http<N: Net>(
+    worker: &Arc<Worker<N>>,
+    route: &Route,
+    chosen: &Chosen,
+    (http2, fresh): (bool, bool),
+) -> Result<Upstream, Failure> {
+    let limit = route.settings().connect_timeout;
+    if !chosen.here() {
+        return link(worker, chosen, limit).await.map(Upstream::Link);
+    }
+    let (slot, protocol) = instance_slot(worker, chosen)?;
+    let http2 = matches!(protocol, Protocol::Http2 | Protocol::Grpc) || (protocol == Protocol::Auto && http2);
+    let reached = if http2 {
+        link::ticket(worker, &slot.http2, limit).await.map(Upstream::InstanceHttp2)
+    } else {
+        instance::lease(worker, &slot, fresh, limit).await.map(Upstream::Instance)
+    };
+    reached.map_err(|error| failed(chosen, error))
+}
+
+/// Reaches the endpoint for an opaque stream.
+pub(crate) async fn stream<N: Net>(
+    worker: &Arc<Worker<N>>,
+    route: &Route,
+    chosen: &Chosen,
+) -> Result<StreamUpstream<N::Stream>, Failure> {
+    let limit = route.settings().connect_timeout;
+    if !chosen.here() {
+        return link(worker, chosen, limit).await.map(StreamUpstream::Link);
+    }
+    let (slot, _) = instance_slot(worker, chosen)?;
+    match timeout(limit, worker.plane.net.dial(slot.target)).await {
+        Ok(Ok(stream)) => Ok(StreamUpstream::Instance(stream)),
+        Ok(Err(error)) => Err(failed(chosen, LinkError::io(slot.target, &error))),
+        Err(_) => Err(failed(chosen, LinkError::late(slot.target, limit))),
+    }
+}
+
+async fn link<N: Net>(worker: &Arc<Worker<N>>, chosen: &Chosen, limit: Duration) -> Result<Ticket, Failure> {
+    let index = chosen.endpoint().expect("only endpoints are elsewhere");
+    let relation = chosen.relation();
+    let slot = relation.links[index].get_or_init(|| {
+        worker.link_slot(Way::Mutual {
+            from: relation.caller.identity().clone(),
+            to: relation.service.identity.clone(),
+            server_name: relation.server_name.clone(),
+            address: relation.service.endpoints[index].description.address,
+        })
+    });
+    link::ticket(worker, slot, limit).await.map_err(|error| failed(chosen, error))
+}
+
+fn instance_slot<'c, N: Net>(
+    worker: &Worker<N>,
+    chosen: &'c Chosen,
+) -> Result<(&'c Arc<InstanceSlot>, Protocol), Failure> {
+    let relation = chosen.relation();
+    let Some((port, _)) = relation.instance else {
+        return Err(Failure { reject: Reject::NoInstance, again: Again::Elsewhere });
+    };
+    let slot = relation.instance_slot.get_or_init(|| worker.instance_slot(port.target));
+    Ok((slot, port.protocol))
+}
+
+fn failed(chosen: &Chosen, error: LinkError) -> Failure {
+    match error {
+        LinkError::NoCertificate(why) => Failure::never(Reject::NoCertificate(why.to_string())),
+        LinkError::Unreachable(why) => {
+            chosen.failed();
+            Failure::unreachable(why.to_string())
+        }
+    }
+}
+
+impl<N: Net> Worker<N> {
+    fn link_slot(&self, way: Way) -> Arc<LinkSlot> {
+        let mut links = self.links.lock();
+        let slot = links.entry(way.clone()).or_insert_with(|| Arc::new(LinkSlot::new(way)));
+        slot.clone()
+    }
+
+    fn instance_slot(&self, target: std::net::SocketAddr) -> Arc<InstanceSlot> {
+        self.instances.lock().entry(target).or_insert_with(|| Arc::new(InstanceSlot::new(target))).clone()
+    }
+
+    /// Forgets connections that have ended or were idle too long, and places that nobody refers to any more.
+    pub(crate) fn sweep(&self) {
+        self.links.lock().retain(|_, slot| !slot.sweep() || Arc::strong_count(slot) > 1);
+        self.instances.lock().retain(|_, slot| !slot.sweep() || Arc::strong_count(slot) > 1);
+    }
+}

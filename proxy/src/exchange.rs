@@ -1,0 +1,336 @@
+//! An exchange, step by step: identify → authorize → route → balance → connect → forward → record.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use ::bytes::Bytes;
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderMap, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+
+use crate::accept::host::Host;
+use crate::accept::request;
+use crate::accept::{Connection, End};
+use crate::body::{Body, BodyError, Upload};
+use crate::connect::StreamUpstream;
+use crate::forward::bytes::{self, End as Far, Passed};
+use crate::forward::headers;
+use crate::forward::http::{Answer, Outgoing};
+use crate::net::Net;
+use crate::record::Open;
+use crate::reject::Reject;
+use crate::retry::{Failure, Tries};
+use crate::revoke::{Hold, revocable};
+use crate::route::Route;
+use crate::{authorize, balance, connect, forward, identify, route};
+
+/// What the caller gets.
+pub(crate) struct Outcome {
+    pub(crate) response: Response<Tracked>,
+    /// What follows on the same connection once the response is out.
+    pub(crate) tunnel: Option<Tunnel>,
+}
+
+/// An opaque stream to the callee that waits for its near end.
+pub(crate) struct Tunnel {
+    far: Far,
+    open: Open,
+    hold: Arc<Hold>,
+    idle_timeout: Option<Duration>,
+}
+
+/// An HTTP exchange, up to the head of its answer.
+pub(crate) async fn http<N: Net>(connection: &Arc<Connection<N>>, hold: &Arc<Hold>, head: Parts, body: Body) -> Outcome {
+    let version = head.version;
+    let protocol = if version == http::Version::HTTP_2 { "h2" } else { "http/1.1" };
+    let mut open = Open::new(hold, protocol);
+    let mut grpc = headers::is_grpc_call(&head.headers);
+    let run = run(connection, hold, (head, body), &mut open, &mut grpc);
+    let result = revocable(hold, run).await.unwrap_or(Err(Reject::Revoked));
+    match result {
+        Err(reject) => {
+            open.rejected(&reject);
+            let response = reject.response(version, grpc, connection.end() == End::Callee);
+            Outcome { response: response.map(|body| Tracked::new(body, open, None)), tunnel: None }
+        }
+        Ok(done) => done.outcome(open, hold, version),
+    }
+}
+
+struct Done {
+    answer: Answer,
+    outgoing: Outgoing,
+    deadline: Option<Instant>,
+    idle_timeout: Option<Duration>,
+}
+
+async fn run<N: Net>(
+    connection: &Arc<Connection<N>>,
+    hold: &Arc<Hold>,
+    (head, body): (Parts, Body),
+    open: &mut Open,
+    grpc: &mut bool,
+) -> Result<Done, Reject> {
+    let random = &connection.worker.recorder.random;
+    let from_node = connection.end() == End::Callee;
+    let mut received = request::read(head, &mut connection.memory.lock().host, from_node, random)?;
+    let relation = identify::relation(connection, Some(&received.host))?;
+    let asked = received.normalise(relation.service.settings.escaped_slashes)?;
+    let permit = authorize::http(connection, relation, asked, &received.head.headers, open)?;
+    let route = route::choose(permit);
+    *grpc |= route.is_grpc();
+    let deadline = deadline(&route, &received.head.headers, open.started());
+    let tries = Tries::new(&route);
+    let mut outgoing = Outgoing::new(received, Upload::new(body, hold, tries.may_repeat()));
+    let attempts = attempt(connection, &route, tries, &mut outgoing, open);
+    let answer = match deadline {
+        None => attempts.await?,
+        Some(at) => timeout_at(at, attempts).await.map_err(|_| Reject::Timeout)??,
+    };
+    Ok(Done { answer, outgoing, deadline, idle_timeout: route.settings().idle_timeout })
+}
+
+/// Tries until one succeeds or none may follow.
+async fn attempt<N: Net>(
+    connection: &Connection<N>,
+    route: &Route,
+    mut tries: Tries,
+    outgoing: &mut Outgoing,
+    open: &mut Open,
+) -> Result<Answer, Reject> {
+    let worker = &connection.worker;
+    loop {
+        let chosen = balance::choose(route, &tries, &worker.recorder.random)?;
+        tries.begin(&chosen);
+        open.sent_to(&chosen);
+        let reached = connect::http(worker, route, &chosen, (outgoing.http2, tries.fresh())).await;
+        let failure = match reached {
+            Err(failure) => failure,
+            Ok(upstream) => match forward::http::send(route, upstream, outgoing, tries.may_repeat()).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => {
+                    if failure.reject == Reject::NoInstance {
+                        chosen.failed();
+                    }
+                    failure
+                }
+            },
+        };
+        tries.again(failure, &worker.recorder.random).await?;
+    }
+}
+
+/// The earlier of the service's request timeout and the caller's gRPC deadline.
+fn deadline(route: &Route, headers: &HeaderMap, started: Instant) -> Option<Instant> {
+    let own = route.settings().request_timeout;
+    let callers = headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.as_bytes()));
+    own.into_iter().chain(callers).min().map(|limit| started + limit)
+}
+
+/// Reads `grpc-timeout`: at most eight digits and a unit (gRPC over HTTP/2, "Timeout").
+fn grpc_timeout(text: &[u8]) -> Option<Duration> {
+    let (unit, digits) = text.split_last()?;
+    if digits.is_empty() || digits.len() > 8 {
+        return None;
+    }
+    let count: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(count * 3600),
+        b'M' => Duration::from_secs(count * 60),
+        b'S' => Duration::from_secs(count),
+        b'm' => Duration::from_millis(count),
+        b'u' => Duration::from_micros(count),
+        b'n' => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+impl Done {
+    fn outcome(self, mut open: Open, hold: &Arc<Hold>, version: http::Version) -> Outcome {
+        let Answer { mut response, tunnel } = self.answer;
+        *response.version_mut() = version;
+        if let (Some(far), Some(upgrade)) = (tunnel, &self.outgoing.upgrade) {
+            if version < http::Version::HTTP_2 {
+                let (mut parts, body) = response.into_parts();
+                upgrade.grant(&mut parts.status, &mut parts.headers);
+                response = Response::from_parts(parts, body);
+            }
+            open.answered(response.status().as_u16());
+            let tunnel = Tunnel { far, open, hold: hold.clone(), idle_timeout: self.idle_timeout };
+            return Outcome { response: response.map(Tracked::untracked), tunnel: Some(tunnel) };
+        }
+        open.answered(response.status().as_u16());
+        let deadline = self.deadline;
+        Outcome { response: response.map(|body| Tracked::new(body, open, deadline)), tunnel: None }
+    }
+}
+
+/// An opaque stream, up to its far end.
+pub(crate) async fn stream<N: Net>(
+    connection: &Arc<Connection<N>>,
+    hold: &Arc<Hold>,
+    host: Option<Arc<Host>>,
+) -> Result<Tunnel, Reject> {
+    let mut open = Open::new(hold, "tcp");
+    let run = run_stream(connection, host, &mut open);
+    match revocable(hold, run).await.unwrap_or(Err(Reject::Revoked)) {
+        Ok((far, idle_timeout)) => Ok(Tunnel { far, open, hold: hold.clone(), idle_timeout }),
+        Err(reject) => {
+            open.rejected(&reject);
+            Err(reject)
+        }
+    }
+}
+
+async fn run_stream<N: Net>(
+    connection: &Arc<Connection<N>>,
+    host: Option<Arc<Host>>,
+    open: &mut Open,
+) -> Result<(Far, Option<Duration>), Reject> {
+    let relation = identify::relation(connection, host.as_ref())?;
+    let permit = authorize::stream(connection, relation.clone(), open)?;
+    let route = route::choose(permit);
+    let mut tries = Tries::new(&route);
+    let worker = &connection.worker;
+    loop {
+        let chosen = balance::choose(&route, &tries, &worker.recorder.random)?;
+        tries.begin(&chosen);
+        open.sent_to(&chosen);
+        let failure = match connect::stream(worker, &route, &chosen).await {
+            Err(failure) => failure,
+            Ok(StreamUpstream::Instance(stream)) => {
+                open.streaming(&relation.series);
+                return Ok((Far::io(stream), route.settings().idle_timeout));
+            }
+            Ok(StreamUpstream::Link(ticket)) => match over_link(ticket, &route).await {
+                Ok(far) => {
+                    open.streaming(&relation.series);
+                    return Ok((far, route.settings().idle_timeout));
+                }
+                Err(failure) => failure,
+            },
+        };
+        tries.again(failure, &worker.recorder.random).await?;
+    }
+}
+
+async fn over_link(mut ticket: connect::link::Ticket, route: &Route) -> Result<Far, Failure> {
+    let relation = route.relation();
+    let authority = format!("{}:{}", relation.service.name.host(), route.port().port);
+    let authority: Authority = authority.parse().expect("a host name and a port are an authority");
+    let far = forward::http2::connect(&mut ticket, &authority).await?;
+    Ok(far.with(ticket))
+}
+
+impl Tunnel {
+    /// Joins both ends until both directions have ended, or the exchange is denied.
+    pub(crate) async fn join(self, near: Far) {
+        let Self { far, mut open, hold, idle_timeout } = self;
+        let mut passed = Passed::default();
+        let ended = revocable(&hold, bytes::copy(near, far, idle_timeout, &mut passed)).await;
+        open.streamed(passed.there, passed.back);
+        if let Some(Ok(())) = ended {
+            open.whole();
+        }
+    }
+}
+
+/// A response body that ends the exchange's record when it ends itself.
+pub(crate) struct Tracked {
+    body: Body,
+    open: Option<Open>,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Tracked {
+    fn new(body: Body, mut open: Open, deadline: Option<Instant>) -> Self {
+        if body.is_end_stream() {
+            open.whole();
+            return Self::untracked(body);
+        }
+        Self { body, open: Some(open), deadline: deadline.map(|at| Box::pin(sleep_until(at))) }
+    }
+
+    pub(crate) fn untracked(body: Body) -> Self {
+        Self { body, open: None, deadline: None }
+    }
+
+    /// A short text of Weft's own, outside any exchange.
+    pub(crate) fn text(text: String) -> Self {
+        Self::untracked(Body::full(text))
+    }
+}
+
+impl HttpBody for Tracked {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        if this.open.as_ref().is_some_and(|open| open.hold().poll_ended(cx)) {
+            this.open = None;
+            return Poll::Ready(Some(Err(BodyError::Revoked)));
+        }
+        if this.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
+            if let Some(mut open) = this.open.take() {
+                open.rejected(&Reject::Timeout);
+            }
+            return Poll::Ready(Some(Err(BodyError::Deadline)));
+        }
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let (Some(open), Some(data)) = (&mut this.open, frame.data_ref()) {
+                    open.passed(data.len());
+                }
+                if this.body.is_end_stream() {
+                    this.end();
+                }
+            }
+            Some(Err(_)) => this.open = None,
+            None => this.end(),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Tracked {
+    fn end(&mut self) {
+        if let Some(mut open) = self.open.take() {
+            open.whole();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_deadlines_are_read() {
+        for (text, expected) in [
+            (&b"1S"[..], Some(Duration::from_secs(1))),
+            (b"250m", Some(Duration::from_millis(250))),
+            (b"2H", Some(Duration::from_secs(7200))),
+            (b"123456789S", None),
+            (b"S", None),
+            (b"-1S", None),
+            (b"1x", None),
+            (b"", None),
+        ] {
+            assert_eq!(grpc_timeout(text), expected, "{}", text.escape_ascii());
+        }
+    }
+}

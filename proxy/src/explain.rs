@@ -1,0 +1,173 @@
+//! What would happen to a call, told by the very functions that decide about calls.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use serde::Serialize;
+use tokio::time::Instant;
+use weft_proto::identity::Identity;
+use weft_proto::service::{Protocol, ServiceName};
+
+use crate::accept::End;
+use crate::balance;
+use crate::identify::Relation;
+use crate::net::Net;
+use crate::path;
+use crate::record::verb;
+use crate::table::authz::{Call, HttpCall};
+use crate::worker::Worker;
+
+/// A call, what is decided about it, and where it would go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// `allowed`, `denied` or `refused` (a path that servers read in different ways).
+    pub verdict: &'static str,
+    /// Why, in words.
+    pub reason: String,
+    /// The rule that decided, `namespace/name[rule]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// Who calls.
+    pub caller: String,
+    /// Who is called.
+    pub callee: String,
+    /// The callee's port and what it speaks.
+    pub port: String,
+    /// The path that is judged and forwarded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Every policy that selects the callee.
+    pub policies: Vec<PolicyWord>,
+    /// Where the callee runs.
+    pub candidates: Vec<Candidate>,
+    /// The node that one call, made now, would go to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub picked: Option<String>,
+    /// The index of the table that was asked.
+    pub index: u64,
+}
+
+/// What one policy says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PolicyWord {
+    /// `namespace/name`.
+    pub policy: String,
+    /// `allow`, `deny` or `audit`.
+    pub action: &'static str,
+    /// Whether one of its rules matches.
+    pub matched: bool,
+    /// Whether it only tells what it would do.
+    pub dry_run: bool,
+    /// What each rule that does not match lacks.
+    pub because: Vec<String>,
+}
+
+/// A node that runs the callee.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Candidate {
+    /// The node.
+    pub node: String,
+    /// Its zone.
+    pub zone: String,
+    /// Whether its check passes.
+    pub healthy: bool,
+    /// Whether it failed so lately that others are preferred.
+    pub avoided: bool,
+    /// Expected time to the first byte in microseconds, once measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_us: Option<u64>,
+    /// Exchanges under way.
+    pub in_flight: u32,
+}
+
+pub(crate) fn explain<N: Net>(
+    worker: &Arc<Worker<N>>,
+    caller: &Identity,
+    name: &ServiceName,
+    port: Option<u16>,
+    http: Option<(&str, &str)>,
+    headers: &HeaderMap,
+) -> Result<Explanation, String> {
+    let table = worker.plane.table.load_full();
+    let service = table.service(name).ok_or_else(|| format!("there is no service {name}"))?;
+    let port = match port {
+        None => service.ports.first().copied(),
+        Some(number) => service.port(number),
+    };
+    let port = port.ok_or_else(|| format!("{name} has no such port"))?;
+    let relation = worker.relation(&table, (End::Caller, caller.clone()), service, port);
+    let slashes = service.settings.escaped_slashes;
+    let normal = http.map(|(_, path)| path::normalise(path, slashes)).transpose();
+    let host = name.host();
+    let mut explanation = Explanation {
+        verdict: "refused",
+        reason: String::new(),
+        policy: None,
+        caller: caller.to_string(),
+        callee: service.identity.to_string(),
+        port: format!("{}/{}", port.port, port.protocol),
+        path: None,
+        policies: Vec::new(),
+        candidates: candidates(&relation),
+        picked: None,
+        index: table.index,
+    };
+    let normal = match normal {
+        Ok(normal) => normal,
+        Err(refusal) => {
+            explanation.reason = refusal.to_string();
+            return Ok(explanation);
+        }
+    };
+    let call = http.zip(normal.as_deref()).filter(|_| port.protocol != Protocol::Tcp);
+    let call = call.map(|((method, _), target)| {
+        let path = target.split('?').next().unwrap_or(target);
+        HttpCall { method, host: &host, path, headers }
+    });
+    explanation.path = call.as_ref().map(|call| call.path.to_owned());
+    judge(&relation, call, &mut explanation);
+    if explanation.verdict == "allowed" {
+        let picked = balance::pick(&relation, &relation.candidates, |_| true, &worker.recorder.random);
+        explanation.picked = picked.map(|index| service.endpoints[index].description.node.to_string());
+    }
+    Ok(explanation)
+}
+
+fn judge(relation: &Relation, http: Option<HttpCall<'_>>, explanation: &mut Explanation) {
+    let told = relation.service.authorization.explain(&Call {
+        caller: Some(&relation.caller),
+        source_ip: relation.own_ip,
+        destination_ip: relation.own_ip,
+        destination_port: relation.port.port,
+        sni: Some(&relation.server_name),
+        http,
+    });
+    explanation.verdict = if told.verdict.allowed { "allowed" } else { "denied" };
+    explanation.reason = told.verdict.reason.as_str().to_owned();
+    explanation.policy = told.verdict.by.as_ref().map(ToString::to_string);
+    let word = |policy: &crate::table::authz::PolicyExplanation| PolicyWord {
+        policy: policy.policy.to_string(),
+        action: verb(policy.action),
+        matched: policy.matched,
+        dry_run: policy.dry_run,
+        because: policy.rules.iter().filter(|rule| !rule.matched).flat_map(|rule| rule.because.clone()).collect(),
+    };
+    explanation.policies = told.policies.iter().map(word).collect();
+}
+
+fn candidates(relation: &Relation) -> Vec<Candidate> {
+    let now = Instant::now();
+    let candidate = |(index, endpoint): (usize, &crate::table::endpoints::Endpoint)| {
+        let slot = relation.slot(index);
+        let (latency, in_flight) = slot.read();
+        Candidate {
+            node: endpoint.description.node.to_string(),
+            zone: endpoint.description.zone.clone(),
+            healthy: relation.candidates.contains(&index),
+            avoided: slot.is_avoided(now),
+            latency_us: latency.map(|latency| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX)),
+            in_flight,
+        }
+    };
+    relation.service.endpoints.iter().enumerate().map(candidate).collect()
+}

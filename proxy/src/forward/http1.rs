@@ -1,0 +1,95 @@
+//! An HTTP exchange with an instance over HTTP/1.1.
+
+use std::time::Duration;
+
+use http::header::HOST;
+use http::request::Parts;
+use http::{Request, Response, StatusCode, Uri, Version};
+use http_body::Body as HttpBody;
+use hyper::body::Incoming;
+
+use super::bytes::End;
+use super::headers::FORWARDED_CLIENT;
+use super::http::{Answer, Outgoing};
+use super::upgrade::{self, Asked};
+use crate::body::{Body, Upload};
+use crate::connect::instance::Lease;
+use crate::reject::Reject;
+use crate::retry::{Again, Failure};
+
+/// Sends the request to the instance and waits for the head of its answer.
+pub(crate) async fn send(
+    mut lease: Lease,
+    outgoing: &mut Outgoing,
+    finish: impl FnOnce(&mut Parts),
+) -> Result<Answer, Failure> {
+    if !outgoing.upload.rewind() {
+        return Err(Failure::broken("the request was longer than what is kept for another try".into()));
+    }
+    let stale = lease.idle().is_some_and(|idle| idle >= RACE);
+    let repeatable = stale && outgoing.upload.is_end_stream();
+    let mut parts = outgoing.head(repeatable);
+    let repeatable = repeatable && parts.method.is_idempotent();
+    finish(&mut parts);
+    parts.version = Version::HTTP_11;
+    if let Some(path) = parts.uri.path_and_query().filter(|_| parts.uri.authority().is_some()) {
+        parts.uri = Uri::from(path.clone());
+    }
+    parts.headers.insert(HOST, outgoing.host.value.clone());
+    let expected = match &outgoing.upgrade {
+        Some(upgrade) => Some(upgrade.ask(&mut parts)),
+        None => None,
+    };
+    let request = Request::from_parts(parts, std::mem::take(&mut outgoing.upload));
+    match lease.sender().try_send_request(request).await {
+        Ok(response) => match expected {
+            Some(expected) => upgraded(response, lease, &expected).await,
+            None => Ok(Answer { response: response.map(|body| Body::instance(body, lease)), tunnel: None }),
+        },
+        Err(mut error) => Err(match error.take_message() {
+            Some(request) => {
+                give_back(outgoing, request);
+                Failure { reject: Reject::Unreachable(error.error().to_string()), again: Again::Fresh }
+            }
+            // The instance closed an idle connection just when it was used again. Asking twice does no harm here.
+            None if repeatable => {
+                Failure { reject: Reject::Broken(error.error().to_string()), again: Again::Fresh }
+            }
+            None => Failure::broken(error.error().to_string()),
+        }),
+    }
+}
+
+fn give_back(outgoing: &mut Outgoing, request: Request<Upload>) {
+    let (mut parts, upload) = request.into_parts();
+    parts.headers.remove(HOST);
+    parts.headers.remove(FORWARDED_CLIENT);
+    upgrade::unask(&mut parts);
+    outgoing.restore(parts);
+    outgoing.upload = upload;
+}
+
+async fn upgraded(mut response: Response<Incoming>, lease: Lease, expected: &Asked) -> Result<Answer, Failure> {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let status = response.status();
+        let response = response.map(|body| Body::instance(body, lease));
+        // A success without an upgrade would read as an upgrade on an HTTP/2 stream.
+        return if status.is_success() {
+            Err(Failure::never(Reject::NotUpgraded))
+        } else {
+            Ok(Answer { response, tunnel: None })
+        };
+    }
+    if !expected.granted(response.headers()) {
+        return Err(Failure::never(Reject::NotUpgraded));
+    }
+    let upgraded = hyper::upgrade::on(&mut response).await.map_err(|error| Failure::broken(error.to_string()))?;
+    let (mut parts, _) = response.into_parts();
+    parts.status = StatusCode::OK;
+    upgrade::clean(&mut parts.headers);
+    let response = Response::from_parts(parts, Body::Empty);
+    Ok(Answer { response, tunnel: Some(End::io(hyper_util::rt::TokioIo::new(upgraded))) })
+}
+
+/// Idle time from which on a connection may be on the point of being closed by the instance.
+const RACE: Duration = Duration::from_millis(500);

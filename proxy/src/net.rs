@@ -1,0 +1,53 @@
+//! The port to a world's sockets.
+
+pub mod host;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Sockets of a world.
+pub trait Net: Clone + Send + Sync + 'static {
+    /// A connected stream.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    /// A listener of streams.
+    type Listener: Listener<Stream = Self::Stream>;
+
+    /// Listens; several workers may listen on one address and share what arrives.
+    fn listen(&self, address: SocketAddr) -> io::Result<Self::Listener>;
+
+    /// Connects, with small writes sent at once.
+    fn dial(&self, address: SocketAddr) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// A socket of datagrams; several workers may share one address.
+    fn datagrams(&self, address: SocketAddr) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>>;
+
+    /// The user id that owns the other end of a connection within this host.
+    fn owner(&self, ours: SocketAddr, theirs: SocketAddr) -> Option<u32>;
+}
+
+/// Takes connections.
+pub trait Listener: Send + 'static {
+    /// What is taken.
+    type Stream;
+
+    /// The next connection.
+    fn accept(&mut self) -> impl Future<Output = io::Result<Accepted<Self::Stream>>> + Send;
+
+    /// Where it listens.
+    fn local_address(&self) -> io::Result<SocketAddr>;
+}
+
+/// A connection that was taken.
+#[derive(Debug)]
+pub struct Accepted<S> {
+    /// The stream.
+    pub stream: S,
+    /// This end.
+    pub ours: SocketAddr,
+    /// The other end.
+    pub theirs: SocketAddr,
+}

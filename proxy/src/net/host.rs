@@ -1,0 +1,107 @@
+//! The sockets of the host that this process runs on.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use quinn::Runtime;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{Accepted, Listener, Net};
+
+/// Connections that may wait to be taken.
+const BACKLOG: i32 = 4096;
+/// Buffers of a datagram socket, bytes.
+const DATAGRAM_BUFFER: usize = 4 << 20;
+/// Silence after which the kernel asks whether the other end is still there.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Finds the user id that owns the other end of a connection: given our end and theirs.
+pub type Owner = Arc<dyn Fn(SocketAddr, SocketAddr) -> Option<u32> + Send + Sync>;
+
+/// The host's sockets.
+#[derive(Clone)]
+pub struct HostNet {
+    owner: Owner,
+    /// Addresses that were found free of other processes' listeners.
+    claimed: Arc<Mutex<BTreeSet<SocketAddr>>>,
+}
+
+impl HostNet {
+    /// The host's sockets, with the kernel's answer to who owns one.
+    pub fn new(owner: Owner) -> Self {
+        Self { owner, claimed: Arc::default() }
+    }
+}
+
+/// Fails with `AddrInUse` where another process listens already. Shared listening alone would not tell: two processes
+/// of one user may share an address without knowing of each other.
+fn claim(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1)
+}
+
+impl Net for HostNet {
+    type Stream = TcpStream;
+    type Listener = TcpListener;
+
+    fn listen(&self, address: SocketAddr) -> io::Result<TcpListener> {
+        let mut claimed = self.claimed.lock();
+        if !claimed.contains(&address) {
+            claim(address)?;
+            claimed.insert(address);
+        }
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        TcpListener::from_std(StdListener::from(socket))
+    }
+
+    async fn dial(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        if !address.ip().is_loopback() {
+            SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+        }
+        Ok(stream)
+    }
+
+    fn datagrams(&self, address: SocketAddr) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        // The kernel caps these at net.core.{r,w}mem_max; a smaller buffer costs losses, not correctness.
+        let _ = socket.set_recv_buffer_size(DATAGRAM_BUFFER);
+        let _ = socket.set_send_buffer_size(DATAGRAM_BUFFER);
+        socket.bind(&address.into())?;
+        quinn::TokioRuntime.wrap_udp_socket(socket.into())
+    }
+
+    fn owner(&self, ours: SocketAddr, theirs: SocketAddr) -> Option<u32> {
+        (self.owner)(ours, theirs)
+    }
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&mut self) -> io::Result<Accepted<TcpStream>> {
+        let (stream, theirs) = TcpListener::accept(self).await?;
+        stream.set_nodelay(true)?;
+        let ours = stream.local_addr()?;
+        Ok(Accepted { stream, ours, theirs })
+    }
+
+    fn local_address(&self) -> io::Result<SocketAddr> {
+        self.local_addr()
+    }
+}

@@ -1,0 +1,195 @@
+//! The data plane of a node: what its workers share, and what the node says to it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::HeaderMap;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_rustls::StartHandshake;
+use weft_proto::UnixMillis;
+use weft_proto::identity::Identity;
+use weft_proto::service::ServiceName;
+
+use crate::explain::{self, Explanation};
+use crate::identify::NO_ADDRESS;
+use crate::net::Net;
+use crate::record::{Record, Recorder, metrics};
+use crate::table::Table;
+use crate::tls::Identities;
+use crate::worker::Worker;
+
+/// Which kind of link exchanges take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// TCP within a zone, QUIC between zones.
+    #[default]
+    Auto,
+    /// HTTP/2 over TCP.
+    Tcp,
+    /// HTTP/3 over QUIC.
+    Quic,
+}
+
+/// What does not change while the node runs.
+pub struct PlaneSettings {
+    /// Where links arrive, on TCP and UDP.
+    pub mesh_address: SocketAddr,
+    /// Where the forward proxy listens.
+    pub proxy_address: Option<SocketAddr>,
+    /// Cores.
+    pub workers: usize,
+    /// Which kind of link exchanges take.
+    pub transport: Transport,
+    /// Share of access records that are written, 0 to 1.
+    pub access_sample: f64,
+    /// Wall clock.
+    pub clock: Clock,
+    /// Seed of choices that need not be secret.
+    pub seed: u64,
+}
+
+/// Reads the wall clock.
+pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
+
+/// What a connection for the control plane is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ControlAlpn {
+    /// A member's control link.
+    Control,
+    /// A node that wants to join.
+    Join,
+}
+
+/// A connection for the control plane that arrived on the mesh port.
+pub enum Handover<N: Net> {
+    /// On TCP; its handshake is yet to be done.
+    Tcp {
+        /// The handshake.
+        handshake: StartHandshake<N::Stream>,
+        /// What it is for.
+        alpn: ControlAlpn,
+        /// Where it comes from.
+        from: SocketAddr,
+    },
+    /// On QUIC, from a holder of an SVID.
+    Quic {
+        /// The connection.
+        connection: quinn::Connection,
+    },
+}
+
+/// What the workers share: read without a lock on the path of an exchange.
+pub struct Plane<N: Net> {
+    pub(crate) settings: PlaneSettings,
+    pub(crate) net: N,
+    pub(crate) identities: Arc<Identities>,
+    pub(crate) table: ArcSwap<Table>,
+    pub(crate) tables: watch::Sender<()>,
+    pub(crate) draining: watch::Sender<bool>,
+    pub(crate) handover: mpsc::Sender<Handover<N>>,
+    pub(crate) recorders: Vec<Arc<Recorder>>,
+    pub(crate) problems: Mutex<BTreeMap<SocketAddr, String>>,
+    workers: Mutex<Vec<Arc<Worker<N>>>>,
+}
+
+impl<N: Net> Plane<N> {
+    /// A data plane that enforces `table`. Records and connections that find no room are dropped.
+    pub fn new(
+        settings: PlaneSettings,
+        net: N,
+        identities: Arc<Identities>,
+        table: Table,
+        records: &mpsc::Sender<Record>,
+        handover: mpsc::Sender<Handover<N>>,
+    ) -> Arc<Self> {
+        let recorder = |index: usize| {
+            let seed = settings.seed.wrapping_add(index as u64);
+            Arc::new(Recorder::new(records.clone(), settings.access_sample, seed))
+        };
+        let plane = Arc::new(Self {
+            recorders: (0..settings.workers.max(1)).map(recorder).collect(),
+            settings,
+            net,
+            identities,
+            table: ArcSwap::from_pointee(table),
+            tables: watch::channel(()).0,
+            draining: watch::channel(false).0,
+            handover,
+            problems: Mutex::default(),
+            workers: Mutex::default(),
+        });
+        let workers = (0..plane.recorders.len()).map(|index| Worker::new(&plane, index)).collect();
+        *plane.workers.lock() = workers;
+        plane
+    }
+
+    /// Puts a table in force. New exchanges see it at once; open ones are judged again by their workers.
+    pub fn swap(&self, table: Table) {
+        self.table.store(Arc::new(table));
+        self.tables.send_replace(());
+    }
+
+    /// The table in force.
+    pub fn table(&self) -> Arc<Table> {
+        self.table.load_full()
+    }
+
+    /// Runs a worker on the runtime that polls this; it ends once the plane drains.
+    pub async fn run_worker(self: Arc<Self>, index: usize) {
+        let worker = self.workers.lock().get(index).cloned();
+        if let Some(worker) = worker {
+            worker.run().await;
+        }
+    }
+
+    /// What does not work, with the remedy.
+    pub fn problems(&self) -> Vec<String> {
+        self.problems.lock().values().cloned().collect()
+    }
+
+    /// Takes no more connections and lets exchanges end.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// Appends the metrics of all workers in Prometheus' text format.
+    pub fn render_metrics(&self, out: &mut String) {
+        metrics::render(&self.recorders, out).expect("a string takes all that is written");
+    }
+
+    /// What would happen to a call, by the code that decides about calls. `http` is a method and a path.
+    pub fn explain(
+        &self,
+        caller: &Identity,
+        service: &ServiceName,
+        port: Option<u16>,
+        http: Option<(&str, &str)>,
+        headers: &HeaderMap,
+    ) -> Result<Explanation, String> {
+        let worker = self.workers.lock().first().cloned().ok_or("no worker runs")?;
+        explain::explain(&worker, caller, service, port, http, headers)
+    }
+
+    /// Whether this node holds a certificate of that identity.
+    pub(crate) fn holds(&self, identity: &Identity) -> bool {
+        self.identities.current().certificates.contains_key(identity)
+    }
+
+    /// Where this node is reached.
+    pub(crate) fn own_ip(&self, table: &Table) -> IpAddr {
+        table.node_ip.unwrap_or(NO_ADDRESS)
+    }
+
+    /// When a moment of the wall clock comes.
+    pub(crate) fn instant(&self, at: UnixMillis) -> Instant {
+        Instant::now() + Duration::from_millis(at.saturating_sub((self.settings.clock)()).min(YEAR_MS))
+    }
+}
+
+/// Far enough away for any timer.
+const YEAR_MS: u64 = 365 * 24 * 60 * 60 * 1000;

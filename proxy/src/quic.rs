@@ -1,0 +1,187 @@
+//! QUIC between nodes: the same certificates and checks as over TCP, one endpoint a worker.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
+use quinn::{ClientConfig, Connection, Endpoint, EndpointConfig, Incoming, ServerConfig, TransportConfig, VarInt};
+use rustls::pki_types::CertificateDer;
+use tokio::time::timeout;
+use weft_proto::UnixMillis;
+use weft_proto::identity::Identity;
+
+use crate::net::Net;
+use crate::tls::{ALPN_CONTROL, ALPN_H3, Clients, Identities, Target, TlsError, expiry, peer_identity};
+
+/// Why a connection was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum QuicError {
+    /// This node holds no certificate, or the peer's is not what it should be.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// It could not be begun.
+    #[error("{0}")]
+    Connect(#[from] quinn::ConnectError),
+    /// It ended.
+    #[error("{0}")]
+    Connection(#[from] quinn::ConnectionError),
+    /// The handshake took too long.
+    #[error("no handshake within {HANDSHAKE_TIMEOUT:?}")]
+    Late,
+    /// A socket or a configuration.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Takes connections on one worker's share of the mesh port.
+pub struct QuicServer {
+    endpoint: Endpoint,
+}
+
+/// A connection that has arrived, its other end verified.
+pub struct Arrived {
+    /// The connection.
+    pub connection: Connection,
+    /// What it is for.
+    pub alpn: Vec<u8>,
+    /// Whom it names.
+    pub sni: Option<String>,
+    /// Who calls.
+    pub identity: Identity,
+    /// When the caller's certificate ends.
+    pub expires: UnixMillis,
+}
+
+impl QuicServer {
+    /// Listens; workers share the address.
+    pub fn bind(net: &impl Net, address: SocketAddr, identities: &Arc<Identities>) -> io::Result<Self> {
+        let tls = identities.server_config(&[ALPN_H3, ALPN_CONTROL], Clients::Required);
+        let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
+        let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+        config.transport_config(Arc::new(transport()));
+        config.max_incoming(INCOMING_MAX);
+        // Connections stay where the kernel has put them: another worker's socket would not know them.
+        config.migration(false);
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let socket = net.datagrams(address)?;
+        let endpoint = Endpoint::new_with_abstract_socket(EndpointConfig::default(), Some(config), socket, runtime)?;
+        Ok(Self { endpoint })
+    }
+
+    /// The next connection that asks; none after [`QuicServer::close`].
+    pub async fn accept(&self) -> Option<Incoming> {
+        loop {
+            let incoming = self.endpoint.accept().await?;
+            // Under load an address must show that it is its sender's before anything is spent on it.
+            if self.endpoint.open_connections() > RETRY_ABOVE && !incoming.remote_address_validated() && incoming.may_retry() {
+                let _ = incoming.retry();
+                continue;
+            }
+            return Some(incoming);
+        }
+    }
+
+    /// Takes no more connections and ends those that are open.
+    pub fn close(&self) {
+        self.endpoint.close(VarInt::from_u32(0), b"");
+    }
+}
+
+/// Completes a handshake within a bound.
+pub async fn handshake(incoming: Incoming) -> Result<Arrived, QuicError> {
+    let connection = timeout(HANDSHAKE_TIMEOUT, incoming).await.map_err(|_| QuicError::Late)??;
+    let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+    let chain = chain(&connection);
+    let identity = peer_identity(&chain)?;
+    let expires = expiry(&chain).unwrap_or(0);
+    let (alpn, sni) = data.map(|data| (data.protocol.unwrap_or_default(), data.server_name)).unwrap_or_default();
+    Ok(Arrived { connection, alpn, sni, identity, expires })
+}
+
+/// The certificates that the other end has shown.
+pub fn chain(connection: &Connection) -> Vec<CertificateDer<'static>> {
+    let identity = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+    identity.map(|chain| *chain).unwrap_or_default()
+}
+
+/// Makes connections, from one socket an address family.
+pub struct QuicClient {
+    identities: Arc<Identities>,
+    endpoints: Mutex<[Option<Endpoint>; 2]>,
+    open: Box<dyn Fn(SocketAddr) -> io::Result<Endpoint> + Send + Sync>,
+}
+
+impl QuicClient {
+    /// Connects with these identities. Sockets are opened when they are first needed.
+    pub fn new(net: &impl Net, identities: Arc<Identities>) -> io::Result<Self> {
+        let net = net.clone();
+        let open = move |address| {
+            let socket = net.datagrams(address)?;
+            Endpoint::new_with_abstract_socket(EndpointConfig::default(), None, socket, Arc::new(quinn::TokioRuntime))
+        };
+        Ok(Self { identities, endpoints: Mutex::default(), open: Box::new(open) })
+    }
+
+    /// Connects as `from` to who must be `expect`.
+    pub async fn connect(
+        &self,
+        address: SocketAddr,
+        from: &Identity,
+        target: &Target,
+        expect: &Identity,
+        alpn: &[u8],
+    ) -> Result<Connection, QuicError> {
+        let tls = self.identities.client_config(from, expect, &[alpn])?;
+        let crypto = QuicClientConfig::try_from(tls).map_err(io::Error::other)?;
+        let mut config = ClientConfig::new(Arc::new(crypto));
+        config.transport_config(Arc::new(transport()));
+        let name = target.server_name();
+        let connecting = self.endpoint(address)?.connect_with(config, address, &name.to_str())?;
+        Ok(timeout(HANDSHAKE_TIMEOUT, connecting).await.map_err(|_| QuicError::Late)??)
+    }
+
+    fn endpoint(&self, to: SocketAddr) -> io::Result<Endpoint> {
+        let any: IpAddr = if to.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let mut endpoints = self.endpoints.lock();
+        let slot = &mut endpoints[usize::from(to.is_ipv6())];
+        if let Some(endpoint) = slot {
+            return Ok(endpoint.clone());
+        }
+        Ok(slot.insert((self.open)(SocketAddr::new(any, 0))?).clone())
+    }
+}
+
+fn transport() -> TransportConfig {
+    let mut config = TransportConfig::default();
+    config
+        .initial_rtt(INITIAL_RTT)
+        .max_idle_timeout(Some(VarInt::from_u32(IDLE_TIMEOUT_MS).into()))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
+        .max_concurrent_uni_streams(VarInt::from_u32(UNI_STREAMS_MAX))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(u64::from(CONNECTION_WINDOW));
+    config
+}
+
+/// Bound on a handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// What the round trip is taken for before it is measured; hosts of a mesh are near each other.
+const INITIAL_RTT: Duration = Duration::from_millis(20);
+const IDLE_TIMEOUT_MS: u32 = 30_000;
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Exchanges at once on one connection.
+const STREAMS_MAX: u32 = 1024;
+/// HTTP/3 needs three; the rest is room for extensions.
+const UNI_STREAMS_MAX: u32 = 16;
+/// Bytes under way on one stream, and on one connection.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Handshakes waiting to be taken.
+const INCOMING_MAX: usize = 4096;
+/// Open connections above which addresses must be validated first.
+const RETRY_ABOVE: usize = 2048;

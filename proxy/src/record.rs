@@ -1,0 +1,331 @@
+//! The last step: one record of every exchange, at its true end, whether it finished, failed or was dropped.
+
+pub mod metrics;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::HeaderValue;
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use weft_proto::policy::Action;
+
+use crate::authorize::Noting;
+use crate::balance::{Chosen, Flight};
+use crate::reject::Reject;
+use crate::revoke::{Current, Hold};
+use crate::table::authz::PolicyId;
+use crate::task::Random;
+use metrics::{Finished, Key, Series};
+
+/// What is known of one exchange after its end. The writer adds the time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Record {
+    /// `outbound` at the caller's node, `inbound` at the callee's.
+    pub direction: &'static str,
+    /// The caller: `namespace/name` of a service, else its principal.
+    pub source: String,
+    /// The callee, `namespace/name`; empty where none was found.
+    pub destination: String,
+    /// The callee's port.
+    pub port: u16,
+    /// `http/1.1`, `h2` or `tcp`: what the application spoke.
+    pub protocol: &'static str,
+    /// HTTP method; empty on an opaque stream.
+    pub method: String,
+    /// Path without its query.
+    pub path: String,
+    /// Host that was asked for.
+    pub host: String,
+    /// HTTP status; 0 on an opaque stream that was let through.
+    pub code: u16,
+    /// Why Weft ended it; empty where the application answered.
+    pub reason: &'static str,
+    /// What a person needs to know of the reason.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+    /// The rule that allowed or denied it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// What policies said that decide nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub noted: Vec<String>,
+    /// The node that it was sent to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Bytes of the request body.
+    pub request_bytes: u64,
+    /// Bytes of the response body.
+    pub response_bytes: u64,
+    /// From its first to its last moment.
+    pub duration_us: u64,
+    /// W3C trace id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
+}
+
+/// Where a worker's exchanges are counted and recorded.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    series: Mutex<BTreeMap<Key, Arc<Series>>>,
+    /// For exchanges whose callee was never found.
+    unmatched: Arc<Series>,
+    notes: Mutex<BTreeMap<(PolicyId, &'static str, bool), u64>>,
+    records: mpsc::Sender<Record>,
+    /// Records lost because the channel was full.
+    lost: AtomicU64,
+    /// Exchanges whose random number is below this are sampled.
+    sample_below: u64,
+    pub(crate) random: Random,
+    pub(crate) links: metrics::Links,
+}
+
+impl Recorder {
+    pub(crate) fn new(records: mpsc::Sender<Record>, access_sample: f64, seed: u64) -> Self {
+        Self {
+            series: Mutex::default(),
+            unmatched: Arc::new(Series::new(Key::unmatched())),
+            notes: Mutex::default(),
+            records,
+            lost: AtomicU64::new(0),
+            sample_below: threshold(access_sample),
+            random: Random::new(seed),
+            links: metrics::Links::default(),
+        }
+    }
+
+    /// The series of who calls whom, made if need be. Past the bound the one that was idle longest goes.
+    pub(crate) fn series(&self, key: Key) -> Arc<Series> {
+        let mut all = self.series.lock();
+        if let Some(series) = all.get(&key) {
+            return series.clone();
+        }
+        if all.len() >= SERIES_MAX {
+            let idle = all.values().filter(|series| Arc::strong_count(series) == 1);
+            let oldest = idle.min_by_key(|series| series.last()).map(|series| series.key.clone());
+            oldest.map(|key| all.remove(&key));
+        }
+        let series = Arc::new(Series::new(key.clone()));
+        if all.len() < SERIES_MAX {
+            all.insert(key, series.clone());
+        }
+        series
+    }
+
+    fn note(&self, noting: &Noting) {
+        let mut notes = self.notes.lock();
+        for noted in &noting.noted {
+            let key = (noted.policy.clone(), verb(noted.says), noted.dry_run);
+            if notes.len() < NOTES_MAX || notes.contains_key(&key) {
+                *notes.entry(key).or_default() += 1;
+            }
+        }
+    }
+
+    fn send(&self, record: Record) {
+        if self.records.try_send(record).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The record of an exchange in the making; it is completed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Open {
+    hold: Arc<Hold>,
+    started: Instant,
+    protocol: &'static str,
+    code: u16,
+    reason: &'static str,
+    detail: Option<String>,
+    noting: Noting,
+    endpoint: Option<usize>,
+    flight: Option<Flight>,
+    response_bytes: u64,
+    /// Whether the answer was complete.
+    whole: bool,
+    stream: Option<Arc<Series>>,
+}
+
+impl Open {
+    pub(crate) fn new(hold: &Arc<Hold>, protocol: &'static str) -> Self {
+        hold.request_bytes.store(0, Ordering::Relaxed);
+        Self {
+            hold: hold.clone(),
+            started: Instant::now(),
+            protocol,
+            code: 0,
+            reason: "",
+            detail: None,
+            noting: Noting::default(),
+            endpoint: None,
+            flight: None,
+            response_bytes: 0,
+            whole: false,
+            stream: None,
+        }
+    }
+
+    /// What its policy decision is remembered by.
+    pub(crate) fn hold(&self) -> &Hold {
+        &self.hold
+    }
+
+    /// It may be judged again from now on.
+    pub(crate) fn enter(&mut self, current: Current) {
+        self.hold.open(current);
+    }
+
+    pub(crate) fn started(&self) -> Instant {
+        self.started
+    }
+
+    pub(crate) fn noted(&mut self, noting: Noting) {
+        self.noting = noting;
+    }
+
+    /// A try begins.
+    pub(crate) fn sent_to(&mut self, chosen: &Chosen) {
+        self.endpoint = chosen.endpoint();
+        self.flight = chosen.flight();
+    }
+
+    /// The answer has begun.
+    pub(crate) fn answered(&mut self, code: u16) {
+        self.code = code;
+        if let Some(flight) = &self.flight {
+            flight.answered();
+        }
+    }
+
+    pub(crate) fn rejected(&mut self, reject: &Reject) {
+        self.code = reject.status().as_u16();
+        self.reason = reject.reason();
+        self.detail = reject.detail().map(str::to_owned);
+    }
+
+    pub(crate) fn passed(&mut self, bytes: usize) {
+        self.response_bytes += bytes as u64;
+    }
+
+    /// The answer has been given in full.
+    pub(crate) fn whole(&mut self) {
+        self.whole = true;
+    }
+
+    /// It is an opaque stream, or has become one.
+    pub(crate) fn streaming(&mut self, series: &Arc<Series>) {
+        series.stream_opened();
+        self.stream = Some(series.clone());
+    }
+
+    /// Bytes that passed on a stream, towards the callee and back.
+    pub(crate) fn streamed(&mut self, request: u64, response: u64) {
+        self.hold.request_bytes.store(request, Ordering::Relaxed);
+        self.response_bytes = response;
+    }
+
+    fn ended_early(&mut self) {
+        if self.hold.is_ended() {
+            self.reason = Reject::Revoked.reason();
+        } else if self.code == 0 && self.stream.is_none() {
+            self.rejected(&Reject::Gone);
+        } else if self.reason.is_empty() {
+            self.reason = CUT;
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if !self.whole && self.reason.is_empty() {
+            self.ended_early();
+        }
+        let recorder = self.hold.recorder.clone();
+        let (current, at) = (self.hold.close(), Instant::now());
+        let finished = Finished {
+            code: self.code,
+            reason: self.reason,
+            duration: at - self.started,
+            request_bytes: self.hold.request_bytes.load(Ordering::Relaxed),
+            response_bytes: self.response_bytes,
+            at,
+        };
+        let series = current.as_ref().map_or(&recorder.unmatched, |current| &current.relation.series);
+        series.finished(&finished);
+        if let Some(stream) = &self.stream {
+            stream.stream_closed();
+        }
+        if !self.noting.noted.is_empty() {
+            recorder.note(&self.noting);
+        }
+        // Denials and what Weft ended itself are always recorded; a caller that goes away is daily life.
+        let notable = !(self.reason.is_empty() || self.reason == CUT) || !self.noting.noted.is_empty();
+        if notable || recorder.random.next() < recorder.sample_below {
+            recorder.send(self.record(current.as_ref(), &finished));
+        }
+    }
+}
+
+impl Open {
+    fn record(&mut self, current: Option<&Current>, finished: &Finished) -> Record {
+        let relation = current.map(|current| &current.relation);
+        let key = relation.map_or(&self.hold.recorder.unmatched.key, |relation| &relation.series.key);
+        let asked = current.and_then(|current| current.asked.as_ref());
+        let endpoint = relation.and_then(|relation| relation.service.endpoints.get(self.endpoint?));
+        Record {
+            direction: key.direction,
+            source: key.source.clone(),
+            destination: key.destination.clone(),
+            port: relation.map_or(0, |relation| relation.port.port),
+            protocol: self.protocol,
+            method: asked.map(|asked| asked.method.to_string()).unwrap_or_default(),
+            path: asked.map(|asked| asked.path.path().to_owned()).unwrap_or_default(),
+            host: asked.map(|asked| asked.host.compare.to_string()).unwrap_or_default(),
+            code: finished.code,
+            reason: finished.reason,
+            detail: self.detail.take().unwrap_or_default(),
+            policy: self.noting.by.as_ref().map(ToString::to_string),
+            noted: self.noting.noted.iter().map(|noted| format!("{} {}", noted.policy, verb(noted.says))).collect(),
+            node: endpoint.map(|endpoint| endpoint.description.node.to_string()),
+            request_bytes: finished.request_bytes,
+            response_bytes: finished.response_bytes,
+            duration_us: micros(finished.duration),
+            trace_id: asked.and_then(|asked| asked.trace.as_ref()).and_then(trace_id),
+        }
+    }
+}
+
+fn trace_id(traceparent: &HeaderValue) -> Option<String> {
+    traceparent.to_str().ok()?.split('-').nth(1).map(str::to_owned)
+}
+
+pub(crate) fn verb(action: Action) -> &'static str {
+    match action {
+        Action::Allow => "allow",
+        Action::Deny => "deny",
+        Action::Audit => "audit",
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The number below which a share of all 64-bit numbers lies.
+fn threshold(share: f64) -> u64 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=1; `as` saturates")]
+    let below = (share.clamp(0.0, 1.0) * u64::MAX as f64) as u64;
+    below
+}
+
+/// Reason of an exchange that broke off after its answer had begun.
+const CUT: &str = "cut";
+/// Most series a worker keeps.
+const SERIES_MAX: usize = 4096;
+/// Most policies whose notes a worker counts.
+const NOTES_MAX: usize = 1024;

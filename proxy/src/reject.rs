@@ -1,0 +1,190 @@
+//! Why an exchange ended without an answer of the application: status, whose fault, whether another try may help.
+
+use std::borrow::Cow;
+
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{Response, StatusCode, Version};
+
+use crate::body::Body;
+use crate::path;
+
+/// Set on an answer that this node made itself, read and removed by the caller's node.
+pub(crate) const REASON_HEADER: HeaderName = HeaderName::from_static("x-weft-reason");
+
+/// Who has to do something about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The caller.
+    Caller,
+    /// The mesh's rules.
+    Policy,
+    /// The callee or the way to it.
+    Callee,
+}
+
+/// Why an exchange ended without an answer of the application.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reject {
+    /// A request that servers read in different ways, or that is none.
+    BadRequest(&'static str),
+    /// A request target without a normal form.
+    Path(path::Refusal),
+    /// The request target is longer than 16 KiB.
+    UriTooLong,
+    /// A method that is not passed on.
+    Method,
+    /// A host that names no service of the mesh.
+    UnknownHost(String),
+    /// The service has no such port.
+    UnknownPort(String),
+    /// No policy allows it, or one denies it.
+    Denied,
+    /// The calling service has no certificate on this node yet.
+    NoCertificate(String),
+    /// No healthy instance.
+    NoInstance,
+    /// No instance could be reached.
+    Unreachable(String),
+    /// The link or the instance ended before its answer did.
+    Broken(String),
+    /// The deadline passed.
+    Timeout,
+    /// The caller went away.
+    Gone,
+    /// The instance did not take the upgrade.
+    NotUpgraded,
+    /// A policy changed, and now it is denied.
+    Revoked,
+}
+
+impl Reject {
+    /// HTTP status.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) | Self::Path(_) => StatusCode::BAD_REQUEST,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Denied | Self::Revoked => StatusCode::FORBIDDEN,
+            Self::UnknownHost(_) | Self::UnknownPort(_) | Self::Broken(_) | Self::NotUpgraded => StatusCode::BAD_GATEWAY,
+            Self::NoCertificate(_) | Self::NoInstance | Self::Unreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Gone => StatusCode::from_u16(CLIENT_CLOSED).expect("three digits"),
+        }
+    }
+
+    /// Name in records, metrics and between nodes.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::BadRequest(_) => "bad-request",
+            Self::Path(_) => "path-refused",
+            Self::UriTooLong => "uri-too-long",
+            Self::Method => "method-refused",
+            Self::UnknownHost(_) => "unknown-host",
+            Self::UnknownPort(_) => "unknown-port",
+            Self::Denied => "denied",
+            Self::NoCertificate(_) => "no-certificate",
+            Self::NoInstance => NO_INSTANCE,
+            Self::Unreachable(_) => UNREACHABLE,
+            Self::Broken(_) => "broken",
+            Self::Timeout => "timeout",
+            Self::Gone => "caller-gone",
+            Self::NotUpgraded => "not-upgraded",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    /// Who has to do something about it.
+    pub(crate) fn fault(&self) -> Fault {
+        match self {
+            Self::BadRequest(_) | Self::Path(_) | Self::UriTooLong | Self::Method | Self::Gone => Fault::Caller,
+            Self::UnknownHost(_) | Self::UnknownPort(_) => Fault::Caller,
+            Self::Denied | Self::Revoked | Self::NoCertificate(_) => Fault::Policy,
+            _ => Fault::Callee,
+        }
+    }
+
+    /// gRPC status (grpc/doc/http-grpc-status-mapping.md).
+    fn grpc_status(&self) -> &'static str {
+        match self {
+            Self::Denied | Self::Revoked => "7",
+            Self::Timeout => "4",
+            Self::Gone => "1",
+            Self::BadRequest(_) | Self::Path(_) | Self::UriTooLong | Self::Method => "13",
+            _ => "14",
+        }
+    }
+
+    /// What went wrong, for a person. A denial names no policy.
+    /// The reason as a line of text.
+    pub(crate) fn explain(&self) -> String {
+        format!("{}\n", self.text())
+    }
+
+    fn text(&self) -> Cow<'static, str> {
+        match self {
+            Self::BadRequest(why) => (*why).into(),
+            Self::Path(refusal) => refusal.to_string().into(),
+            Self::UriTooLong => "the request target is longer than 16 KiB".into(),
+            Self::Method => "this method is not passed on".into(),
+            Self::UnknownHost(host) => {
+                let host: String = host.chars().take(HOST_SHOWN_MAX).collect();
+                format!("{host:?} is no service of the mesh; services are named name.mesh or name.namespace.mesh").into()
+            }
+            Self::UnknownPort(why) | Self::NoCertificate(why) => why.clone().into(),
+            Self::Denied => "access denied".into(),
+            Self::NoInstance => "no healthy instance of the service".into(),
+            Self::Unreachable(_) => "no instance of the service could be reached".into(),
+            Self::Broken(_) => "the connection to the service broke".into(),
+            Self::Timeout => "the service did not answer in time".into(),
+            Self::Gone => "the caller went away".into(),
+            Self::NotUpgraded => "the service did not take the upgrade".into(),
+            Self::Revoked => "access denied by a change of policy".into(),
+        }
+    }
+
+    /// What only the record is told.
+    pub(crate) fn detail(&self) -> Option<&str> {
+        match self {
+            Self::Unreachable(why) | Self::Broken(why) => Some(why),
+            _ => None,
+        }
+    }
+
+    /// The answer. `grpc` calls get a gRPC status; an answer to another node tells its reason.
+    pub(crate) fn response(&self, version: Version, grpc: bool, to_node: bool) -> Response<Body> {
+        let mut response = Response::new(Body::Empty);
+        *response.version_mut() = version;
+        let headers = response.headers_mut();
+        if to_node {
+            headers.insert(REASON_HEADER, HeaderValue::from_static(self.reason()));
+        }
+        if grpc {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            headers.insert("grpc-status", HeaderValue::from_static(self.grpc_status()));
+            if let Ok(message) = HeaderValue::from_str(&self.text()) {
+                headers.insert("grpc-message", message);
+            }
+            return response;
+        }
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        let malformed = matches!(self, Self::BadRequest(_) | Self::UriTooLong);
+        if malformed && version <= Version::HTTP_11 {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        *response.status_mut() = self.status();
+        *response.body_mut() = Body::full(format!("{}\n", self.text()));
+        response
+    }
+}
+
+/// Whether another node's own answer says that its application has seen nothing of the request.
+pub(crate) fn untouched(reason: &HeaderValue) -> bool {
+    [NO_INSTANCE, UNREACHABLE].iter().any(|name| reason == name)
+}
+
+const NO_INSTANCE: &str = "no-instance";
+const UNREACHABLE: &str = "unreachable";
+/// Never sent; what records and metrics show of a caller that went away.
+const CLIENT_CLOSED: u16 = 499;
+/// Characters shown of a host that is not known.
+const HOST_SHOWN_MAX: usize = 100;

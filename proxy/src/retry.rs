@@ -1,0 +1,146 @@
+//! Another try, where the callee can't have acted on the one before.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::accept::End;
+use crate::balance::Chosen;
+use crate::identify::Relation;
+use crate::reject::Reject;
+use crate::route::Route;
+use crate::task::Random;
+
+/// Why a try failed, and whether another one is safe.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) reject: Reject,
+    pub(crate) again: Again,
+}
+
+/// Whether another try is safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// The callee may have acted.
+    Never,
+    /// The endpoint was not reached: at once, elsewhere.
+    Elsewhere,
+    /// The endpoint refused without having acted: after a while.
+    Later,
+    /// A pooled connection turned out to be closed: at once, at the same place, on a fresh one.
+    Fresh,
+}
+
+/// The tries of one exchange.
+#[derive(Debug)]
+pub(crate) struct Tries {
+    relation: Arc<Relation>,
+    tried: [usize; TRIES_MAX],
+    count: usize,
+    left: u8,
+    fresh: bool,
+    retrying: bool,
+}
+
+impl Failure {
+    pub(crate) fn never(reject: Reject) -> Self {
+        Self { reject, again: Again::Never }
+    }
+
+    /// The endpoint could not be reached.
+    pub(crate) fn unreachable(why: String) -> Self {
+        Self { reject: Reject::Unreachable(why), again: Again::Elsewhere }
+    }
+
+    /// The answer broke off before it began.
+    pub(crate) fn broken(why: String) -> Self {
+        Self::never(Reject::Broken(why))
+    }
+}
+
+impl Tries {
+    /// No try yet. What comes from another node is not repeated here: its node does that.
+    pub(crate) fn new(route: &Route) -> Self {
+        let relation = route.relation().clone();
+        relation.active.fetch_add(1, Ordering::Relaxed);
+        let left = match relation.end {
+            End::Caller => route.settings().retries,
+            End::Callee => 0,
+        };
+        Self { relation, tried: [usize::MAX; TRIES_MAX], count: 0, left, fresh: false, retrying: false }
+    }
+
+    /// Whether the endpoint had a try.
+    pub(crate) fn tried(&self, endpoint: usize) -> bool {
+        self.tried.contains(&endpoint)
+    }
+
+    /// Whether the next try must not take a pooled connection.
+    pub(crate) fn fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// Whether a try on a link may be followed by another, so that its head and body must be kept.
+    pub(crate) fn may_repeat(&self) -> bool {
+        self.left > 0
+    }
+
+    /// A try begins.
+    pub(crate) fn begin(&mut self, chosen: &Chosen) {
+        if let Some(endpoint) = chosen.endpoint() {
+            self.tried[self.count % TRIES_MAX] = endpoint;
+        }
+    }
+
+    /// Waits until the next try may begin; an error ends the exchange.
+    pub(crate) async fn again(&mut self, failure: Failure, random: &Random) -> Result<(), Reject> {
+        let pause = match failure.again {
+            Again::Never => return Err(failure.reject),
+            Again::Fresh if self.fresh => return Err(failure.reject),
+            Again::Fresh => {
+                self.fresh = true;
+                return Ok(());
+            }
+            Again::Elsewhere if self.count == 0 => Duration::ZERO,
+            Again::Elsewhere | Again::Later => self.backoff(random),
+        };
+        if self.left == 0 || !(self.retrying || self.relation.may_retry()) {
+            return Err(failure.reject);
+        }
+        self.left -= 1;
+        self.count += 1;
+        if !self.retrying {
+            self.retrying = true;
+            self.relation.retrying.fetch_add(1, Ordering::Relaxed);
+        }
+        self.relation.series.retried();
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
+        Ok(())
+    }
+
+    /// Doubles from 25 ms to 250 ms; somewhere in its upper half.
+    fn backoff(&self, random: &Random) -> Duration {
+        let doubled = BACKOFF_MIN.saturating_mul(1 << self.count.min(8)).min(BACKOFF_MAX);
+        let half = doubled / 2;
+        let spread = usize::try_from(half.as_micros()).unwrap_or(usize::MAX).max(1);
+        half + Duration::from_micros(random.below(spread) as u64)
+    }
+}
+
+impl Drop for Tries {
+    fn drop(&mut self) {
+        self.relation.active.fetch_sub(1, Ordering::Relaxed);
+        if self.retrying {
+            self.relation.retrying.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Endpoints that are remembered as tried.
+const TRIES_MAX: usize = 4;
+const BACKOFF_MIN: Duration = Duration::from_millis(25);
+const BACKOFF_MAX: Duration = Duration::from_millis(250);

@@ -1,0 +1,178 @@
+//! Re-judges open exchanges after a swap, and ends those that are now denied.
+
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
+
+use futures_util::future::poll_fn;
+use futures_util::task::AtomicWaker;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method};
+use parking_lot::Mutex;
+
+use crate::accept::host::Host;
+use crate::authorize;
+use crate::identify::Relation;
+use crate::record::Recorder;
+use crate::table::Table;
+
+/// What one task holds open: a connection's or stream's task, with at most one exchange at a time.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    pub(crate) recorder: Arc<Recorder>,
+    /// Bytes of the request body that have passed.
+    pub(crate) request_bytes: AtomicU64,
+    ended: AtomicBool,
+    task: AtomicWaker,
+    current: Mutex<Option<Current>>,
+}
+
+/// An exchange that is open.
+#[derive(Debug)]
+pub(crate) struct Current {
+    pub(crate) relation: Arc<Relation>,
+    pub(crate) addresses: Addresses,
+    /// None on an opaque stream.
+    pub(crate) asked: Option<Asked>,
+}
+
+/// Both ends of a call, as the policies of the callee see them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Addresses {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+}
+
+/// What was asked, as far as judging it again and recording it need.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) method: Method,
+    pub(crate) path: PathAndQuery,
+    pub(crate) host: Arc<Host>,
+    pub(crate) trace: Option<HeaderValue>,
+    /// Only where a policy asks for a header.
+    pub(crate) headers: Option<HeaderMap>,
+}
+
+/// The holds of a worker.
+#[derive(Debug, Default)]
+pub(crate) struct Holds(Mutex<Places>);
+
+#[derive(Debug, Default)]
+struct Places {
+    taken: Vec<Option<Arc<Hold>>>,
+    free: Vec<usize>,
+}
+
+/// A hold's place among its worker's; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    holds: Arc<Holds>,
+    index: usize,
+    pub(crate) hold: Arc<Hold>,
+}
+
+impl Holds {
+    /// Takes a place for a task.
+    pub(crate) fn enter(self: &Arc<Self>, recorder: &Arc<Recorder>) -> Place {
+        let hold = Arc::new(Hold {
+            recorder: recorder.clone(),
+            request_bytes: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
+            task: AtomicWaker::new(),
+            current: Mutex::default(),
+        });
+        let mut places = self.0.lock();
+        let index = places.free.pop().unwrap_or(places.taken.len());
+        if index == places.taken.len() {
+            places.taken.push(Some(hold.clone()));
+        } else {
+            places.taken[index] = Some(hold.clone());
+        }
+        drop(places);
+        Place { holds: self.clone(), index, hold }
+    }
+
+    /// Judges every open exchange by the table, and ends those that it denies.
+    pub(crate) fn judge(&self, table: &Table) -> usize {
+        let all: Vec<Arc<Hold>> = self.0.lock().taken.iter().flatten().cloned().collect();
+        let denied = |hold: &&Arc<Hold>| hold.current.lock().as_ref().is_some_and(|current| current.denied(table));
+        all.iter().filter(denied).map(|hold| hold.end()).count()
+    }
+}
+
+impl Holds {
+    /// How many exchanges are open.
+    pub(crate) fn open(&self) -> usize {
+        let places = self.0.lock();
+        places.taken.iter().flatten().filter(|hold| hold.current.lock().is_some()).count()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut places = self.holds.0.lock();
+        places.taken[self.index] = None;
+        places.free.push(self.index);
+    }
+}
+
+impl Current {
+    fn denied(&self, table: &Table) -> bool {
+        let relation = &self.relation;
+        let Some(service) = table.service(&relation.service.name) else { return true };
+        if Arc::ptr_eq(&service.authorization, &relation.service.authorization) {
+            return false;
+        }
+        // Headers that were not kept cannot be judged, and what cannot be decided is denied.
+        let unknown = service.headers_matter && self.asked.as_ref().is_some_and(|asked| asked.headers.is_none());
+        unknown || !authorize::still(relation, service, self)
+    }
+}
+
+impl Hold {
+    /// The task's exchange from here on.
+    pub(crate) fn open(&self, current: Current) {
+        *self.current.lock() = Some(current);
+    }
+
+    /// The task's exchange is over.
+    pub(crate) fn close(&self) -> Option<Current> {
+        self.current.lock().take()
+    }
+
+    /// Whether the exchange was ended; the task is woken when that changes.
+    pub(crate) fn poll_ended(&self, cx: &std::task::Context<'_>) -> bool {
+        self.task.register(cx.waker());
+        self.is_ended()
+    }
+
+    /// Whether the exchange was ended by a change of policy.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+        self.task.wake();
+    }
+}
+
+/// Runs a task's work; none if it was ended by a change of policy, and then the work is dropped with all that it holds.
+pub(crate) async fn revocable<F: Future>(hold: &Hold, work: F) -> Option<F::Output> {
+    let mut work = pin!(work);
+    let mut watched = false;
+    poll_fn(|cx| {
+        if !watched {
+            hold.task.register(cx.waker());
+            watched = true;
+        }
+        if hold.is_ended() {
+            return Poll::Ready(None);
+        }
+        work.as_mut().poll(cx).map(Some)
+    })
+    .await
+}

@@ -1,0 +1,105 @@
+//! What a table is built from: plain values that the node compiles out of decisions and facts.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use weft_proto::Index;
+use weft_proto::identity::{NodeName, TrustDomain};
+use weft_proto::service::{Protocol, ServiceName, ServicePort};
+use weft_proto::settings::ServiceSettings;
+
+use super::authz::PolicyDescription;
+
+/// All that the data plane of one node needs to know.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Description {
+    /// Index of the decisions that it was compiled from.
+    pub index: Index,
+    /// The mesh.
+    pub trust_domain: TrustDomain,
+    /// This node.
+    pub node: NodeName,
+    /// This node's failure domain.
+    pub zone: String,
+    /// Whether a call that no ALLOW policy covers is denied.
+    pub deny_by_default: bool,
+    /// Every service of the mesh.
+    pub services: Vec<ServiceDescription>,
+    /// Every authorization policy of the mesh.
+    pub policies: Vec<PolicyDescription>,
+    /// The instances that this node runs.
+    pub local: Vec<LocalInstance>,
+    /// Which service the processes of a user id belong to.
+    pub callers: BTreeMap<u32, ServiceName>,
+    /// Whom every other local process belongs to; none: they call as the node itself.
+    pub caller_any: Option<ServiceName>,
+    /// Further addresses to listen on.
+    pub binds: Vec<Bind>,
+}
+
+/// A service as the mesh knows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServiceDescription {
+    /// Its name.
+    pub name: ServiceName,
+    /// Its labels, by which policies select it.
+    pub labels: BTreeMap<String, String>,
+    /// Loopback address to listen on for callers of this host; none: don't.
+    pub address: Option<Ipv4Addr>,
+    /// Its ports, the same on every node. The first one is meant where a caller names none.
+    pub ports: Vec<ServicePort>,
+    /// Its settings.
+    pub settings: ServiceSettings,
+    /// Where its instances run.
+    pub endpoints: Vec<EndpointDescription>,
+}
+
+/// A node that runs instances of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointDescription {
+    /// The node.
+    pub node: NodeName,
+    /// Where that node takes links.
+    pub address: SocketAddr,
+    /// Its failure domain.
+    pub zone: String,
+    /// Ports of the service that its instances serve.
+    pub ports: Vec<u16>,
+    /// Its share relative to others, at least 1.
+    pub weight: u16,
+    /// Whether a check of its instance passes.
+    pub healthy: bool,
+}
+
+/// An instance that this node runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalInstance {
+    /// The service it is a copy of.
+    pub service: ServiceName,
+    /// Where it serves the service's ports.
+    pub ports: Vec<LocalPort>,
+    /// Whether its check passes.
+    pub healthy: bool,
+}
+
+/// Where an instance serves one port of its service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalPort {
+    /// The service's port.
+    pub port: u16,
+    /// Where the instance listens.
+    pub target: SocketAddr,
+    /// What it speaks there.
+    pub protocol: Protocol,
+}
+
+/// A further plain listener for a port of a service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bind {
+    /// Where to listen.
+    pub address: SocketAddr,
+    /// The service.
+    pub service: ServiceName,
+    /// The service's port.
+    pub port: u16,
+}

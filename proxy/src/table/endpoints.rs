@@ -1,0 +1,171 @@
+//! Endpoints, and what each worker has learned about them.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::description::EndpointDescription;
+
+/// A node that runs instances of a service.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) description: EndpointDescription,
+    /// Whether it is this node.
+    pub(crate) here: bool,
+    /// Whether it is in this node's failure domain.
+    pub(crate) same_zone: bool,
+    pub(crate) statistics: Arc<Statistics>,
+}
+
+/// What workers have learned about an endpoint, one slot a worker so that none waits for another.
+#[derive(Debug, Default)]
+pub(crate) struct Statistics {
+    slots: OnceLock<Box<[Slot]>>,
+}
+
+/// What one worker has learned. Kept a cache line apart from its neighbours.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Slot(Mutex<Measured>);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Measured {
+    /// Peak-sensitive moving average of the time to the first byte, in seconds; 0 until measured.
+    latency: f64,
+    measured_at: Option<Instant>,
+    in_flight: u32,
+    /// Connect failures in a row.
+    failures: u32,
+    avoid_until: Option<Instant>,
+}
+
+impl Statistics {
+    /// The slot of a worker, of all workers of the process.
+    pub(crate) fn slot(&self, worker: usize, workers: usize) -> &Slot {
+        let slots = self.slots.get_or_init(|| (0..workers.max(1)).map(|_| Slot::default()).collect());
+        &slots[worker % slots.len()]
+    }
+}
+
+impl Slot {
+    /// What another exchange would cost here: expected latency times the queue it joins.
+    pub(crate) fn cost(&self, weight: u16, now: Instant) -> f64 {
+        let measured = *self.0.lock();
+        let queue = f64::from(measured.in_flight) + 1.0;
+        let latency = match measured.measured_at {
+            Some(at) => measured.latency * decay(now - at),
+            // Unknown: tried once, and then not again until it has answered.
+            None if measured.in_flight > 0 => UNKNOWN_LATENCY,
+            None => 0.0,
+        };
+        latency.max(LATENCY_FLOOR) * queue / f64::from(weight.max(1))
+    }
+
+    /// Whether it failed so recently that it is not worth a try. The first asker after the wait is told no: it probes.
+    pub(crate) fn avoided(&self, now: Instant) -> bool {
+        let mut measured = self.0.lock();
+        match measured.avoid_until {
+            None => false,
+            Some(until) if now < until => true,
+            Some(_) => {
+                measured.avoid_until = Some(now + backoff(measured.failures));
+                false
+            }
+        }
+    }
+
+    /// Whether it is being avoided, without taking the probe.
+    pub(crate) fn is_avoided(&self, now: Instant) -> bool {
+        self.0.lock().avoid_until.is_some_and(|until| now < until)
+    }
+
+    pub(crate) fn start(&self) {
+        self.0.lock().in_flight += 1;
+    }
+
+    pub(crate) fn finish(&self) {
+        let mut measured = self.0.lock();
+        measured.in_flight = measured.in_flight.saturating_sub(1);
+    }
+
+    /// An answer came after `latency`.
+    pub(crate) fn observe(&self, latency: Duration, now: Instant) {
+        let mut measured = self.0.lock();
+        let (old, new) = (measured.latency, latency.as_secs_f64());
+        measured.latency = match measured.measured_at {
+            Some(at) if new < old => {
+                let keep = decay(now - at);
+                old * keep + new * (1.0 - keep)
+            }
+            _ => new,
+        };
+        measured.measured_at = Some(now);
+        measured.failures = 0;
+        measured.avoid_until = None;
+    }
+
+    /// It could not be reached, or had no instance.
+    pub(crate) fn fail(&self, now: Instant) {
+        let mut measured = self.0.lock();
+        measured.failures = measured.failures.saturating_add(1);
+        measured.avoid_until = Some(now + backoff(measured.failures));
+    }
+
+    /// Expected latency, once measured, and exchanges in flight.
+    pub(crate) fn read(&self) -> (Option<Duration>, u32) {
+        let measured = *self.0.lock();
+        (measured.measured_at.map(|_| Duration::from_secs_f64(measured.latency)), measured.in_flight)
+    }
+}
+
+fn decay(elapsed: Duration) -> f64 {
+    (-elapsed.as_secs_f64() / DECAY.as_secs_f64()).exp()
+}
+
+fn backoff(failures: u32) -> Duration {
+    AVOID_MIN.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(AVOID_MAX)
+}
+
+/// Time constant of the moving average.
+const DECAY: Duration = Duration::from_secs(10);
+/// Seconds assumed of an endpoint that was tried and has not answered yet.
+const UNKNOWN_LATENCY: f64 = 1.0;
+/// Seconds below which latencies count as equal, so that queues decide.
+const LATENCY_FLOOR: f64 = 0.000_1;
+const AVOID_MIN: Duration = Duration::from_secs(1);
+const AVOID_MAX: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_avoided_longer_each_time_and_probed_once() {
+        let slot = Slot::default();
+        let now = Instant::now();
+        slot.fail(now);
+        assert!(slot.avoided(now));
+        let later = now + Duration::from_secs(1);
+        assert!(!slot.avoided(later), "the first one probes");
+        assert!(slot.avoided(later), "the second one does not");
+        for _ in 0..20 {
+            slot.fail(later);
+        }
+        assert!(slot.avoided(later + Duration::from_secs(29)));
+        assert!(!slot.avoided(later + Duration::from_secs(30)));
+        slot.observe(Duration::from_millis(1), later);
+        assert!(!slot.avoided(later));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peak_counts_at_once_and_fades() {
+        let slot = Slot::default();
+        let now = Instant::now();
+        slot.observe(Duration::from_millis(1), now);
+        slot.observe(Duration::from_millis(100), now);
+        assert!(slot.cost(100, now) > 0.000_9);
+        assert!(slot.cost(100, now + Duration::from_secs(60)) < 0.000_1);
+    }
+}

@@ -1,0 +1,196 @@
+//! TLS between nodes: TLS 1.3 only, both ends show an SVID, each checks that the other is who it should be.
+//!
+//! No session tickets and no early data: a resumed TLS 1.3 session would skip the verifier.
+
+mod names;
+mod verify;
+
+pub use names::{Target, TlsError, expiry, peer_identity, validity};
+pub use verify::join_client_config;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::CertificateDer;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, ServerConfig};
+use weft_proto::identity::{Identity, TrustDomain};
+
+use verify::{Callee, Callers, Own};
+
+/// Control links between nodes.
+pub const ALPN_CONTROL: &[u8] = b"weft-control/1";
+/// Joining nodes, which have no certificate yet.
+pub const ALPN_JOIN: &[u8] = b"weft-join/1";
+/// Exchanges over TCP.
+pub const ALPN_H2: &[u8] = b"h2";
+/// Exchanges with clients that know no better.
+pub const ALPN_H1: &[u8] = b"http/1.1";
+/// Exchanges over QUIC.
+pub const ALPN_H3: &[u8] = b"h3";
+
+/// Most client configurations kept; beyond that all are made anew.
+const CONFIGS_MAX: usize = 8192;
+
+/// The certificates that this node holds and the roots that it trusts.
+#[derive(Clone)]
+pub struct IdentitySet {
+    /// The mesh.
+    pub trust_domain: TrustDomain,
+    /// This node's own identity.
+    pub node: Identity,
+    /// Roots of the trust domain.
+    pub roots: Vec<CertificateDer<'static>>,
+    /// Certificates with their keys, by the identity that each names.
+    pub certificates: BTreeMap<Identity, Arc<CertifiedKey>>,
+}
+
+impl std::fmt::Debug for IdentitySet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let identities: Vec<&Identity> = self.certificates.keys().collect();
+        f.debug_struct("IdentitySet").field("node", &self.node).field("certificates", &identities).finish_non_exhaustive()
+    }
+}
+
+/// Whether clients must show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clients {
+    /// They must, and it must be a valid SVID of the trust domain.
+    Required,
+    /// They need not: joining nodes. The chain shown to them includes the root, which they check by its fingerprint.
+    Anonymous,
+}
+
+type ConfigKey = (Identity, Identity, Vec<Vec<u8>>);
+
+/// The identities in force; a swap needs no new listener.
+pub struct Identities {
+    set: ArcSwap<IdentitySet>,
+    provider: Arc<CryptoProvider>,
+    clients: Mutex<BTreeMap<ConfigKey, Arc<ClientConfig>>>,
+}
+
+impl Identities {
+    /// Starts with a set.
+    pub fn new(set: IdentitySet) -> Self {
+        Self { set: ArcSwap::from_pointee(set), provider: provider(), clients: Mutex::default() }
+    }
+
+    /// Puts another set into force for new handshakes.
+    pub fn swap(&self, set: IdentitySet) {
+        self.set.store(Arc::new(set));
+        self.clients.lock().clear();
+    }
+
+    /// The set in force.
+    pub fn current(&self) -> Arc<IdentitySet> {
+        self.set.load_full()
+    }
+
+    /// The provider of cryptography.
+    pub fn provider(&self) -> &Arc<CryptoProvider> {
+        &self.provider
+    }
+
+    /// How this node answers handshakes for these protocols.
+    pub fn server_config(self: &Arc<Self>, alpn: &[&[u8]], clients: Clients) -> Arc<ServerConfig> {
+        let builder = ServerConfig::builder_with_provider(self.provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("the provider knows TLS 1.3");
+        let builder = match clients {
+            Clients::Required => builder.with_client_cert_verifier(Arc::new(Callers::new(self.clone()))),
+            Clients::Anonymous => builder.with_no_client_auth(),
+        };
+        let with_root = clients == Clients::Anonymous;
+        let mut config = builder.with_cert_resolver(Arc::new(Resolver { identities: self.clone(), with_root }));
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        config.send_tls13_tickets = 0;
+        config.max_early_data_size = 0;
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        Arc::new(config)
+    }
+
+    /// How this node calls as `from` someone who must be `expect`.
+    pub fn client_config(
+        self: &Arc<Self>,
+        from: &Identity,
+        expect: &Identity,
+        alpn: &[&[u8]],
+    ) -> Result<Arc<ClientConfig>, TlsError> {
+        let key = (from.clone(), expect.clone(), alpn.iter().map(|protocol| protocol.to_vec()).collect::<Vec<_>>());
+        if let Some(config) = self.clients.lock().get(&key) {
+            return Ok(config.clone());
+        }
+        let set = self.current();
+        let own = set.certificates.get(from).ok_or_else(|| TlsError::NoCertificate(from.clone()))?;
+        let mut config = ClientConfig::builder_with_provider(self.provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("the provider knows TLS 1.3")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Callee::new(self.clone(), expect.clone())))
+            .with_client_cert_resolver(Arc::new(Own(own.clone())));
+        config.alpn_protocols = key.2.clone();
+        config.resumption = rustls::client::Resumption::disabled();
+        let config = Arc::new(config);
+        let mut clients = self.clients.lock();
+        if clients.len() >= CONFIGS_MAX {
+            clients.clear();
+        }
+        clients.insert(key, config.clone());
+        Ok(config)
+    }
+}
+
+/// aws-lc-rs with AES-128-GCM first: it is the cheapest of the three and strong enough for a day's certificate.
+pub fn provider() -> Arc<CryptoProvider> {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites = vec![
+        aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
+        aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
+        aws_lc_rs::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    ];
+    provider.kx_groups = vec![
+        aws_lc_rs::kx_group::X25519MLKEM768,
+        aws_lc_rs::kx_group::X25519,
+        aws_lc_rs::kx_group::SECP256R1,
+    ];
+    Arc::new(provider)
+}
+
+/// Shows the certificate of the service or node that the client names.
+struct Resolver {
+    identities: Arc<Identities>,
+    with_root: bool,
+}
+
+impl std::fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resolver").finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let set = self.identities.current();
+        let wanted = match hello.server_name().map(Target::parse) {
+            Some(Some(Target::Service { service, .. })) => Identity::service(set.trust_domain.clone(), service),
+            Some(None) => return None,
+            Some(Some(Target::Node(name))) => Identity::node(set.trust_domain.clone(), name),
+            None => set.node.clone(),
+        };
+        let held = set.certificates.get(&wanted)?;
+        if !self.with_root {
+            return Some(held.clone());
+        }
+        let mut chain = held.cert.clone();
+        let root = set.roots.last()?;
+        if chain.last() != Some(root) {
+            chain.push(root.clone());
+        }
+        Some(Arc::new(CertifiedKey::new(chain, held.key.clone())))
+    }
+}

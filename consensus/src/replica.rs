@@ -192,6 +192,7 @@ impl Replica {
     pub async fn found(&self, proposal: Proposal) -> Result<(Index, Outcome), ProposeError> {
         if !self.is_member() {
             self.start_core().await.map_err(|error| ProposeError::Failed(error.to_string()))?;
+            self.inner.promoted.notify_one();
         }
         {
             let core = self.inner.core.read().await;

@@ -41,7 +41,7 @@ use crate::reconcile::Reconciler;
 use crate::registry::{Local, Registry};
 use crate::serve::Server;
 use crate::store::{NodeIdentity, Store};
-use crate::world::World;
+use crate::world::{World, random};
 
 /// Control connections waiting to be taken from the data plane.
 const HANDOVERS_MAX: usize = 256;
@@ -187,7 +187,8 @@ async fn wire_up<W: World>(
     let (records, recorded) = mpsc::channel(RECORDS_MAX);
     let (handovers, handed) = mpsc::channel::<Handover<W::Net>>(HANDOVERS_MAX);
     let empty = empty_table(&site, &trust_domain)?;
-    let plane = Plane::new(plane_settings(&config), world.net().clone(), identities.clone(), empty, records, handovers);
+    let settings = plane_settings(&config, &world);
+    let plane = Plane::new(settings, world.net().clone(), identities.clone(), empty, &records, handovers);
 
     let (enforced_sender, enforced) = watch::channel(Enforced::default());
     let (expires_sender, expires) = watch::channel(0);
@@ -331,13 +332,16 @@ fn empty_table(site: &Site, trust_domain: &TrustDomain) -> Result<Table, StartEr
     Table::build(description, None).map_err(|error| StartError::Consensus(error.to_string()))
 }
 
-fn plane_settings(config: &Config) -> PlaneSettings {
+fn plane_settings<W: World>(config: &Config, world: &W) -> PlaneSettings {
+    let clock = world.clone();
     PlaneSettings {
         mesh_address: config.listen,
         proxy_address: config.proxy,
         workers: config.workers,
         transport: config.transport,
         access_sample: config.access_sample,
+        clock: Arc::new(move || clock.now()),
+        seed: u64::from_be_bytes(random(world)),
     }
 }
 

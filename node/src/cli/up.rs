@@ -76,7 +76,7 @@ pub(super) struct Up {
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Auto)]
     log_format: LogFormat,
     /// What is logged: a level, or levels by module such as info,weft::join=debug
-    #[arg(long, value_name = "FILTER", default_value = "info")]
+    #[arg(long, value_name = "FILTER", default_value = "info,openraft=warn")]
     log: String,
 }
 

@@ -6,7 +6,7 @@ use weft_proto::identity::{Identity, NodeName};
 use weft_proto::service::ServiceName;
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
-const NODE_SUFFIX: &str = ".node--.mesh";
+const NODE_SUFFIX: &str = ".node.weft";
 const SERVICE_SUFFIX: &str = ".mesh";
 
 /// Why a certificate is not accepted or a handshake not begun.
@@ -30,8 +30,8 @@ pub enum TlsError {
 
 /// What a handshake is for; it travels as SNI.
 ///
-/// `8080.web.default.mesh` is a port of a service, `web.default.mesh` its first port, `a.node--.mesh` a node: a
-/// label that ends in `-` is no namespace, so the two never meet.
+/// `8080.web.default.mesh` is a port of a service, `web.default.mesh` its first port, `a.node.weft` a node: the
+/// two never meet.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
     /// A service.
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn targets_round_trip() {
-        for text in ["8080.web.default.mesh", "web.default.mesh", "a.node--.mesh"] {
+        for text in ["8080.web.default.mesh", "web.default.mesh", "a.node.weft"] {
             let target = Target::parse(text).expect(text);
             assert_eq!(target.server_name().to_str(), text);
         }

@@ -90,7 +90,10 @@ fn create_token(state: &mut State, token: &TokenRecord) -> Applied {
         return Err(refuse(Reason::Conflict, format!("token {} exists already", token.id)));
     }
     if state.tokens.len() >= TOKENS_MAX {
-        return Err(refuse(Reason::Full, format!("there are {TOKENS_MAX} tokens already; expired ones go after 7 days")));
+        return Err(refuse(
+            Reason::Full,
+            format!("there are {TOKENS_MAX} tokens already; expired ones go after 7 days"),
+        ));
     }
     state.tokens.insert(token.id.clone(), Token { token: token.clone(), used: 0, revoked: false });
     Ok(Outcome::Done)
@@ -98,7 +101,9 @@ fn create_token(state: &mut State, token: &TokenRecord) -> Applied {
 
 fn revoke_token(state: &mut State, id: &str) -> Applied {
     let token = state.tokens.get_mut(id);
-    token.ok_or_else(|| refuse(Reason::NotFound, format!("there is no token {id:?}; see `weft token list`")))?.revoked = true;
+    token
+        .ok_or_else(|| refuse(Reason::NotFound, format!("there is no token {id:?}; see `weft token list`")))?
+        .revoked = true;
     Ok(Outcome::Done)
 }
 
@@ -122,7 +127,10 @@ fn admit(state: &mut State, index: Index, admission: &Admission) -> Applied {
     }
     let name = &admission.node.name;
     if state.nodes.contains_key(name) {
-        return Err(refuse(Reason::NameTaken, format!("there is a node {name} already; choose another name with --name")));
+        return Err(refuse(
+            Reason::NameTaken,
+            format!("there is a node {name} already; choose another name with --name"),
+        ));
     }
     token.used += 1;
     let raft_id = state.raft_id_next;
@@ -145,7 +153,8 @@ fn granted(state: &State, node: &NodeName, service: &ServiceName) -> Result<(), 
     if known_node(state, node)?.services.iter().any(|grant| grant.covers(service)) {
         return Ok(());
     }
-    let text = format!("node {node} was not admitted for service {service}: join it on a token made with --service {service}");
+    let text =
+        format!("node {node} was not admitted for service {service}: join it on a token made with --service {service}");
     Err(refuse(Reason::NotGranted, text))
 }
 
@@ -198,7 +207,8 @@ fn change_resources(state: &mut State, index: Index, changes: &[ResourceChange])
         let key = change.action.key();
         let actual = state.resources.get(key).map_or(0, |resource| resource.version);
         if let Some(expected) = change.expected.filter(|expected| *expected != actual) {
-            let text = format!("{key} is at version {actual}, not {expected}: someone changed it meanwhile; look at it again");
+            let text =
+                format!("{key} is at version {actual}, not {expected}: someone changed it meanwhile; look at it again");
             return Err(refuse(Reason::Conflict, text));
         }
         if matches!(change.action, ResourceAction::Delete(_)) && actual == 0 {

@@ -31,7 +31,14 @@ pub(crate) fn feed(
     mut stopping: watch::Receiver<bool>,
     request: FollowRequest,
 ) -> BoxStream<'static, FollowEvent> {
-    let feeder = Feeder { changes: machine.states(), log, machine, leader: Box::new(leader), next: request.after + 1, first: true };
+    let feeder = Feeder {
+        changes: machine.states(),
+        log,
+        machine,
+        leader: Box::new(leader),
+        next: request.after + 1,
+        first: true,
+    };
     let events = stream::unfold(Some(feeder), |feeder| async move {
         let mut feeder = feeder?;
         match feeder.event().await {
@@ -134,11 +141,8 @@ pub(crate) async fn follow(
 
 /// Durable first, then applied. Whatever does not continue the log is refused.
 async fn take_entries(log: &Log, machine: &Machine, entries: Vec<messages::Entry>) -> Result<(), String> {
-    let entries: Vec<Entry> = entries
-        .into_iter()
-        .map(wire::parse_entry)
-        .collect::<Result<_, _>>()
-        .map_err(|error| error.to_string())?;
+    let entries: Vec<Entry> =
+        entries.into_iter().map(wire::parse_entry).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
     let applied = machine.applied();
     let fresh: Vec<Entry> =
         entries.into_iter().filter(|entry| applied.is_none_or(|applied| entry.index() > applied.index)).collect();

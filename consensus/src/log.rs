@@ -52,7 +52,10 @@ impl Log {
     pub fn open(disk: Arc<dyn Disk>) -> Result<Self, Corrupt> {
         let read = |key: &[u8]| disk.read(key).map_err(|error| Corrupt(error.to_string()));
         let mark = |key: &[u8]| -> Result<Option<LogId>, Corrupt> {
-            Ok(read(key)?.map(|value| open::<messages::LogId>(key, &value)).transpose()?.map(|id| wire::parse_log_id(&id)))
+            Ok(read(key)?
+                .map(|value| open::<messages::LogId>(key, &value))
+                .transpose()?
+                .map(|id| wire::parse_log_id(&id)))
         };
         let vote = read(VOTE_KEY)?.map(|value| open::<messages::Vote>(VOTE_KEY, &value)).transpose()?;
         let purged = mark(PURGED_KEY)?;

@@ -64,7 +64,8 @@ impl Machine {
         let mut inner =
             Inner { state: State::default(), applied: None, membership: StoredMembership::default(), snapshot: None };
         if let Some(snapshot) = stored {
-            inner.state = State::decode(&snapshot.snapshot).map_err(|error| Corrupt(format!("the snapshot: {error}")))?;
+            inner.state =
+                State::decode(&snapshot.snapshot).map_err(|error| Corrupt(format!("the snapshot: {error}")))?;
             inner.applied = snapshot.meta.last_log_id;
             inner.membership = snapshot.meta.last_membership.clone();
             inner.snapshot = Some(snapshot.meta);
@@ -149,7 +150,8 @@ impl Machine {
 
     /// Replaces the state by a snapshot, durably.
     pub async fn install(&self, snapshot: &Snapshot) -> io::Result<()> {
-        let state = State::decode(&snapshot.snapshot).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let state =
+            State::decode(&snapshot.snapshot).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         self.store(&snapshot.meta, &snapshot.snapshot).await?;
         {
             let mut inner = self.inner.lock();

@@ -99,12 +99,12 @@ pub fn plan(view: &View) -> Option<Step> {
 
 /// The live node that votes least conspicuously missing: from the zone with fewest voters, then the oldest.
 fn best(view: &View, voters: &BTreeSet<RaftId>) -> Option<(RaftId, NodeName)> {
-    let in_zone = |zone: &str| {
-        view.candidates.iter().filter(|node| node.zone == zone && voters.contains(&node.raft_id)).count()
-    };
-    let free = view.candidates.iter().filter(|node| {
-        node.dead_for.is_none() && !node.draining && !voters.contains(&node.raft_id)
-    });
+    let in_zone =
+        |zone: &str| view.candidates.iter().filter(|node| node.zone == zone && voters.contains(&node.raft_id)).count();
+    let free = view
+        .candidates
+        .iter()
+        .filter(|node| node.dead_for.is_none() && !node.draining && !voters.contains(&node.raft_id));
     free.min_by_key(|node| (in_zone(&node.zone), node.raft_id)).map(|node| (node.raft_id, node.name.clone()))
 }
 

@@ -17,7 +17,9 @@ use openraft::{AnyError, RaftNetworkFactory, RaftNetworkV2};
 use weft_proto::RaftId;
 use weft_proto::convert::ConvertError;
 use weft_proto::identity::NodeName;
-use weft_proto::wire::cluster::{Consensus, ConsensusReply, FollowEvent, FollowRequest, InstallSnapshot, consensus, consensus_reply};
+use weft_proto::wire::cluster::{
+    Consensus, ConsensusReply, FollowEvent, FollowRequest, InstallSnapshot, consensus, consensus_reply,
+};
 
 use crate::raft::{Member, Snapshot, TypeConfig, Vote};
 use crate::wire;
@@ -70,7 +72,11 @@ pub(crate) struct Connection {
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Connection {
-    async fn call(&self, kind: consensus::Kind, bound: Duration) -> Result<consensus_reply::Kind, RPCError<TypeConfig>> {
+    async fn call(
+        &self,
+        kind: consensus::Kind,
+        bound: Duration,
+    ) -> Result<consensus_reply::Kind, RPCError<TypeConfig>> {
         let name = self.name.clone().ok_or_else(|| unreachable("the member has no name"))?;
         let request = Consensus { to: self.to, kind: Some(kind) };
         let reply = tokio::time::timeout(bound, self.peers.call(name, request))

@@ -24,7 +24,9 @@ pub enum ProposeError {
     #[error("no leader is known: a majority of the voters must be up; see `weft status`")]
     NoLeader,
     /// The deadline has passed; it may still be decided.
-    #[error("not decided in time: no majority of the voters has answered. It may still be decided; look before repeating it")]
+    #[error(
+        "not decided in time: no majority of the voters has answered. It may still be decided; look before repeating it"
+    )]
     Timeout,
     /// This node is stopping.
     #[error("this node is stopping")]

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::BoxStream;
-use openraft::entry::RaftEntry;
 use openraft::async_runtime::WatchReceiver;
+use openraft::entry::RaftEntry;
 use openraft::{ChangeMembers, EntryPayload, RaftMetrics, ServerState};
 use tokio::sync::{Notify, RwLock, watch};
 use tokio::task::JoinHandle;
@@ -197,7 +197,10 @@ impl Replica {
         {
             let core = self.inner.core.read().await;
             let core = core.as_ref().ok_or(ProposeError::Stopped)?;
-            let members = std::collections::BTreeMap::from([(self.inner.settings.raft_id, Member::new(&self.inner.settings.name))]);
+            let members = std::collections::BTreeMap::from([(
+                self.inner.settings.raft_id,
+                Member::new(&self.inner.settings.name),
+            )]);
             if !core.is_initialized().await.map_err(|error| ProposeError::Failed(error.to_string()))? {
                 core.initialize(members).await.map_err(|error| ProposeError::Failed(error.to_string()))?;
             }
@@ -325,7 +328,10 @@ impl Replica {
             Step::Forget(learner) => {
                 let change = ChangeMembers::RemoveNodes(BTreeSet::from([learner]));
                 let changed = timeout(CHANGE_TIMEOUT, core.change_membership(change, false)).await;
-                return changed.map_err(|_| ProposeError::Timeout)?.map(|_| ()).map_err(|error| ProposeError::Failed(error.to_string()));
+                return changed
+                    .map_err(|_| ProposeError::Timeout)?
+                    .map(|_| ())
+                    .map_err(|error| ProposeError::Failed(error.to_string()));
             }
         };
         for (id, name) in new {
@@ -465,15 +471,16 @@ impl Replica {
             let newest = match kind {
                 messages::follow_event::Kind::Entries(entries) => {
                     let parsed = entries.entries.into_iter().filter_map(|entry| wire::parse_entry(entry).ok());
-                    parsed.filter_map(|entry| match entry.payload {
-                        EntryPayload::Membership(membership) => Some(membership),
-                        _ => None,
-                    })
-                    .last()
+                    parsed
+                        .filter_map(|entry| match entry.payload {
+                            EntryPayload::Membership(membership) => Some(membership),
+                            _ => None,
+                        })
+                        .last()
                 }
-                messages::follow_event::Kind::Snapshot(snapshot) => {
-                    wire::parse_snapshot(snapshot).ok().map(|snapshot| snapshot.meta.last_membership.membership().clone())
-                }
+                messages::follow_event::Kind::Snapshot(snapshot) => wire::parse_snapshot(snapshot)
+                    .ok()
+                    .map(|snapshot| snapshot.meta.last_membership.membership().clone()),
                 messages::follow_event::Kind::Error(_) => None,
             };
             if newest.is_some_and(|membership| membership.get_node(&me).is_none()) {
@@ -535,7 +542,9 @@ impl Inner {
     /// Writes a snapshot and purges the log when a follower has gone far enough; a core does it by itself.
     async fn compact(&self) {
         let applied = self.machine.applied();
-        let Some(applied) = applied.filter(|id| id.index > self.machine.snapshot_index() + self.settings.snapshot_after) else {
+        let Some(applied) =
+            applied.filter(|id| id.index > self.machine.snapshot_index() + self.settings.snapshot_after)
+        else {
             return;
         };
         let saved = self.machine.save_snapshot().await;
@@ -552,7 +561,11 @@ impl Inner {
         let members = self.machine.members().borrow().clone();
         let name = |id: RaftId| members.membership().get_node(&id).and_then(Member::node);
         let (role, leader, term) = match metrics {
-            None => (Role::Replica, self.heard_leader.lock().clone(), self.machine.applied().map_or(0, |id| id.leader_id.term)),
+            None => (
+                Role::Replica,
+                self.heard_leader.lock().clone(),
+                self.machine.applied().map_or(0, |id| id.leader_id.term),
+            ),
             Some(metrics) => {
                 let role = match metrics.state {
                     ServerState::Leader => Role::Leader,

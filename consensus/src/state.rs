@@ -210,9 +210,5 @@ fn encode_service(name: &ServiceName, record: &ServiceRecord) -> wire::Service {
 }
 
 fn encode_answer(answer: &Answer) -> wire::Applied {
-    wire::Applied {
-        key: answer.key.to_vec().into(),
-        index: answer.index,
-        outcome: Some(answer.outcome.clone().into()),
-    }
+    wire::Applied { key: answer.key.to_vec().into(), index: answer.index, outcome: Some(answer.outcome.clone().into()) }
 }

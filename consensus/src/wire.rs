@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
 use openraft::impls::leader_id_std::LeaderId;
-use openraft::vote::leader_id_std::CommittedLeaderId;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
+use openraft::vote::leader_id_std::CommittedLeaderId;
 use weft_proto::convert::ConvertError;
 use weft_proto::wire::cluster as wire;
 
@@ -103,9 +103,7 @@ pub(crate) fn parse_append_reply(message: wire::AppendReply) -> Parsed<AppendEnt
     use wire::append_reply::Kind;
     Ok(match message.kind.ok_or(ConvertError::Missing("append_reply.kind"))? {
         Kind::Success(_) => AppendEntriesResponse::Success,
-        Kind::Partial(partial) => {
-            AppendEntriesResponse::PartialSuccess(partial.matching.as_ref().map(parse_log_id))
-        }
+        Kind::Partial(partial) => AppendEntriesResponse::PartialSuccess(partial.matching.as_ref().map(parse_log_id)),
         Kind::Conflict(_) => AppendEntriesResponse::Conflict,
         Kind::HigherVote(higher) => AppendEntriesResponse::HigherVote(parse_vote(&higher)),
     })

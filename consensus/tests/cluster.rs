@@ -102,12 +102,14 @@ fn proposal(n: u64, command: Command) -> Proposal {
 fn found() -> Proposal {
     let node = NodeKeys { name: "n1".parse().expect("name"), fact_key: [1; 32], seal_key: [2; 32] };
     let trust_domain = "mesh.test".parse().expect("name");
-    let found = Found { trust_domain, deny_by_default: false, root_certificate: vec![1], node, sealed_authority: vec![2] };
+    let found =
+        Found { trust_domain, deny_by_default: false, root_certificate: vec![1], node, sealed_authority: vec![2] };
     proposal(0, Command::Found(found))
 }
 
 fn token(n: u64) -> Proposal {
-    let record = TokenRecord { id: format!("t{n}"), secret_hash: [0; 32], expires: u64::MAX / 2, uses: 1, services: Vec::new() };
+    let record =
+        TokenRecord { id: format!("t{n}"), secret_hash: [0; 32], expires: u64::MAX / 2, uses: 1, services: Vec::new() };
     proposal(n, Command::CreateToken(record))
 }
 

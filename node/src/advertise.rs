@@ -95,4 +95,3 @@ pub(crate) async fn remember_peers<W: World>(node: Arc<Node<W>>, store: Store) {
         }
     }
 }
-

@@ -39,7 +39,11 @@ impl From<rcgen::Error> for AuthorityError {
 
 impl Authority {
     /// Makes a new root for the trust domain.
-    pub fn create(trust_domain: &TrustDomain, serial: [u8; SERIAL_LENGTH], now: UnixMillis) -> Result<Self, AuthorityError> {
+    pub fn create(
+        trust_domain: &TrustDomain,
+        serial: [u8; SERIAL_LENGTH],
+        now: UnixMillis,
+    ) -> Result<Self, AuthorityError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.not_before = moment(now.saturating_sub(BACKDATE_MS))?;

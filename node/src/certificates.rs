@@ -11,7 +11,7 @@ use weft_consensus::replica::Replica;
 use weft_proto::UnixMillis;
 use weft_proto::identity::{Identity, NodeName};
 use weft_proto::wire::cluster::{CertificateRequest, ControlRequest, control_request, control_response};
-use weft_proxy::tls::{self, IdentitySet, Identities};
+use weft_proxy::tls::{self, Identities, IdentitySet};
 
 use crate::authority;
 use crate::control::Control;
@@ -89,7 +89,8 @@ impl<W: World> Certificates<W> {
         let Some(certificate) = current.certificates.get(identity) else { return true };
         let Some((start, end)) = tls::validity(&certificate.cert) else { return true };
         let life = end.saturating_sub(start);
-        let spread = u64::from(certificate.cert.first().map_or(0, |leaf| crc32fast::hash(leaf))) % (life / JITTER_SHARE).max(1);
+        let spread =
+            u64::from(certificate.cert.first().map_or(0, |leaf| crc32fast::hash(leaf))) % (life / JITTER_SHARE).max(1);
         self.world.now() + spread >= start + life / 2
     }
 

@@ -44,7 +44,10 @@ impl Check {
         if text == "tcp" {
             return Ok(Self::Tcp);
         }
-        let path = text.strip_prefix("http:").filter(|path| path.starts_with('/') && !path.starts_with("//")).ok_or_else(error)?;
+        let path = text
+            .strip_prefix("http:")
+            .filter(|path| path.starts_with('/') && !path.starts_with("//"))
+            .ok_or_else(error)?;
         let parsed: http::uri::PathAndQuery = path.parse().map_err(|_| error())?;
         Ok(Self::Http { path: parsed.to_string() })
     }
@@ -71,7 +74,13 @@ pub struct Report {
 }
 
 /// Checks an instance until nobody takes its reports any more. Nothing is reported before the first result.
-pub async fn watch<N: Net>(net: N, service: ServiceName, targets: Vec<SocketAddr>, check: Check, reports: mpsc::Sender<Report>) {
+pub async fn watch<N: Net>(
+    net: N,
+    service: ServiceName,
+    targets: Vec<SocketAddr>,
+    check: Check,
+    reports: mpsc::Sender<Report>,
+) {
     let mut health = Health::default();
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -82,7 +91,8 @@ pub async fn watch<N: Net>(net: N, service: ServiceName, targets: Vec<SocketAddr
             _ = ticks.tick() => {}
         }
         let Some(known) = health.note(run(&net, &targets, &check).await) else { continue };
-        let report = Report { service: service.clone(), healthy: known.is_ok(), problem: known.err().unwrap_or_default() };
+        let report =
+            Report { service: service.clone(), healthy: known.is_ok(), problem: known.err().unwrap_or_default() };
         if reports.send(report).await.is_err() {
             return;
         }
@@ -125,7 +135,9 @@ async fn run<N: Net>(net: &N, targets: &[SocketAddr], check: &Check) -> Result<(
             },
         }
     };
-    timeout(TIMEOUT, checked).await.unwrap_or_else(|_| Err(format!("check {check}: no answer within {} ms", TIMEOUT.as_millis())))
+    timeout(TIMEOUT, checked)
+        .await
+        .unwrap_or_else(|_| Err(format!("check {check}: no answer within {} ms", TIMEOUT.as_millis())))
 }
 
 async fn dial<N: Net>(net: &N, target: SocketAddr) -> Result<N::Stream, String> {
@@ -245,7 +257,9 @@ mod tests {
         let application = Application::default();
         let mut reports = start(&application);
         assert!(reports.recv().await.expect("a first report").healthy);
-        for (mood, problem) in [(FAILING, "answered 500"), (REFUSING, "takes no connection"), (SILENT, "no answer within 700 ms")] {
+        for (mood, problem) in
+            [(FAILING, "answered 500"), (REFUSING, "takes no connection"), (SILENT, "no answer within 700 ms")]
+        {
             // Just after a check has passed is the latest moment for a failure to be seen.
             tokio::time::sleep(Duration::from_millis(1)).await;
             application.0.store(mood, Ordering::Relaxed);
@@ -273,7 +287,8 @@ mod tests {
     fn one_failure_between_successes_changes_nothing() {
         let mut health = Health::default();
         let bad = || Err("down".to_owned());
-        let notes = [Ok(()), bad(), Ok(()), bad(), bad(), bad(), Err("other".to_owned()), Ok(())].map(|result| health.note(result));
+        let notes = [Ok(()), bad(), Ok(()), bad(), bad(), bad(), Err("other".to_owned()), Ok(())]
+            .map(|result| health.note(result));
         assert_eq!(notes, [Some(Ok(())), None, None, None, Some(bad()), None, Some(Err("other".into())), Some(Ok(()))]);
     }
 

@@ -36,7 +36,9 @@ const UNREACHABLE: u8 = 4;
 /// A service mesh in one binary: mutual TLS, policy and discovery for hosts without Kubernetes.
 #[derive(Debug, Parser)]
 #[command(name = "weft", version, disable_help_subcommand = true)]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not in force everywhere yet, 4 no node answers.")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not in force everywhere yet, 4 no node answers."
+)]
 struct Cli {
     /// Where the node's state lives [default: /var/lib/weft for root, else $XDG_STATE_HOME/weft or ~/.local/state/weft]
     #[arg(long, global = true, value_name = "DIR", display_order = 900)]
@@ -239,15 +241,32 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused() {
         for line in [
-            "weft", "weft up --init --join x", "weft up --join x --join-file y", "weft up --deny-by-default", "weft up --voters 2",
-            "weft up --bind 1", "weft token create --uses 0", "weft service add web", "weft apply", "weft get Gizmo",
-            "weft delete", "weft delete Service", "weft delete Service x -f y", "weft explain web", "weft explain a b GET",
+            "weft",
+            "weft up --init --join x",
+            "weft up --join x --join-file y",
+            "weft up --deny-by-default",
+            "weft up --voters 2",
+            "weft up --bind 1",
+            "weft token create --uses 0",
+            "weft service add web",
+            "weft apply",
+            "weft get Gizmo",
+            "weft delete",
+            "weft delete Service",
+            "weft delete Service x -f y",
+            "weft explain web",
+            "weft explain a b GET",
         ] {
             assert!(parse(line).is_err(), "{line:?} was accepted");
         }
         for line in [
-            "weft up", "weft --output json members", "weft get services -o yaml --data-dir x", "weft explain a b:80 GET /x -H a:b",
-            "weft delete service x -n y --expected 7 --wait", "weft delete -f x -f y", "weft apply -f - --dry-run",
+            "weft up",
+            "weft --output json members",
+            "weft get services -o yaml --data-dir x",
+            "weft explain a b:80 GET /x -H a:b",
+            "weft delete service x -n y --expected 7 --wait",
+            "weft delete -f x -f y",
+            "weft apply -f - --dry-run",
         ] {
             parse(line).expect(line);
         }
@@ -263,7 +282,8 @@ mod tests {
     #[test]
     fn every_fault_is_a_line_of_its_own() {
         let faults = vec!["a".to_owned(), "b".to_owned()];
-        let error = crate::api::schema::Error { reason: "bad-request".into(), message: "nothing was applied".into(), faults };
+        let error =
+            crate::api::schema::Error { reason: "bad-request".into(), message: "nothing was applied".into(), faults };
         assert_eq!(Stopped::from(ClientError::Refused(error)).lines, ["nothing was applied", "a", "b"]);
     }
 }

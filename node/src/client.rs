@@ -166,9 +166,11 @@ impl Client {
 
     async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes, bound: Duration) -> Called<T> {
         let answer = timeout(bound, self.exchange(method, path, body)).await;
-        let (status, body) = answer.map_err(|_| self.broken(format!("it took longer than {} s", bound.as_secs())))??;
+        let (status, body) =
+            answer.map_err(|_| self.broken(format!("it took longer than {} s", bound.as_secs())))??;
         if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|error| self.broken(format!("its answer cannot be read: {error}")));
+            return serde_json::from_slice(&body)
+                .map_err(|error| self.broken(format!("its answer cannot be read: {error}")));
         }
         let unread = |_| self.broken(format!("status {status}: {}", String::from_utf8_lossy(&body)));
         Err(serde_json::from_slice(&body).map_or_else(unread, ClientError::Refused))

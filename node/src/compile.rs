@@ -66,7 +66,12 @@ pub fn compile(
         deny_by_default: state.deny_by_default,
         services: services.into_values().collect(),
         policies,
-        local: local.services.keys().filter(|name| state.services.contains_key(*name)).map(|name| instance(local, name)).collect(),
+        local: local
+            .services
+            .keys()
+            .filter(|name| state.services.contains_key(*name))
+            .map(|name| instance(local, name))
+            .collect(),
         callers,
         caller_any,
         binds: site.binds.clone(),
@@ -84,11 +89,7 @@ fn describe_service(
     address: std::net::Ipv4Addr,
     declared: &[ServicePort],
 ) -> Result<ServiceDescription, String> {
-    let key = ResourceKey {
-        kind: Kind::Service,
-        namespace: name.namespace().to_owned(),
-        name: name.name().to_owned(),
-    };
+    let key = ResourceKey { kind: Kind::Service, namespace: name.namespace().to_owned(), name: name.name().to_owned() };
     let resource = state.resources.get(&key);
     let settings = resource.map_or(Ok(ServiceSettings::default()), |resource| service_settings(resource))?;
     let mut ports = declared.to_vec();

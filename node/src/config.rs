@@ -81,7 +81,8 @@ impl std::str::FromStr for Bind {
 
     /// Reads `127.0.0.1:9000=web:8080`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let error = || format!("{text:?} is not a bind: write ADDRESS:PORT=SERVICE:PORT, such as 127.0.0.1:9000=web:8080");
+        let error =
+            || format!("{text:?} is not a bind: write ADDRESS:PORT=SERVICE:PORT, such as 127.0.0.1:9000=web:8080");
         let (address, target) = text.split_once('=').ok_or_else(error)?;
         let (service, port) = target.rsplit_once(':').ok_or_else(error)?;
         Ok(Self {

@@ -69,7 +69,13 @@ struct Peer {
 
 impl<N: Net> Control<N> {
     /// Calls as the node `me`. Without `quic` every link is TLS over TCP.
-    pub fn new(net: N, me: Identity, identities: Arc<Identities>, book: Arc<Book>, quic: Option<QuicClient>) -> Arc<Self> {
+    pub fn new(
+        net: N,
+        me: Identity,
+        identities: Arc<Identities>,
+        book: Arc<Book>,
+        quic: Option<QuicClient>,
+    ) -> Arc<Self> {
         Arc::new(Self { net, me, identities, book, quic, peers: Mutex::default() })
     }
 
@@ -149,7 +155,9 @@ impl<N: Net> Control<N> {
             if peer.quic_blocked_until.is_some_and(|until| until > Instant::now()) {
                 return None;
             }
-            peer.connection.clone().filter(|connection| connection.close_reason().is_none() && connection.remote_address() == address)
+            peer.connection
+                .clone()
+                .filter(|connection| connection.close_reason().is_none() && connection.remote_address() == address)
         };
         let connection = match known {
             Some(connection) => connection,
@@ -280,7 +288,8 @@ impl<N: Net> GossipLink for GossipLinks<N> {
     fn send(&self, to: SocketAddr, message: Bytes) -> BoxFuture<'static, io::Result<()>> {
         let (control, name, from) = (self.control.clone(), self.book.name(to), self.from.to_string());
         Box::pin(async move {
-            let name = name.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("nobody is known at {to}")))?;
+            let name =
+                name.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("nobody is known at {to}")))?;
             let request = ControlRequest { kind: Some(control_request::Kind::Gossip(wire::Gossip { message, from })) };
             control.exchange_within(&name, request, GOSSIP_TIMEOUT).await.map(|_| ())
         })

@@ -55,7 +55,9 @@ pub enum JoinError {
     #[error("the mesh refused this node: {0}")]
     Refused(String),
     /// Nobody could be asked.
-    #[error("no node of the mesh could be reached: {0}. Check the addresses, and that the port is open for TCP and UDP")]
+    #[error(
+        "no node of the mesh could be reached: {0}. Check the addresses, and that the port is open for TCP and UDP"
+    )]
     Unreachable(String),
     /// What was answered cannot be used.
     #[error("the mesh's answer cannot be used: {0}")]
@@ -92,7 +94,8 @@ pub fn read_line(text: &str) -> Result<JoinLine, JoinError> {
     let text: String = text.split_whitespace().collect();
     let encoded = text.strip_prefix(LINE_PREFIX).ok_or_else(|| error("it starts with weft1."))?;
     let bytes = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| error("it holds a character that does not belong"))?;
-    let (body, checksum) = bytes.split_at_checked(bytes.len().saturating_sub(4)).ok_or_else(|| error("it is cut short"))?;
+    let (body, checksum) =
+        bytes.split_at_checked(bytes.len().saturating_sub(4)).ok_or_else(|| error("it is cut short"))?;
     if crc32fast::hash(body).to_be_bytes() != checksum {
         return Err(error("a part is missing or changed"));
     }
@@ -180,10 +183,11 @@ async fn ask<W: World>(
         address.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "not an address with a port"))?;
     let stream = world.net().dial(address).await?;
     let name: ServerName<'static> = ServerName::IpAddress(address.ip().into());
-    let mut stream = TlsConnector::from(join_client_config(fingerprint)).connect(name, stream).await.map_err(|error| {
-        let text = format!("it is not the mesh that the join line names, or not a weft node: {error}");
-        io::Error::new(io::ErrorKind::PermissionDenied, text)
-    })?;
+    let mut stream =
+        TlsConnector::from(join_client_config(fingerprint)).connect(name, stream).await.map_err(|error| {
+            let text = format!("it is not the mesh that the join line names, or not a weft node: {error}");
+            io::Error::new(io::ErrorKind::PermissionDenied, text)
+        })?;
     let root = stream.get_ref().1.peer_certificates().and_then(|chain| chain.last()).map(|root| root.to_vec());
     frame::write(&mut stream, request).await?;
     let response = frame::read(&mut stream, FRAME_LENGTH_MAX).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -236,13 +240,14 @@ impl<W: World> Gate<W> {
 
     async fn decide(&self, request: JoinRequest, from: SocketAddr) -> Result<JoinResponse, String> {
         let node: NodeKeys = request.node.ok_or("the request names no node")?.try_into().map_err(|e| format!("{e}"))?;
-        let key: [u8; KEY_LENGTH] = request.key.as_ref().try_into().map_err(|_| "the request's key has a wrong length")?;
+        let key: [u8; KEY_LENGTH] =
+            request.key.as_ref().try_into().map_err(|_| "the request's key has a wrong length")?;
         authority::check_request(&request.csr).map_err(|error| format!("the signing request is not good: {error}"))?;
         let name = node.name.clone();
-        let admission =
-            Admission { token_id: request.token_id, secret_hash: sha256(&request.token_secret), node };
+        let admission = Admission { token_id: request.token_id, secret_hash: sha256(&request.token_secret), node };
         let proposal = Proposal { key, at: self.world.now(), command: Command::Admit(admission) };
-        let raft_id = match self.replica.propose(proposal, DECISION_TIMEOUT).await.map_err(|error| error.to_string())?.1 {
+        let raft_id = match self.replica.propose(proposal, DECISION_TIMEOUT).await.map_err(|error| error.to_string())?.1
+        {
             Outcome::Admitted { raft_id } => raft_id,
             Outcome::Refused(refusal) => return Err(refusal.detail),
             other => return Err(format!("the log answered {other:?}")),

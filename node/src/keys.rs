@@ -28,7 +28,8 @@ impl Keys {
     /// Makes a new pair of keys.
     pub fn generate(world: &impl World) -> Result<Self, KeyError> {
         let seed: [u8; SEED_LENGTH] = random(world);
-        let (public, secret) = SUITE.generate_key_pair().map_err(|error| KeyError(format!("cannot make a key: {error}")))?;
+        let (public, secret) =
+            SUITE.generate_key_pair().map_err(|error| KeyError(format!("cannot make a key: {error}")))?;
         Self::assemble(seed, secret.secret_bytes().to_vec(), &public.0)
     }
 

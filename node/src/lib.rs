@@ -25,13 +25,14 @@ pub mod keys;
 pub mod member;
 pub mod os;
 pub mod publish;
-pub mod records;
 pub mod reconcile;
+pub mod records;
 pub mod registry;
 pub mod run;
 pub mod serve;
 pub mod start;
 pub mod store;
+pub(crate) mod tasks;
 pub mod telemetry;
 pub mod world;
 

@@ -100,12 +100,17 @@ pub(crate) fn read_founding<W: World>(world: &W) -> Result<Vec<Proposal>, StartE
     while !rest.is_empty() {
         let message = wire::mesh::Proposal::decode_length_delimited(&mut rest);
         let message = message.map_err(|error| StartError::Corrupt(format!("the founding record: {error}")))?;
-        proposals.push(message.try_into().map_err(|error| StartError::Corrupt(format!("the founding record: {error}")))?);
+        proposals
+            .push(message.try_into().map_err(|error| StartError::Corrupt(format!("the founding record: {error}")))?);
     }
     Ok(proposals)
 }
 
-pub(crate) async fn finish_founding<W: World>(world: &W, replica: &Replica, proposals: Vec<Proposal>) -> Result<(), StartError> {
+pub(crate) async fn finish_founding<W: World>(
+    world: &W,
+    replica: &Replica,
+    proposals: Vec<Proposal>,
+) -> Result<(), StartError> {
     let mut proposals = proposals.into_iter();
     let Some(first) = proposals.next() else { return Ok(()) };
     replica.found(first).await.map_err(|error| StartError::Consensus(error.to_string()))?;
@@ -117,4 +122,3 @@ pub(crate) async fn finish_founding<W: World>(world: &W, replica: &Replica, prop
     batch.delete(FOUNDING_KEY.to_vec());
     Ok(write_durably(&*world.disk(), batch).await?)
 }
-

@@ -82,7 +82,9 @@ pub fn prepare_directory(path: &Path) -> Result<(), String> {
     if metadata.mode() & 0o077 != 0 {
         let mode = std::fs::Permissions::from_mode(0o700);
         std::fs::set_permissions(path, mode).map_err(|error| {
-            format!("the data directory {shown} holds keys and is open to other users; `chmod 700 {shown}` failed: {error}")
+            format!(
+                "the data directory {shown} holds keys and is open to other users; `chmod 700 {shown}` failed: {error}"
+            )
         })?;
         tracing::warn!(directory = %shown, "the data directory was open to other users; its mode is 700 now");
     }

@@ -58,8 +58,9 @@ impl<N: Net> Publisher<N> {
         if state.trust_domain.is_none() {
             return;
         }
-        let built = compile(&self.site, &state, &live, &local)
-            .and_then(|description| Table::build(description, Some(&self.plane.table())).map_err(|error| error.to_string()));
+        let built = compile(&self.site, &state, &live, &local).and_then(|description| {
+            Table::build(description, Some(&self.plane.table())).map_err(|error| error.to_string())
+        });
         let index = state.index;
         match built {
             Ok(table) => {

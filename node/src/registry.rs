@@ -141,9 +141,9 @@ fn parse_port(spec: &PortSpec) -> Result<LocalPort, String> {
     }
     let target = match spec.target.as_deref() {
         None => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), spec.port),
-        Some(text) => text
-            .parse()
-            .map_err(|_| format!("target: {text:?} is not ADDRESS:PORT, such as 127.0.0.1:8081"))?,
+        Some(text) => {
+            text.parse().map_err(|_| format!("target: {text:?} is not ADDRESS:PORT, such as 127.0.0.1:8081"))?
+        }
     };
     if target.port() == 0 {
         return Err("target: its port is 1 to 65535".into());
@@ -180,7 +180,8 @@ impl<W: World> Registry<W> {
                 return false;
             }
             let changed = Arc::make_mut(current);
-            let same = |name: &ServiceName| changed.services.get(name).is_some_and(|old| services.get(name) == Some(old));
+            let same =
+                |name: &ServiceName| changed.services.get(name).is_some_and(|old| services.get(name) == Some(old));
             let kept: BTreeSet<ServiceName> = services.keys().filter(|name| same(name)).cloned().collect();
             changed.health.retain(|name, _| kept.contains(name));
             changed.refused.retain(|name, _| kept.contains(name));
@@ -201,7 +202,8 @@ impl<W: World> Registry<W> {
         loop {
             let local = changes.borrow_and_update().clone();
             let wanted: BTreeMap<_, _> = local.services.iter().filter(|(_, service)| service.check.is_some()).collect();
-            if wanted.len() != checked.len() || wanted.iter().any(|(name, service)| checked.get(name) != Some(service)) {
+            if wanted.len() != checked.len() || wanted.iter().any(|(name, service)| checked.get(name) != Some(service))
+            {
                 tasks.abort_all();
                 checked = wanted.into_iter().map(|(name, service)| (name.clone(), service.clone())).collect();
                 for service in checked.values() {

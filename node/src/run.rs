@@ -86,7 +86,9 @@ fn advertised(config: &Config) -> anyhow::Result<SocketAddr> {
     let port = config.listen.port();
     let Some(text) = &config.advertise else {
         let ip = if config.listen.ip().is_unspecified() { os::outward_address() } else { Some(config.listen.ip()) };
-        let ip = ip.ok_or_else(|| anyhow!("this host has no address that others could reach it at: name one with --advertise"))?;
+        let ip = ip.ok_or_else(|| {
+            anyhow!("this host has no address that others could reach it at: name one with --advertise")
+        })?;
         return Ok(SocketAddr::new(ip, port));
     };
     if let Ok(address) = text.parse::<SocketAddr>() {
@@ -94,7 +96,9 @@ fn advertised(config: &Config) -> anyhow::Result<SocketAddr> {
     }
     use std::net::ToSocketAddrs;
     let with_port = if text.contains(':') && !text.contains("::") { text.clone() } else { format!("{text}:{port}") };
-    let resolved = with_port.to_socket_addrs().with_context(|| format!("--advertise {text}: it is not an address and cannot be resolved"))?;
+    let resolved = with_port
+        .to_socket_addrs()
+        .with_context(|| format!("--advertise {text}: it is not an address and cannot be resolved"))?;
     let mut addresses: Vec<SocketAddr> = resolved.collect();
     addresses.sort_by_key(SocketAddr::is_ipv6);
     addresses.first().copied().ok_or_else(|| anyhow!("--advertise {text}: it resolves to no address"))
@@ -166,7 +170,8 @@ fn serve_api(node: &Arc<Node<HostWorld>>, path: &Path) -> anyhow::Result<()> {
 
 /// Prints how the next host joins. The line is a secret: it goes to the operator's terminal, never to the log.
 async fn print_welcome(node: &Arc<Node<HostWorld>>) -> anyhow::Result<()> {
-    let request = TokenRequest { lifetime_s: FIRST_TOKEN_LIFETIME_S, uses: FIRST_TOKEN_USES, services: vec!["*".into()] };
+    let request =
+        TokenRequest { lifetime_s: FIRST_TOKEN_LIFETIME_S, uses: FIRST_TOKEN_USES, services: vec!["*".into()] };
     let token = node.api_create_token(request).await.map_err(|failure| anyhow!(failure.error.message))?;
     let mut out = std::io::stdout().lock();
     if out.is_terminal() {

@@ -13,8 +13,8 @@ use weft_consensus::replica::Replica;
 use weft_proto::command::KEY_LENGTH;
 use weft_proto::identity::{Identity, NodeName};
 use weft_proto::wire::cluster::{
-    CertificateReply, CertificateRequest, ControlRequest, ControlResponse, EnforcedReply, EnforcedRequest, Gossip as GossipMessage,
-    GossipReply, control_request, control_response,
+    CertificateReply, CertificateRequest, ControlRequest, ControlResponse, EnforcedReply, EnforcedRequest,
+    Gossip as GossipMessage, GossipReply, control_request, control_response,
 };
 use weft_proxy::net::Net;
 use weft_proxy::plane::{ControlAlpn, Handover};
@@ -99,7 +99,9 @@ impl<W: World> Server<W> {
     }
 
     async fn serve_quic(self: Arc<Self>, connection: quinn::Connection) {
-        let chain = connection.peer_identity().and_then(|any| any.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok());
+        let chain = connection
+            .peer_identity()
+            .and_then(|any| any.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok());
         let Some(name) = chain.and_then(|chain| self.member(&chain)) else {
             connection.close(0u32.into(), b"not a member");
             return;
@@ -145,7 +147,9 @@ impl<W: World> Server<W> {
     async fn answer(&self, from: &NodeName, request: ControlRequest) -> control_response::Kind {
         use control_request::Kind;
         match request.kind {
-            Some(Kind::Consensus(request)) => control_response::Kind::Consensus(self.replica.answer(from, request).await),
+            Some(Kind::Consensus(request)) => {
+                control_response::Kind::Consensus(self.replica.answer(from, request).await)
+            }
             Some(Kind::Gossip(message)) => self.hear(from, message),
             Some(Kind::Certificate(request)) => {
                 control_response::Kind::Certificate(self.certificate(from, request).await)

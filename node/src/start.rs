@@ -1,6 +1,6 @@
 //! Starting a node: production and simulation call [`start`] alike.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,25 +22,24 @@ use weft_proxy::quic::QuicClient;
 use weft_proxy::record::Record;
 use weft_proxy::table::Table;
 use weft_proxy::table::description::{Bind, Description};
-use weft_proxy::tls::{IdentitySet, Identities};
+use weft_proxy::tls::{Identities, IdentitySet};
 
+use crate::advertise::{Admitted, FactSigner};
 use crate::api::schema::ServiceSpec;
-use crate::advertise::{Admitted, FactSigner, advertise, remember_peers};
 use crate::authority;
 use crate::book::Book;
-use crate::certificates::{Certificates, certified_all};
+use crate::certificates::certified_all;
 use crate::compile::Site;
 use crate::config::Config;
 use crate::control::{ConsensusPeers, Control, GossipLinks};
 use crate::issue::Issuer;
-use crate::join::{Gate, JoinError};
+use crate::join::JoinError;
 use crate::keys::{KeyError, Keys};
 use crate::member::{become_member, finish_founding, read_founding};
-use crate::publish::{Enforced, Publisher};
-use crate::reconcile::Reconciler;
-use crate::registry::{Local, Registry};
-use crate::serve::Server;
+use crate::publish::Enforced;
+use crate::registry::Local;
 use crate::store::{NodeIdentity, Store};
+use crate::tasks::{self, Parts};
 use crate::world::{World, random};
 
 /// Control connections waiting to be taken from the data plane.
@@ -90,7 +89,9 @@ pub struct Host {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// `--init` on a directory that holds a node.
-    #[error("this data directory already holds node {node} of mesh {mesh}; start it with `weft up`, or choose another --data-dir")]
+    #[error(
+        "this data directory already holds node {node} of mesh {mesh}; start it with `weft up`, or choose another --data-dir"
+    )]
     Founded {
         /// The node.
         node: NodeName,
@@ -98,7 +99,9 @@ pub enum StartError {
         mesh: TrustDomain,
     },
     /// No state, and neither `--init` nor `--join`.
-    #[error("this data directory holds no node: make a mesh with `weft up --init`, or join one with `weft up --join LINE`")]
+    #[error(
+        "this data directory holds no node: make a mesh with `weft up --init`, or join one with `weft up --join LINE`"
+    )]
     Empty,
     /// A node without a name.
     #[error("the node has no name: give it one with --name")]
@@ -136,7 +139,11 @@ impl From<authority::AuthorityError> for StartError {
 }
 
 /// Starts a node: makes or joins a mesh where the disk is fresh, resumes where it is not.
-pub async fn start<W: World>(config: Config, world: W, host: Host) -> Result<(Arc<Node<W>>, mpsc::Receiver<Record>), StartError> {
+pub async fn start<W: World>(
+    config: Config,
+    world: W,
+    host: Host,
+) -> Result<(Arc<Node<W>>, mpsc::Receiver<Record>), StartError> {
     let store = Store::new(world.disk());
     let identity = become_member(&config, &world, &store, host.address).await?;
     let founding = read_founding(&world)?;
@@ -154,13 +161,7 @@ async fn wire_up<W: World>(
     let NodeIdentity { name, raft_id, trust_domain, roots, keys } = identity;
     let keys = Arc::new(keys);
     let me = Identity::node(trust_domain.clone(), name.clone());
-    let svids = store.svids().map_err(|error| StartError::Corrupt(error.to_string()))?;
-    let identities = Arc::new(Identities::new(IdentitySet {
-        trust_domain: trust_domain.clone(),
-        node: me.clone(),
-        roots: roots.iter().map(|root| CertificateDer::from(root.clone())).collect(),
-        certificates: certified_all(&svids).map_err(StartError::Crypto)?,
-    }));
+    let identities = open_identities(&store, &me, &roots)?;
     let book = Arc::new(open_book(&store, &name, host.address)?);
     let quic = QuicClient::new(world.net(), identities.clone()).map_err(StartError::Host)?;
     let control = Control::new(world.net().clone(), me.clone(), identities.clone(), book.clone(), Some(quic));
@@ -177,13 +178,7 @@ async fn wire_up<W: World>(
     let links = GossipLinks { control: control.clone(), book: book.clone(), from: host.address };
     let gossip = start_gossip(&world, &name, &trust_domain, first, links, keys, replica.clone(), &book).await?;
 
-    let site = Site {
-        node: name.clone(),
-        address: host.address,
-        zone: config.zone.clone(),
-        loopback: config.loopback,
-        binds: config.binds.iter().map(|b| Bind { address: b.address, service: b.service.clone(), port: b.port }).collect(),
-    };
+    let site = site(&config, &name, host.address);
     let (records, recorded) = mpsc::channel(RECORDS_MAX);
     let (handovers, handed) = mpsc::channel::<Handover<W::Net>>(HANDOVERS_MAX);
     let empty = empty_table(&site, &trust_domain)?;
@@ -192,75 +187,38 @@ async fn wire_up<W: World>(
 
     let (enforced_sender, enforced) = watch::channel(Enforced::default());
     let (expires_sender, expires) = watch::channel(0);
-    let (wanted_sender, wanted) = watch::channel(BTreeSet::new());
-    let renew = Arc::new(Notify::new());
     let node = Arc::new(Node {
         config,
-        world: world.clone(),
-        site: site.clone(),
-        me: me.clone(),
-        replica: replica.clone(),
-        gossip: gossip.clone(),
-        plane: plane.clone(),
-        control: control.clone(),
-        identities: identities.clone(),
-        book: book.clone(),
+        world,
+        site,
+        me,
+        replica,
+        gossip,
+        plane,
+        control,
+        identities,
+        book,
         local: host.local,
-        enforced: enforced.clone(),
+        enforced,
         expires,
-        renew: renew.clone(),
+        renew: Arc::default(),
         register: host.register,
         unregister: host.unregister,
         tasks: parking_lot::Mutex::default(),
     });
-    let gate = Gate { world: world.clone(), replica: replica.clone(), issuer: issuer.clone(), book: book.clone() };
-    let (streams, strangers) = Server::<W>::bounds();
-    let server = Arc::new(Server {
-        replica: replica.clone(),
-        gossip: gossip.clone(),
-        issuer: issuer.clone(),
-        gate,
-        identities: identities.clone(),
-        book: book.clone(),
-        enforced,
-        streams,
-        strangers,
-    });
-    let publisher = Publisher {
-        site,
-        plane,
-        states: replica.state(),
-        live: gossip.live(),
-        local: node.local.subscribe(),
-        enforced: enforced_sender,
-    };
-    let certificates = Certificates {
-        world: world.clone(),
-        me,
-        name: name.clone(),
-        store: store.clone(),
-        identities,
-        replica: replica.clone(),
-        control,
-        issuer: issuer.clone(),
-        wanted,
-        renew,
-        expires: expires_sender,
-    };
-    let reconciler =
-        Reconciler { replica: replica.clone(), issuer, live: gossip.live(), wanted: node.config.voters };
-    let registry = Registry { world, name, replica, local: node.local.clone() };
-    {
-        let mut tasks = node.tasks.lock();
-        tasks.spawn(server.run(handed));
-        tasks.spawn(publisher.run());
-        tasks.spawn(certificates.run());
-        tasks.spawn(reconciler.run());
-        tasks.spawn(registry.run());
-        tasks.spawn(advertise(node.clone(), wanted_sender));
-        tasks.spawn(remember_peers(node.clone(), store));
-    }
+    let parts = Parts { issuer, store, handed, enforced: enforced_sender, expires: expires_sender };
+    tasks::spawn(&node, &mut node.tasks.lock(), parts);
     Ok((node, recorded))
+}
+
+fn open_identities(store: &Store, me: &Identity, roots: &[Vec<u8>]) -> Result<Arc<Identities>, StartError> {
+    let svids = store.svids().map_err(|error| StartError::Corrupt(error.to_string()))?;
+    Ok(Arc::new(Identities::new(IdentitySet {
+        trust_domain: me.trust_domain().clone(),
+        node: me.clone(),
+        roots: roots.iter().map(|root| CertificateDer::from(root.clone())).collect(),
+        certificates: certified_all(&svids).map_err(StartError::Crypto)?,
+    })))
 }
 
 fn open_book(store: &Store, name: &NodeName, address: SocketAddr) -> Result<Book, StartError> {
@@ -271,7 +229,24 @@ fn open_book(store: &Store, name: &NodeName, address: SocketAddr) -> Result<Book
     Ok(Book::new(peers))
 }
 
-fn first_facts<W: World>(config: &Config, world: &W, name: &NodeName, raft_id: RaftId, address: SocketAddr) -> NodeFacts {
+fn site(config: &Config, name: &NodeName, address: SocketAddr) -> Site {
+    let bind = |bind: &crate::config::Bind| Bind { address: bind.address, service: bind.service.clone(), port: bind.port };
+    Site {
+        node: name.clone(),
+        address,
+        zone: config.zone.clone(),
+        loopback: config.loopback,
+        binds: config.binds.iter().map(bind).collect(),
+    }
+}
+
+fn first_facts<W: World>(
+    config: &Config,
+    world: &W,
+    name: &NodeName,
+    raft_id: RaftId,
+    address: SocketAddr,
+) -> NodeFacts {
     NodeFacts {
         name: name.clone(),
         raft_id,
@@ -300,7 +275,8 @@ async fn start_gossip<W: World>(
     replica: Replica,
     book: &Book,
 ) -> Result<Arc<Gossip>, StartError> {
-    let seeds = book.all().into_iter().filter(|(seed, _)| seed != name).map(|(_, address)| address.to_string()).collect();
+    let seeds =
+        book.all().into_iter().filter(|(seed, _)| seed != name).map(|(_, address)| address.to_string()).collect();
     let settings = GossipSettings {
         name: name.clone(),
         raft_id: facts.raft_id,

@@ -47,7 +47,9 @@ pub fn start_log(format: LogFormat, filter: &str) -> Result<(), String> {
     let started = match format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
         LogFormat::Auto if !terminal => builder.json().flatten_event(true).try_init(),
-        LogFormat::Auto | LogFormat::Text => builder.with_ansi(terminal && !is_colourless()).with_target(false).try_init(),
+        LogFormat::Auto | LogFormat::Text => {
+            builder.with_ansi(terminal && !is_colourless()).with_target(false).try_init()
+        }
     };
     started.map_err(|error| format!("the log cannot be started: {error}"))
 }
@@ -166,7 +168,11 @@ mod tests {
             metrics::histogram!("weft_batch").record(3.0);
         });
         let text = recorder.handle().render();
-        for line in ["weft_wait_seconds_bucket{le=\"0.005\"} 1", "weft_body_bytes_bucket{le=\"65536\"} 1", "weft_batch_bucket{le=\"5\"} 1"] {
+        for line in [
+            "weft_wait_seconds_bucket{le=\"0.005\"} 1",
+            "weft_body_bytes_bucket{le=\"65536\"} 1",
+            "weft_batch_bucket{le=\"5\"} 1",
+        ] {
             assert!(text.contains(line), "{line} is not in {text}");
         }
     }

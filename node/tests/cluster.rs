@@ -55,7 +55,9 @@ fn a_mesh_from_nothing_calls_decides_and_survives() {
     nodes[lost].kill();
     let left = (lost + 1) % 3;
     let started = Instant::now();
-    until("a decision without the leader", || nodes[left].weft(&["delete", "AuthorizationPolicy", "web"]).status.success());
+    until("a decision without the leader", || {
+        nodes[left].weft(&["delete", "AuthorizationPolicy", "web"]).status.success()
+    });
     assert!(started.elapsed() < BOUND);
     nodes[lost].up(&[]);
     until("it catches up", || nodes[lost].ok(&["get", "AuthorizationPolicy"]).matches("web").count() == 0);

@@ -278,7 +278,9 @@ impl fmt::Display for Command {
             Self::GrantAuthority { node, .. } => write!(f, "grant authority to {node}"),
             Self::DeclareService { node, service, .. } => write!(f, "declare service {service} by {node}"),
             Self::ChangeResources(changes) => write!(f, "change {} resources", changes.len()),
-            Self::RecordCertificate(record) => write!(f, "record certificate of {} on {}", record.identity, record.node),
+            Self::RecordCertificate(record) => {
+                write!(f, "record certificate of {} on {}", record.identity, record.node)
+            }
         }
     }
 }

@@ -223,13 +223,7 @@ impl From<ResourceChange> for wire::ResourceChange {
             ResourceAction::Put(resource) => Some(resource.into()),
             ResourceAction::Delete(_) => None,
         };
-        Self {
-            put,
-            kind: key.kind.to_string(),
-            namespace: key.namespace,
-            name: key.name,
-            expected: change.expected,
-        }
+        Self { put, kind: key.kind.to_string(), namespace: key.namespace, name: key.name, expected: change.expected }
     }
 }
 
@@ -269,11 +263,7 @@ impl TryFrom<wire::Resource> for Resource {
 
     fn try_from(message: wire::Resource) -> Parsed<Self> {
         Ok(Self {
-            key: ResourceKey {
-                kind: message.kind.parse::<Kind>()?,
-                namespace: message.namespace,
-                name: message.name,
-            },
+            key: ResourceKey { kind: message.kind.parse::<Kind>()?, namespace: message.namespace, name: message.name },
             labels: message.labels,
             annotations: message.annotations,
             spec: message.spec,

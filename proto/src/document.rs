@@ -60,8 +60,8 @@ pub fn parse(source: &str, text: &str) -> Result<Vec<Resource>, Vec<Fault>> {
     if text.len() > TEXT_LENGTH_MAX {
         return Err(whole(format!("{} bytes; at most {TEXT_LENGTH_MAX} are taken at once", text.len())));
     }
-    let documents: Vec<Value> =
-        serde_saphyr::from_multiple(text).map_err(|error| whole(format!("not valid YAML: {}", error.without_snippet())))?;
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text)
+        .map_err(|error| whole(format!("not valid YAML: {}", error.without_snippet())))?;
     let documents: Vec<Value> = documents.into_iter().filter(|document| !document.is_null()).collect();
     if documents.len() > DOCUMENTS_MAX {
         return Err(whole(format!("{} documents; at most {DOCUMENTS_MAX} are taken at once", documents.len())));
@@ -170,7 +170,10 @@ fn read(document: Value) -> Result<Resource, Faults> {
     let mut faults = Faults::new();
     if !kind.api_versions().contains(&envelope.api_version.as_str()) {
         let known = kind.api_versions().join(" or ");
-        faults.push(("apiVersion".into(), format!("{:?} is not supported for {kind}; write {known}", envelope.api_version)));
+        faults.push((
+            "apiVersion".into(),
+            format!("{:?} is not supported for {kind}; write {known}", envelope.api_version),
+        ));
     }
     let namespace = envelope.metadata.namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
     for (field, text, what) in
@@ -245,7 +248,10 @@ fn check_policy(policy: &AuthorizationPolicy, faults: &mut Faults) {
         check_target(&format!("spec.targetRefs[{i}]"), target, faults);
     }
     if policy.action == Action::Deny && policy.rules.is_empty() {
-        faults.push(("spec.rules".into(), "a DENY policy without rules never matches; write `rules: [{}]` to deny everything".into()));
+        faults.push((
+            "spec.rules".into(),
+            "a DENY policy without rules never matches; write `rules: [{}]` to deny everything".into(),
+        ));
     }
     for (r, rule) in policy.rules.iter().enumerate() {
         for (i, from) in rule.from.iter().enumerate() {
@@ -262,7 +268,10 @@ fn check_policy(policy: &AuthorizationPolicy, faults: &mut Faults) {
 
 fn check_target(path: &str, target: &TargetRef, faults: &mut Faults) {
     if target.kind != "Service" || !matches!(target.group.as_str(), "" | "core" | "weft") {
-        faults.push((format!("{path}.kind"), format!("{}/{} is not supported; name a Service", target.group, target.kind)));
+        faults.push((
+            format!("{path}.kind"),
+            format!("{}/{} is not supported; name a Service", target.group, target.kind),
+        ));
     }
     if let Err(error) = label(&target.name, "name") {
         faults.push((format!("{path}.name"), error.to_string()));

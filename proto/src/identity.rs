@@ -113,9 +113,9 @@ impl Identity {
     /// The trust domain that vouches for it.
     pub fn trust_domain(&self) -> &TrustDomain {
         match self {
-            Self::Service { trust_domain, .. } | Self::Node { trust_domain, .. } | Self::Foreign { trust_domain, .. } => {
-                trust_domain
-            }
+            Self::Service { trust_domain, .. }
+            | Self::Node { trust_domain, .. }
+            | Self::Foreign { trust_domain, .. } => trust_domain,
         }
     }
 
@@ -228,9 +228,21 @@ mod tests {
     #[test]
     fn refuses_what_the_specification_refuses() {
         for text in [
-            "", "spiffe://", "SPIFFE://td/a", "spiffe://TD/a", "spiffe://td/", "spiffe://td//a", "spiffe://td/./a",
-            "spiffe://td/../a", "spiffe://td/a?b", "spiffe://td/a#b", "spiffe://u@td/a", "spiffe://td:1/a",
-            "spiffe://td/a%20b", "http://td/a", "spiffe://td/a\0",
+            "",
+            "spiffe://",
+            "SPIFFE://td/a",
+            "spiffe://TD/a",
+            "spiffe://td/",
+            "spiffe://td//a",
+            "spiffe://td/./a",
+            "spiffe://td/../a",
+            "spiffe://td/a?b",
+            "spiffe://td/a#b",
+            "spiffe://u@td/a",
+            "spiffe://td:1/a",
+            "spiffe://td/a%20b",
+            "http://td/a",
+            "spiffe://td/a\0",
         ] {
             assert!(text.parse::<Identity>().is_err(), "{text:?} was accepted");
         }

@@ -44,7 +44,12 @@ pub(crate) struct Tunnel {
 }
 
 /// An HTTP exchange, up to the head of its answer.
-pub(crate) async fn http<N: Net>(connection: &Arc<Connection<N>>, hold: &Arc<Hold>, head: Parts, body: Body) -> Outcome {
+pub(crate) async fn http<N: Net>(
+    connection: &Arc<Connection<N>>,
+    hold: &Arc<Hold>,
+    head: Parts,
+    body: Body,
+) -> Outcome {
     let version = head.version;
     let protocol = if version == http::Version::HTTP_2 { "h2" } else { "http/1.1" };
     let mut open = Open::new(hold, protocol);

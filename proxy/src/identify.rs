@@ -174,7 +174,14 @@ impl<N: Net> Worker<N> {
         relation
     }
 
-    fn relate(&self, table: &Table, end: End, caller: &Identity, service: &Arc<Service>, port: ServicePort) -> Relation {
+    fn relate(
+        &self,
+        table: &Table,
+        end: End,
+        caller: &Identity,
+        service: &Arc<Service>,
+        port: ServicePort,
+    ) -> Relation {
         let instance = service.local_port(port.port);
         let serves = |index: &usize| {
             let endpoint = &service.endpoints[*index];

@@ -76,7 +76,10 @@ impl QuicServer {
         loop {
             let incoming = self.endpoint.accept().await?;
             // Under load an address must show that it is its sender's before anything is spent on it.
-            if self.endpoint.open_connections() > RETRY_ABOVE && !incoming.remote_address_validated() && incoming.may_retry() {
+            if self.endpoint.open_connections() > RETRY_ABOVE
+                && !incoming.remote_address_validated()
+                && incoming.may_retry()
+            {
                 let _ = incoming.retry();
                 continue;
             }

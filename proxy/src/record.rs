@@ -45,6 +45,9 @@ pub struct Record {
     pub code: u16,
     /// Why Weft ended it; empty where the application answered.
     pub reason: &'static str,
+    /// Who has to do something about it: `caller`, `policy` or `callee`.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub fault: &'static str,
     /// What a person needs to know of the reason.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub detail: String,
@@ -141,6 +144,7 @@ pub(crate) struct Open {
     protocol: &'static str,
     code: u16,
     reason: &'static str,
+    fault: &'static str,
     detail: Option<String>,
     noting: Noting,
     endpoint: Option<usize>,
@@ -160,6 +164,7 @@ impl Open {
             protocol,
             code: 0,
             reason: "",
+            fault: "",
             detail: None,
             noting: Noting::default(),
             endpoint: None,
@@ -205,6 +210,7 @@ impl Open {
     pub(crate) fn rejected(&mut self, reject: &Reject) {
         self.code = reject.status().as_u16();
         self.reason = reject.reason();
+        self.fault = reject.fault().as_str();
         self.detail = reject.detail().map(str::to_owned);
     }
 
@@ -288,6 +294,7 @@ impl Open {
             host: asked.map(|asked| asked.host.compare.to_string()).unwrap_or_default(),
             code: finished.code,
             reason: finished.reason,
+            fault: self.fault,
             detail: self.detail.take().unwrap_or_default(),
             policy: self.noting.by.as_ref().map(ToString::to_string),
             noted: self.noting.noted.iter().map(|noted| format!("{} {}", noted.policy, verb(noted.says))).collect(),

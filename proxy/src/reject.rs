@@ -13,13 +13,24 @@ pub(crate) const REASON_HEADER: HeaderName = HeaderName::from_static("x-weft-rea
 
 /// Who has to do something about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// The caller.
     Caller,
     /// The mesh's rules.
     Policy,
     /// The callee or the way to it.
     Callee,
+}
+
+impl Fault {
+    /// Its name in access records.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Caller => "caller",
+            Self::Policy => "policy",
+            Self::Callee => "callee",
+        }
+    }
 }
 
 /// Why an exchange ended without an answer of the application.
@@ -65,7 +76,9 @@ impl Reject {
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Denied | Self::Revoked => StatusCode::FORBIDDEN,
-            Self::UnknownHost(_) | Self::UnknownPort(_) | Self::Broken(_) | Self::NotUpgraded => StatusCode::BAD_GATEWAY,
+            Self::UnknownHost(_) | Self::UnknownPort(_) | Self::Broken(_) | Self::NotUpgraded => {
+                StatusCode::BAD_GATEWAY
+            }
             Self::NoCertificate(_) | Self::NoInstance | Self::Unreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Gone => StatusCode::from_u16(CLIENT_CLOSED).expect("three digits"),
@@ -128,7 +141,8 @@ impl Reject {
             Self::Method => "this method is not passed on".into(),
             Self::UnknownHost(host) => {
                 let host: String = host.chars().take(HOST_SHOWN_MAX).collect();
-                format!("{host:?} is no service of the mesh; services are named name.mesh or name.namespace.mesh").into()
+                format!("{host:?} is no service of the mesh; services are named name.mesh or name.namespace.mesh")
+                    .into()
             }
             Self::UnknownPort(why) | Self::NoCertificate(why) => why.clone().into(),
             Self::Denied => "access denied".into(),

@@ -52,7 +52,10 @@ pub struct IdentitySet {
 impl std::fmt::Debug for IdentitySet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let identities: Vec<&Identity> = self.certificates.keys().collect();
-        f.debug_struct("IdentitySet").field("node", &self.node).field("certificates", &identities).finish_non_exhaustive()
+        f.debug_struct("IdentitySet")
+            .field("node", &self.node)
+            .field("certificates", &identities)
+            .finish_non_exhaustive()
     }
 }
 
@@ -153,11 +156,8 @@ pub fn provider() -> Arc<CryptoProvider> {
         aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
         aws_lc_rs::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
     ];
-    provider.kx_groups = vec![
-        aws_lc_rs::kx_group::X25519MLKEM768,
-        aws_lc_rs::kx_group::X25519,
-        aws_lc_rs::kx_group::SECP256R1,
-    ];
+    provider.kx_groups =
+        vec![aws_lc_rs::kx_group::X25519MLKEM768, aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1];
     Arc::new(provider)
 }
 

@@ -28,7 +28,8 @@ use weft_proxy::table::authz::{
 #[test]
 fn scripts() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts/authz");
-    let mut files: Vec<_> = std::fs::read_dir(folder).expect("readable").map(|entry| entry.expect("readable").path()).collect();
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).expect("readable").map(|entry| entry.expect("readable").path()).collect();
     files.sort();
     let (mut calls, mut wrong) = (0, Vec::new());
     for file in &files {
@@ -41,7 +42,10 @@ fn scripts() {
                 let found = judge(&compiled, case.slashes, call);
                 let same = if expected.starts_with("400") { found.starts_with(expected) } else { found == *expected };
                 if !same {
-                    wrong.push(format!("{name}:{line} ({})\n  {call}\n  expected {expected}\n  found    {found}", case.rule));
+                    wrong.push(format!(
+                        "{name}:{line} ({})\n  {call}\n  expected {expected}\n  found    {found}",
+                        case.rule
+                    ));
                 }
             }
         }
@@ -93,11 +97,17 @@ impl Case {
         let mut words = self.service.split(' ');
         let service: ServiceName = words.next().expect("a name").parse().expect("a name");
         let labels = words.map(|word| word.split_once('=').expect("label=value"));
-        let labels: BTreeMap<String, String> = labels.map(|(label, value)| (label.to_owned(), value.to_owned())).collect();
+        let labels: BTreeMap<String, String> =
+            labels.map(|(label, value)| (label.to_owned(), value.to_owned())).collect();
         let head = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n";
-        let documents: Vec<String> =
-            self.policies.split("---\n").filter(|text| !text.trim().is_empty()).map(|text| format!("{head}{text}")).collect();
-        let resources = document::parse(source, &documents.join("---\n")).unwrap_or_else(|faults| panic!("{}: {faults:?}", self.rule));
+        let documents: Vec<String> = self
+            .policies
+            .split("---\n")
+            .filter(|text| !text.trim().is_empty())
+            .map(|text| format!("{head}{text}"))
+            .collect();
+        let resources = document::parse(source, &documents.join("---\n"))
+            .unwrap_or_else(|faults| panic!("{}: {faults:?}", self.rule));
         let describe = |resource: &weft_proto::resource::Resource| PolicyDescription {
             key: resource.key.clone(),
             policy: document::authorization_policy(resource).expect("checked"),
@@ -122,7 +132,10 @@ fn judge(compiled: &Authorization, slashes: EscapedSlashes, line: &str) -> Strin
             Some(("host", name)) => host = name,
             Some(("header", text)) => {
                 let (name, value) = text.split_once(':').expect("name:value");
-                headers.append(name.parse::<HeaderName>().expect("a name"), HeaderValue::from_str(value).expect("a value"));
+                headers.append(
+                    name.parse::<HeaderName>().expect("a name"),
+                    HeaderValue::from_str(value).expect("a value"),
+                );
             }
             _ if word == "tcp" => {}
             _ => request = Some((word, words.next().expect("METHOD target"))),
@@ -133,8 +146,11 @@ fn judge(compiled: &Authorization, slashes: EscapedSlashes, line: &str) -> Strin
         Err(refusal) => return format!("400 {refusal}"),
     };
     let host = path::host(host);
-    let http = request.zip(target.as_deref()).map(|((method, _), target)| {
-        HttpCall { method, host: &host, path: target.split('?').next().expect("one at least"), headers: &headers }
+    let http = request.zip(target.as_deref()).map(|((method, _), target)| HttpCall {
+        method,
+        host: &host,
+        path: target.split('?').next().expect("one at least"),
+        headers: &headers,
     });
     let [source_ip, destination_ip] = ends.map(|end| end.parse().expect("an address"));
     let destination_port = port.parse().expect("a port");
@@ -155,7 +171,8 @@ fn an_explanation_names_every_policy_rule_and_field() {
     let caller = Caller::new("spiffe://m/ns/dev/svc/a".parse().expect("valid"));
     let any = IpAddr::from([10, 0, 0, 1]);
     let http = Some(HttpCall { method: "GET", host: "web", path: "/x", headers: &headers });
-    let call = Call { caller: Some(&caller), source_ip: any, destination_ip: any, destination_port: 1, sni: None, http };
+    let call =
+        Call { caller: Some(&caller), source_ip: any, destination_ip: any, destination_port: 1, sni: None, http };
     let expected = "\
 allow by default/a[1]
   default/d (deny) does not match
@@ -182,7 +199,10 @@ fn what_cannot_be_compiled_is_named() {
         let policy = AuthorizationPolicy { rules: vec![Rule::default(), rule], ..AuthorizationPolicy::default() };
         let description = PolicyDescription { key, policy, dry_run: false };
         let error = Authorization::check(&description).expect_err("refused");
-        assert_eq!(Authorization::compile(&service, &BTreeMap::new(), &[description], false).expect_err("refused"), error);
+        assert_eq!(
+            Authorization::compile(&service, &BTreeMap::new(), &[description], false).expect_err("refused"),
+            error
+        );
         error.to_string()
     };
     let operation = |operation| Rule { to: vec![To { operation }], ..Rule::default() };
@@ -192,10 +212,22 @@ fn what_cannot_be_compiled_is_named() {
     };
     let at = "AuthorizationPolicy default/p: spec.rules[1]";
     for (found, expected) in [
-        (error(operation(Operation { paths: vec!["/a".into(), "a*b".into()], ..Operation::default() })), ".to[0].operation.paths[1]: "),
-        (error(operation(Operation { not_ports: vec!["0".into()], ..Operation::default() })), ".to[0].operation.notPorts[0]: "),
-        (error(operation(Operation { hosts: vec!["*:80".into()], ..Operation::default() })), ".to[0].operation.hosts[0]: "),
-        (error(operation(Operation { methods: vec!["GET".into(); PATTERNS_MAX + 1], ..Operation::default() })), ".to[0].operation.methods: "),
+        (
+            error(operation(Operation { paths: vec!["/a".into(), "a*b".into()], ..Operation::default() })),
+            ".to[0].operation.paths[1]: ",
+        ),
+        (
+            error(operation(Operation { not_ports: vec!["0".into()], ..Operation::default() })),
+            ".to[0].operation.notPorts[0]: ",
+        ),
+        (
+            error(operation(Operation { hosts: vec!["*:80".into()], ..Operation::default() })),
+            ".to[0].operation.hosts[0]: ",
+        ),
+        (
+            error(operation(Operation { methods: vec!["GET".into(); PATTERNS_MAX + 1], ..Operation::default() })),
+            ".to[0].operation.methods: ",
+        ),
         (error(key("request.headers[:path]")), ".when[0].key: "),
         (error(key("source.ip")), ".when[0].values[0]: "),
         (error(key("request.auth.principal")), ".when[0].key: "),
@@ -222,13 +254,18 @@ fn agrees_with_the_prose() {
         let by_default = end.deny_by_default;
         let compiled = Authorization::compile(&end.service, &end.labels, &policies, by_default).expect("compiles");
         let host = path::host(end.host);
-        let http = end.http.then_some(HttpCall { method: end.method, host: &host, path: end.path, headers: &end.headers });
+        let http =
+            end.http.then_some(HttpCall { method: end.method, host: &host, path: end.path, headers: &end.headers });
         let caller = end.caller.map(|id| Caller::new(format!("spiffe://{id}").parse().expect("valid")));
         let (source_ip, destination_ip) = (end.source.into(), [10, 0, 0, 9].into());
-        let call = Call { caller: caller.as_ref(), source_ip, destination_ip, destination_port: end.port, sni: end.sni, http };
+        let call =
+            Call { caller: caller.as_ref(), source_ip, destination_ip, destination_port: end.port, sni: end.sni, http };
         let verdict = compiled.decide(&call);
         *outcomes.borrow_mut().entry(verdict.reason).or_default() += 1;
-        proptest::prop_assert_eq!((verdict.reason, verdict.by.as_ref().map(ToString::to_string)), prose::decide(&policies, &end));
+        proptest::prop_assert_eq!(
+            (verdict.reason, verdict.by.as_ref().map(ToString::to_string)),
+            prose::decide(&policies, &end)
+        );
         proptest::prop_assert_eq!(verdict.allowed, verdict.reason.allows());
         let explanation = compiled.explain(&call);
         let matched = |action| explanation.policies.iter().any(|p| p.matched && p.action == action && !p.dry_run);
@@ -296,7 +333,13 @@ impl Choices<'_> {
             service: self.one(&["default/web", "shop/web"]).parse().expect("valid"),
             labels: self.many(&[0, 1], |_| ("tier".to_owned(), "front".to_owned())).into_iter().collect(),
             deny_by_default: self.one(&[false, true]),
-            caller: self.one(&[None, Some("m/ns/shop/svc/a"), Some("m/ns/dev/svc/ab"), Some("m/node/n"), Some("f/ns/shop/sa/x")]),
+            caller: self.one(&[
+                None,
+                Some("m/ns/shop/svc/a"),
+                Some("m/ns/dev/svc/ab"),
+                Some("m/node/n"),
+                Some("f/ns/shop/sa/x"),
+            ]),
             source: self.one(&[[10, 0, 0, 1], [10, 1, 0, 1], [192, 168, 0, 1]]),
             port: self.one(&[80, 443]),
             sni: self.one(&[None, Some("web.mesh"), Some("api.mesh")]),
@@ -320,7 +363,11 @@ impl Choices<'_> {
         let label = |c: &mut Self| c.one(&[("app", "web"), ("app", "db"), ("tier", "front")]);
         let labels = self.many(&[0, 0, 1, 1, 2], label).into_iter().map(|(k, v)| (k.to_owned(), v.to_owned()));
         let match_labels: BTreeMap<_, _> = labels.collect();
-        let target = |c: &mut Self| TargetRef { group: String::new(), kind: "Service".into(), name: c.one(&["web", "db"]).into() };
+        let target = |c: &mut Self| TargetRef {
+            group: String::new(),
+            kind: "Service".into(),
+            name: c.one(&["web", "db"]).into(),
+        };
         let target_refs = if match_labels.is_empty() { self.many(&[0, 0, 0, 1, 2], target) } else { Vec::new() };
         let selector = (!match_labels.is_empty()).then_some(Selector { match_labels });
         let rules = self.many(&[1, 1, 2, 0], Self::rule);
@@ -330,9 +377,13 @@ impl Choices<'_> {
 
     fn rule(&mut self) -> Rule {
         let principals = &["m/ns/shop/svc/a", "m/*", "*/x", "*", "m/ns/dev/svc/a*"];
-        let (namespaces, blocks) = (&["shop", "d*", "*v", "*"], &["10.0.0.0/8", "10.1.0.1", "0.0.0.0/0", "10.0.0.0/15"]);
+        let (namespaces, blocks) =
+            (&["shop", "d*", "*v", "*"], &["10.0.0.0/8", "10.1.0.1", "0.0.0.0/0", "10.0.0.0/15"]);
         let (hosts, ports) = (&["Web.mesh:80", "*.MESH", "web.*", "*", "api.mesh:*"], &["80", "443"]);
-        let (methods, paths) = (&["GET", "P*", "*T", "*"], &["/a", "/a/*", "*/c", "*", "/{*}/b", "/a/{**}", "/{**}/c", "/{*}/{**}/c", "/a/{*}"]);
+        let (methods, paths) = (
+            &["GET", "P*", "*T", "*"],
+            &["/a", "/a/*", "*/c", "*", "/{*}/b", "/a/{**}", "/{**}/c", "/{*}/{**}/c", "/a/{*}"],
+        );
         let source = |c: &mut Self| Source {
             principals: c.some(principals),
             not_principals: c.some(principals),
@@ -395,7 +446,8 @@ mod prose {
 
     pub(super) fn noted(policies: &[PolicyDescription], end: &End) -> Vec<(String, Action)> {
         let selecting = ordered(policies, end);
-        let allows = |p: &&PolicyDescription| p.policy.action == Action::Allow && !p.dry_run && matching(p, end).is_some();
+        let allows =
+            |p: &&PolicyDescription| p.policy.action == Action::Allow && !p.dry_run && matching(p, end).is_some();
         let allowed = selecting.iter().any(allows);
         let mut noted = Vec::new();
         for p in selecting.iter().filter(|p| p.dry_run || p.policy.action == Action::Audit) {
@@ -457,7 +509,9 @@ mod prose {
                     && pair(&o.paths, &o.not_paths, |t| path(t, end.path)));
             on_request && pair(&o.ports, &o.not_ports, |t| t == end.port.to_string())
         });
-        (rule.from.is_empty() || from) && (rule.to.is_empty() || to) && rule.when.iter().all(|c| condition(c, end, allow))
+        (rule.from.is_empty() || from)
+            && (rule.to.is_empty() || to)
+            && rule.when.iter().all(|c| condition(c, end, allow))
     }
 
     fn condition(c: &Condition, end: &End, allow: bool) -> bool {
@@ -501,7 +555,9 @@ mod prose {
     fn text(pattern: &str, value: &str) -> bool {
         match pattern.split_once('*') {
             _ if pattern == "*" => !value.is_empty(),
-            Some((start, rest)) => value.len() >= start.len() + rest.len() && value.starts_with(start) && value.ends_with(rest),
+            Some((start, rest)) => {
+                value.len() >= start.len() + rest.len() && value.starts_with(start) && value.ends_with(rest)
+            }
             None => pattern == value,
         }
     }

@@ -51,9 +51,10 @@ fn libraries_are_named_in_few_files() {
                 continue;
             }
             let text = read(&file);
-            let used = text.lines().filter(|line| !line.trim_start().starts_with("//")).any(|line| {
-                line.contains(&format!("{library}::")) || line.contains(&format!("use {library}"))
-            });
+            let used = text
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"))
+                .any(|line| line.contains(&format!("{library}::")) || line.contains(&format!("use {library}")));
             let prefixed = text.contains(&format!("_{library}::"));
             assert!(!used || prefixed, "{name} names {library}; only {places:?} may");
         }
@@ -109,7 +110,12 @@ fn functions(lines: &[&str]) -> BTreeMap<String, usize> {
             continue;
         }
         let closing = format!("{}}}", " ".repeat(indent));
-        let end = lines[start..].iter().position(|line| *line == closing || (*line).ends_with(';') && line.starts_with(&" ".repeat(indent)) && !line.starts_with(&" ".repeat(indent + 1)));
+        let end = lines[start..].iter().position(|line| {
+            *line == closing
+                || (*line).ends_with(';')
+                    && line.starts_with(&" ".repeat(indent))
+                    && !line.starts_with(&" ".repeat(indent + 1))
+        });
         if let (Some(end), Some(name)) = (end, words.get(at + 1)) {
             let name = name.split(['(', '<']).next().unwrap_or(name);
             found.insert(format!("{name} (line {})", start + 1), end + 1);

@@ -136,9 +136,12 @@ impl<W: World> Node<W> {
         let service: ServiceName = request.to.parse().map_err(|error| Failure::bad(format!("{error}")))?;
         let mut headers = HeaderMap::new();
         for line in &request.headers {
-            let (name, value) = line.split_once(':').ok_or_else(|| Failure::bad(format!("{line:?} is not `name: value`")))?;
-            let name: HeaderName = name.trim().parse().map_err(|_| Failure::bad(format!("{name:?} is not a header name")))?;
-            let value: HeaderValue = value.trim().parse().map_err(|_| Failure::bad(format!("the value of {name} is not one")))?;
+            let (name, value) =
+                line.split_once(':').ok_or_else(|| Failure::bad(format!("{line:?} is not `name: value`")))?;
+            let name: HeaderName =
+                name.trim().parse().map_err(|_| Failure::bad(format!("{name:?} is not a header name")))?;
+            let value: HeaderValue =
+                value.trim().parse().map_err(|_| Failure::bad(format!("the value of {name} is not one")))?;
             headers.append(name, value);
         }
         let http = request.method.as_ref().map(|method| (method.as_str(), request.path.as_deref().unwrap_or("/")));
@@ -171,7 +174,11 @@ impl<W: World> Node<W> {
                 return Ok(json!({ "renewed": after.len(), "expires": expires }));
             }
         }
-        Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "not-decided", "not every certificate was renewed in time; see the log"))
+        Err(Failure::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not-decided",
+            "not every certificate was renewed in time; see the log",
+        ))
     }
 
     fn serials(&self) -> BTreeMap<Identity, Vec<u8>> {

@@ -103,7 +103,9 @@ impl<W: World> Node<W> {
         let status = self.replica.status().borrow().clone();
         let known = status.voters.iter().filter_map(|voter| self.book.address(voter));
         let mut addresses = vec![self.site.address.to_string()];
-        addresses.extend(known.map(|address| address.to_string()).filter(|address| *address != self.site.address.to_string()));
+        addresses.extend(
+            known.map(|address| address.to_string()).filter(|address| *address != self.site.address.to_string()),
+        );
         addresses.truncate(LINE_ADDRESSES_MAX);
         let root = self.state().roots.last().map(|root| sha256(root).to_vec()).unwrap_or_default();
         write_line(&JoinLine {
@@ -181,7 +183,8 @@ impl<W: World> Node<W> {
 
     /// `POST /v1/services`: written to `services.d/`, then waited for until the mesh has taken or refused it.
     pub async fn api_add_service(&self, spec: ServiceSpec) -> Answered<Service> {
-        let service = (self.register)(&spec).map_err(|faults| Failure::faults("the service is not registered", faults))?;
+        let service =
+            (self.register)(&spec).map_err(|faults| Failure::faults("the service is not registered", faults))?;
         let deadline = Instant::now() + DECISION_TIMEOUT;
         let (mut states, mut locals) = (self.replica.state(), self.local.subscribe());
         loop {
@@ -198,7 +201,9 @@ impl<W: World> Node<W> {
                 return Err(Failure::new(StatusCode::CONFLICT, "refused", format!("{service}: {why}")));
             }
             if waited.await.is_err() {
-                let text = format!("{service} is registered on this host; the mesh has not taken it yet and goes on trying: see `weft status`");
+                let text = format!(
+                    "{service} is registered on this host; the mesh has not taken it yet and goes on trying: see `weft status`"
+                );
                 return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "not-decided", text));
             }
         }
@@ -224,8 +229,12 @@ impl<W: World> Node<W> {
                 && query.get("namespace").is_none_or(|namespace| *namespace == key.namespace)
                 && query.get("name").is_none_or(|name| *name == key.name)
         };
-        let found: Vec<Value> =
-            state.resources.values().filter(|resource| wanted(&resource.key)).map(|resource| document::render(resource)).collect();
+        let found: Vec<Value> = state
+            .resources
+            .values()
+            .filter(|resource| wanted(&resource.key))
+            .map(|resource| document::render(resource))
+            .collect();
         match query.get("name") {
             Some(name) if found.is_empty() => Err(Failure::not_found(format!("there is no {name:?}"))),
             _ => Ok(found),
@@ -259,7 +268,13 @@ impl<W: World> Node<W> {
     }
 
     /// `DELETE /v1/resources/{kind}/{namespace}/{name}`
-    pub async fn api_delete(&self, kind: &str, namespace: &str, name: &str, expected: Option<&String>) -> Answered<Applied> {
+    pub async fn api_delete(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        expected: Option<&String>,
+    ) -> Answered<Applied> {
         let kind = kind.parse().map_err(|error| Failure::bad(format!("{error}")))?;
         let expected = expected.map(|text| text.parse::<Index>()).transpose();
         let expected = expected.map_err(|_| Failure::bad("expected is a version that `weft get` printed"))?;
@@ -279,7 +294,9 @@ impl<W: World> Node<W> {
         }
         let site = &self.site;
         let compiled = compile(site, &trial, &self.live(), &self.local.borrow().clone());
-        let built = compiled.and_then(|description| Table::build(description, Some(&self.plane.table())).map_err(|error| error.to_string()));
+        let built = compiled.and_then(|description| {
+            Table::build(description, Some(&self.plane.table())).map_err(|error| error.to_string())
+        });
         if let Err(why) = built {
             return Err(Failure::bad(format!("nothing was applied, since no node could enforce it: {why}")));
         }

@@ -189,7 +189,12 @@ mod tests {
         (status.leader, status.no_leader_for_s, status.enforced) = (None, Some(75), 40);
         status.problems = vec!["no leader".into()];
         let text = status_text(&status, 1);
-        assert!(text.contains("none for 1m 15s") && text.contains("2 behind") && text.ends_with("1 problem:\n  no leader\n"), "{text}");
+        assert!(
+            text.contains("none for 1m 15s")
+                && text.contains("2 behind")
+                && text.ends_with("1 problem:\n  no leader\n"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -200,6 +205,9 @@ mod tests {
             "policies": [],
             "verdict": "denied",
         });
-        assert_eq!(explanation_text(&explanation), "verdict: denied\ncandidates:\n  healthy true, node b\npolicies: none\n");
+        assert_eq!(
+            explanation_text(&explanation),
+            "verdict: denied\ncandidates:\n  healthy true, node b\npolicies: none\n"
+        );
     }
 }

@@ -201,10 +201,12 @@ fn enforced_text(enforced: &Enforced) -> String {
 }
 
 fn document_table(documents: &[Value]) -> String {
-    let text = |document: &Value, pointer| document.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text =
+        |document: &Value, pointer| document.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let row = |document: &Value| {
         let about = ["/spec/action", "/spec/selector/matchLabels/app", "/spec/targetRefs/0/name"];
-        let about: Vec<String> = about.iter().map(|pointer| text(document, pointer)).filter(|word| !word.is_empty()).collect();
+        let about: Vec<String> =
+            about.iter().map(|pointer| text(document, pointer)).filter(|word| !word.is_empty()).collect();
         let [namespace, name] = ["/metadata/namespace", "/metadata/name"].map(|pointer| text(document, pointer));
         [namespace, name, text(document, "/metadata/resourceVersion"), about.join(" ")]
     };
@@ -221,7 +223,10 @@ fn keys(texts: &[Text]) -> Result<Vec<ResourceKey>, Stopped> {
         }
     }
     if !faults.is_empty() {
-        return Err(Stopped { lines: std::iter::once("nothing was deleted".to_owned()).chain(faults).collect(), code: 1 });
+        return Err(Stopped {
+            lines: std::iter::once("nothing was deleted".to_owned()).chain(faults).collect(),
+            code: 1,
+        });
     }
     if keys.is_empty() {
         return Err(Stopped::failed("there is no document in what was given"));

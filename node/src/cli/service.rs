@@ -106,7 +106,8 @@ fn rows(service: &schema::Service) -> Vec<[String; 5]> {
     };
     let mut rows = Vec::new();
     for (position, instance) in service.instances.iter().enumerate() {
-        let [name, address, ports] = if position == 0 { head.clone() } else { [const { String::new() }; 3].map(|_| " ".into()) };
+        let [name, address, ports] =
+            if position == 0 { head.clone() } else { [const { String::new() }; 3].map(|_| " ".into()) };
         rows.push([name, address, ports, instance.node.clone(), health(instance)]);
     }
     if rows.is_empty() {

@@ -74,7 +74,9 @@ mod tests {
         assert_eq!(moment(100 + 23 * hour + 40 * 60_000, 100), "in 23h 40m");
         assert_eq!(moment(1, 2 * 60_000 + 1), "2m ago");
         assert_eq!(moment(0, 5), "");
-        for (seconds, text) in [(0, "0s"), (59, "59s"), (61, "1m 1s"), (600, "10m"), (3600, "1h"), (90_000, "1d 1h"), (864_000, "10d")] {
+        for (seconds, text) in
+            [(0, "0s"), (59, "59s"), (61, "1m 1s"), (600, "10m"), (3600, "1h"), (90_000, "1d 1h"), (864_000, "10d")]
+        {
             assert_eq!(span(seconds), text);
         }
     }

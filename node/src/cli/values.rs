@@ -32,10 +32,9 @@ pub(crate) fn listening(text: &str) -> Result<Listening, String> {
 /// Reads `0.0.0.0:7946` or `[::]:7946`.
 pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
     let address: Result<SocketAddr, _> = text.parse();
-    address
-        .ok()
-        .filter(|address| address.port() > 0)
-        .ok_or_else(|| "write ADDRESS:PORT, such as 127.0.0.1:7946 or [::]:7946, with a port from 1 to 65535".to_owned())
+    address.ok().filter(|address| address.port() > 0).ok_or_else(|| {
+        "write ADDRESS:PORT, such as 127.0.0.1:7946 or [::]:7946, with a port from 1 to 65535".to_owned()
+    })
 }
 
 /// Reads a port of `service add`: `8080`, `8080/http`, `8080:9090`, `8080:127.0.0.1:9090/http`.

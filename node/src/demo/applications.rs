@@ -29,7 +29,8 @@ pub(super) struct Applications {
 impl Applications {
     /// Starts one; it answers every path with the text, so that callers see who it was.
     pub(super) async fn serve(&mut self, address: SocketAddr, text: String) -> Result<(), String> {
-        let listener = TcpListener::bind(address).await.map_err(|error| format!("{text} cannot listen on {address}: {error}"))?;
+        let listener =
+            TcpListener::bind(address).await.map_err(|error| format!("{text} cannot listen on {address}: {error}"))?;
         self.servers.spawn(run(listener, Bytes::from(text)));
         Ok(())
     }

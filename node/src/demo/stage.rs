@@ -46,7 +46,15 @@ impl Stage {
         for name in NODES {
             let [listen, proxy, metrics] = [ports.take()?, ports.take()?, ports.take()?].map(local);
             let data_dir = directory.join(name);
-            nodes.push(Node { name, client: Client::new(&data_dir), data_dir, listen, proxy, metrics, process: Process::default() });
+            nodes.push(Node {
+                name,
+                client: Client::new(&data_dir),
+                data_dir,
+                listen,
+                proxy,
+                metrics,
+                process: Process::default(),
+            });
         }
         let nodes = nodes.try_into().map_err(|_| "there are three nodes".to_owned())?;
         DirBuilder::new().mode(0o700).create(&directory).map_err(failed)?;

@@ -73,7 +73,9 @@ async fn gather(stage: &Stage) -> Told<()> {
     let alone = seconds(start);
     let file = stage.directory.join("join");
     let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file);
-    written.and_then(|mut file| file.write_all(token.line.as_bytes())).map_err(|error| format!("the join line: {error}"))?;
+    written
+        .and_then(|mut file| file.write_all(token.line.as_bytes()))
+        .map_err(|error| format!("the join line: {error}"))?;
     let file = file.display().to_string();
     for node in [b, c] {
         node.start(&["--join-file", &file])?;
@@ -146,19 +148,27 @@ impl Mesh {
         let median = times[CALLS / 2];
         self.expect(Method::GET, &self.uri("db", "/secret")?, StatusCode::OK).await?;
         let services = a.client.services().await.map_err(text)?.services;
-        let address = services.iter().find(|service| service.name == "default/db").map(|service| service.address.clone());
+        let address =
+            services.iter().find(|service| service.name == "default/db").map(|service| service.address.clone());
         let address = format!("{}:{}", address.unwrap_or_default(), self.ports[2]);
         let to: SocketAddr = address.parse().map_err(|_| format!("db's loopback address {address:?} is not one"))?;
         let plain = Uri::from_static("/secret");
         until("db answers at its loopback address", async || {
             let answer = call(to, Method::GET, &plain).await?;
-            if answer.status == StatusCode::OK { Ok(()) } else { Err(format!("it answered {}", answer.status.as_u16())) }
+            if answer.status == StatusCode::OK {
+                Ok(())
+            } else {
+                Err(format!("it answered {}", answer.status.as_u16()))
+            }
         })
         .await?;
         if let Ok(answer) = call(b.listen, Method::GET, &plain).await {
             return Err(format!("node b answered a call without TLS with {}", answer.status.as_u16()));
         }
-        measured(&format!("{CALLS} of {CALLS} calls served, median {:.1} ms; and db at http://{to} without a proxy", milliseconds(median)));
+        measured(&format!(
+            "{CALLS} of {CALLS} calls served, median {:.1} ms; and db at http://{to} without a proxy",
+            milliseconds(median)
+        ));
         measured("a call to node b without TLS is not answered");
         Ok(())
     }
@@ -221,10 +231,16 @@ impl Mesh {
         let after = load.stop().await;
         let (served, failed) = (after.served - before.served, after.failed - before.failed);
         if failed * 100 > served {
-            return Err(format!("{failed} of {} calls failed after the kill: {}", served + failed, after.failures_text()));
+            return Err(format!(
+                "{failed} of {} calls failed after the kill: {}",
+                served + failed,
+                after.failures_text()
+            ));
         }
         let last = after.failed_last.filter(|_| failed > 0);
-        let last = last.map(|at| format!(", the last {:.0} ms after the kill", milliseconds(at.saturating_duration_since(killed))));
+        let last = last.map(|at| {
+            format!(", the last {:.0} ms after the kill", milliseconds(at.saturating_duration_since(killed)))
+        });
         measured(&format!("{served} calls served and {failed} failed{}", last.unwrap_or_default()));
         measured(&format!("the others took it for dead after {noticed}"));
         Ok(())
@@ -234,7 +250,8 @@ impl Mesh {
     async fn bring_it_back(&self, stage: &Stage) -> Told<()> {
         step(6, "The policy is deleted while c is away; then c starts again from its disk.");
         let [a, _, c] = &stage.nodes;
-        let applied = a.client.delete_resource(Kind::AuthorizationPolicy, DEFAULT_NAMESPACE, "db", None).await.map_err(text)?;
+        let applied =
+            a.client.delete_resource(Kind::AuthorizationPolicy, DEFAULT_NAMESPACE, "db", None).await.map_err(text)?;
         enforced_by_all(&a.client, applied.index, NODES.len() - 1).await?;
         let start = Instant::now();
         c.start(&[])?;
@@ -249,7 +266,11 @@ impl Mesh {
         })
         .await?;
         self.expect(Method::GET, &self.uri("db", "/secret")?, StatusCode::OK).await?;
-        measured(&format!("3 of 3 nodes enforce index {} after {enforcing}; api on c serves after {}", applied.index, seconds(start)));
+        measured(&format!(
+            "3 of 3 nodes enforce index {} after {enforcing}; api on c serves after {}",
+            applied.index,
+            seconds(start)
+        ));
         Ok(())
     }
 
@@ -282,10 +303,18 @@ impl Mesh {
         steady(calls + STEADY_CALLS).await?;
         let tally = load.stop().await;
         if tally.failed > 0 {
-            return Err(format!("{} of {} calls failed: {}", tally.failed, tally.served + tally.failed, tally.failures_text()));
+            return Err(format!(
+                "{} of {} calls failed: {}",
+                tally.failed,
+                tally.served + tally.failed,
+                tally.failures_text()
+            ));
         }
         let moved = (after - before) / 1000;
-        measured(&format!("{renewed} new certificates after {took:.0} ms, valid {moved} s longer; {} calls, none failed", tally.served));
+        measured(&format!(
+            "{renewed} new certificates after {took:.0} ms, valid {moved} s longer; {} calls, none failed",
+            tally.served
+        ));
         Ok(())
     }
 
@@ -358,7 +387,8 @@ fn is_voter(member: &Member) -> bool {
 }
 
 fn roles(members: &[Member]) -> String {
-    let state = |member: &Member| format!("{} {} {}", member.name, if member.live { "live" } else { "not live" }, member.role);
+    let state =
+        |member: &Member| format!("{} {} {}", member.name, if member.live { "live" } else { "not live" }, member.role);
     members.iter().map(state).collect::<Vec<_>>().join(", ")
 }
 

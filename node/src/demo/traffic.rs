@@ -36,7 +36,9 @@ pub(super) struct Answer {
 /// One call over a connection of its own. To a proxy the URI is absolute, to a service it need not be.
 pub(super) async fn call(to: SocketAddr, method: Method, uri: &Uri) -> Result<Answer, String> {
     let called = async { exchange(&mut connect(to).await?, method, uri).await };
-    timeout(CALL_TIMEOUT, called).await.unwrap_or_else(|_| Err(format!("no answer within {} s", CALL_TIMEOUT.as_secs())))
+    timeout(CALL_TIMEOUT, called)
+        .await
+        .unwrap_or_else(|_| Err(format!("no answer within {} s", CALL_TIMEOUT.as_secs())))
 }
 
 async fn connect(to: SocketAddr) -> Result<Sender, String> {
@@ -155,7 +157,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_load_counts_what_is_served_and_what_is_not() {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+        let free =
+            std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
         let mut applications = Applications::default();
         applications.serve(free, "web on a".to_owned()).await.expect("it listens");
         let uri: Uri = "http://web.mesh/x".parse().expect("a URI");

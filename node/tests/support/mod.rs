@@ -91,7 +91,8 @@ impl Node {
 
     /// Starts the node and waits until it is ready.
     pub fn up(&mut self, more: &[&str]) {
-        let log = std::fs::File::options().create(true).append(true).open(self.directory.path().join("log")).expect("a log");
+        let log =
+            std::fs::File::options().create(true).append(true).open(self.directory.path().join("log")).expect("a log");
         let child = self.up_command(more).stdout(Stdio::null()).stderr(log).spawn().expect("weft runs");
         self.child = Some(child);
         let (name, log) = (self.name.clone(), self.directory.path().join("log"));

@@ -65,7 +65,11 @@ where
     }
 }
 
-async fn respond_to<N: Net>(connection: Arc<Connection<N>>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+async fn respond_to<N: Net>(
+    connection: Arc<Connection<N>>,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
     let is_connect = request.method() == Method::CONNECT;
     match (is_connect, request.extensions().get::<h2::ext::Protocol>().is_some()) {
         (true, false) => connect(connection, request, respond).await,
@@ -104,7 +108,11 @@ async fn exchange<N: Net>(
 }
 
 /// An opaque stream: on a link to the link's own service, at the forward proxy to the one that is named.
-async fn connect<N: Net>(mut connection: Arc<Connection<N>>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+async fn connect<N: Net>(
+    mut connection: Arc<Connection<N>>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
     let refuse = |respond: &mut SendResponse<Bytes>, reject: &Reject| {
         let (parts, _) = reject.response(http::Version::HTTP_2, false, true).into_parts();
         let _ = respond.send_response(Response::from_parts(parts, ()), true);

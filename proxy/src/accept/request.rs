@@ -24,7 +24,6 @@ pub(crate) struct Received {
     /// Whether the application spoke HTTP/2.
     pub(crate) http2: bool,
     pub(crate) upgrade: Option<Upgrade>,
-    pub(crate) grpc: bool,
 }
 
 /// Reads a head. `from_node` is whether another node of the mesh has sent it.
@@ -51,7 +50,8 @@ pub(crate) fn read(
     if seen.encodings > 1 || (seen.encodings == 1 && http2) {
         return Err(Reject::BadRequest("Transfer-Encoding is given in a way that servers read differently"));
     }
-    if seen.encodings == 1 && !head.headers[http::header::TRANSFER_ENCODING].as_bytes().eq_ignore_ascii_case(b"chunked") {
+    if seen.encodings == 1 && !head.headers[http::header::TRANSFER_ENCODING].as_bytes().eq_ignore_ascii_case(b"chunked")
+    {
         return Err(Reject::BadRequest("the only Transfer-Encoding that is passed on is chunked"));
     }
     let host = host(&head, last_host)?;
@@ -59,7 +59,7 @@ pub(crate) fn read(
     headers::clean_request(&mut head.headers, &seen);
     headers::trace(&mut head.headers, seen.trace, random);
     let http2 = if from_node { seen.http2 } else { http2 };
-    Ok(Received { head, host, http2, upgrade, grpc: seen.grpc })
+    Ok(Received { head, host, http2, upgrade })
 }
 
 /// The host: of the target where it has one, which must be that of `Host`, else of `Host` (RFC 9112, 3.2).

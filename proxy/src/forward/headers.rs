@@ -1,8 +1,8 @@
 //! Header fields that belong to one hop, and those that only Weft may set.
 
 use http::header::{
-    CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
-    UPGRADE,
+    CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, StatusCode};
 
@@ -25,7 +25,6 @@ pub(crate) struct Seen {
     pub(crate) hosts: u8,
     pub(crate) encodings: u8,
     pub(crate) upgrade: bool,
-    pub(crate) grpc: bool,
     pub(crate) trace: bool,
     /// The other node's word that the application spoke HTTP/2.
     pub(crate) http2: bool,
@@ -46,7 +45,6 @@ pub(crate) fn look(headers: &HeaderMap) -> Seen {
             "te" => seen.te = true,
             "transfer-encoding" => seen.encodings = seen.encodings.saturating_add(1),
             "keep-alive" | "proxy-connection" | "proxy-authorization" | "proxy-authenticate" => seen.hop = true,
-            "content-type" => seen.grpc = is_grpc(value),
             "traceparent" => seen.trace = true,
             "x-forwarded-client-cert" => seen.ours = true,
             other if other.starts_with(OWN_PREFIX) => {

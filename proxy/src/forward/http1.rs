@@ -52,9 +52,7 @@ pub(crate) async fn send(
                 Failure { reject: Reject::Unreachable(error.error().to_string()), again: Again::Fresh }
             }
             // The instance closed an idle connection just when it was used again. Asking twice does no harm here.
-            None if repeatable => {
-                Failure { reject: Reject::Broken(error.error().to_string()), again: Again::Fresh }
-            }
+            None if repeatable => Failure { reject: Reject::Broken(error.error().to_string()), again: Again::Fresh },
             None => Failure::broken(error.error().to_string()),
         }),
     }

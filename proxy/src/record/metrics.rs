@@ -220,7 +220,11 @@ fn notes(recorders: &[Arc<Recorder>], out: &mut String) -> fmt::Result {
         }
     }
     for ((policy, says, dry_run), count) in sums {
-        writeln!(out, "{name}{{policy=\"{}\",says=\"{says}\",dry_run=\"{dry_run}\"}} {count}", Escaped(policy.as_str()))?;
+        writeln!(
+            out,
+            "{name}{{policy=\"{}\",says=\"{says}\",dry_run=\"{dry_run}\"}} {count}",
+            Escaped(policy.as_str())
+        )?;
     }
     Ok(())
 }

@@ -32,7 +32,11 @@ pub struct CompileError {
 }
 
 /// Whether the policy is about the service.
-pub(super) fn selects(description: &PolicyDescription, service: &ServiceName, labels: &BTreeMap<String, String>) -> bool {
+pub(super) fn selects(
+    description: &PolicyDescription,
+    service: &ServiceName,
+    labels: &BTreeMap<String, String>,
+) -> bool {
     let (key, policy) = (&description.key, &description.policy);
     let near = key.namespace == service.namespace();
     if !near && !ROOT_NAMESPACES.contains(&key.namespace.as_str()) {
@@ -63,9 +67,12 @@ pub(super) fn policy(description: &PolicyDescription) -> Result<Policy, CompileE
         let when = rule.when.iter().enumerate();
         rules.push(Rule::new(
             PolicyId(format!("{name}[{r}]").into()),
-            from.map(|(i, from)| compiler.source(&format!("{at}.from[{i}].source"), &from.source)).collect::<Result<_, _>>()?,
-            to.map(|(i, to)| compiler.operation(&format!("{at}.to[{i}].operation"), &to.operation)).collect::<Result<_, _>>()?,
-            when.map(|(i, condition)| compiler.condition(&format!("{at}.when[{i}]"), condition)).collect::<Result<_, _>>()?,
+            from.map(|(i, from)| compiler.source(&format!("{at}.from[{i}].source"), &from.source))
+                .collect::<Result<_, _>>()?,
+            to.map(|(i, to)| compiler.operation(&format!("{at}.to[{i}].operation"), &to.operation))
+                .collect::<Result<_, _>>()?,
+            when.map(|(i, condition)| compiler.condition(&format!("{at}.when[{i}]"), condition))
+                .collect::<Result<_, _>>()?,
         ));
     }
     Ok(Policy { id: PolicyId(name.into()), action: policy.action, dry_run: description.dry_run, rules })
@@ -135,7 +142,10 @@ impl Compiler<'_> {
             "connection.sni" => |c, at, values| c.texts(at, values, Form::Host).map(Test::Sni),
             key => return self.header_condition(at, key, condition),
         };
-        self.group(at, &[("values", false, &condition.values, maker), ("notValues", true, &condition.not_values, maker)])
+        self.group(
+            at,
+            &[("values", false, &condition.values, maker), ("notValues", true, &condition.not_values, maker)],
+        )
     }
 
     fn header_condition(&mut self, at: &str, key: &str, condition: &Condition) -> Result<Group, CompileError> {
@@ -144,11 +154,16 @@ impl Compiler<'_> {
         // HTTP/2 has the host in `:authority` and need not send `host`: both mean the host, as it is judged elsewhere.
         if name.eq_ignore_ascii_case(HOST.as_str()) || name == ":authority" {
             let maker: Maker = |c, at, values| c.texts(at, values, Form::Host).map(Test::Host);
-            return self.group(at, &[("values", false, &condition.values, maker), ("notValues", true, &condition.not_values, maker)]);
+            return self.group(
+                at,
+                &[("values", false, &condition.values, maker), ("notValues", true, &condition.not_values, maker)],
+            );
         }
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| fault("does not name a header"))?;
         let mut checks = Group::new();
-        for (field, negated, values) in [("values", false, &condition.values), ("notValues", true, &condition.not_values)] {
+        for (field, negated, values) in
+            [("values", false, &condition.values), ("notValues", true, &condition.not_values)]
+        {
             if !values.is_empty() {
                 let texts = self.texts(&format!("{at}.{field}"), values, Form::Plain)?;
                 checks.push(Check { field, negated, test: Test::Header(name.clone(), texts) });

@@ -60,7 +60,8 @@ fn rule(rule: &Rule, call: &Call<'_>, lean: Lean) -> RuleExplanation {
         // What an alternative lacked is of no interest once another one matched.
         because.clear();
         if rule.needs_http() && call.http.is_none() {
-            because.push("an opaque stream has no host, method, path or header; those parts count as matched".to_owned());
+            because
+                .push("an opaque stream has no host, method, path or header; those parts count as matched".to_owned());
         }
     }
     RuleExplanation { rule: rule.id().clone(), matched, because }

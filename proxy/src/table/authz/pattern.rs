@@ -180,7 +180,9 @@ impl Template {
         match &self.after {
             None => segments.next().is_none(),
             Some(after) if after.is_empty() => segments.next().is_some(),
-            Some(after) => after.iter().rev().all(|wanted| segments.next_back().is_some_and(|segment| wanted.matches(segment))),
+            Some(after) => {
+                after.iter().rev().all(|wanted| segments.next_back().is_some_and(|segment| wanted.matches(segment)))
+            }
         }
     }
 }
@@ -246,7 +248,11 @@ mod tests {
             ("/foo/{**}", vec!["/foo/", "/foo/bar", "/foo/bar/baz.txt"], vec!["/foo", "/foobar", "/"]),
             ("/foo/{**}/", vec!["/foo/", "/foo/bar/", "/foo/a/b/"], vec!["/foo", "/foo/bar"]),
             ("/foo/{*}/bar/{**}", vec!["/foo/buzz/bar/", "/foo/buzz/bar/baz"], vec!["/foo/bar/baz", "/foo/buzz/bar"]),
-            ("/store/{**}/cart", vec!["/store/cart", "/store/a/cart", "/store/a/b/cart"], vec!["/store/", "/store/cart/", "/cart"]),
+            (
+                "/store/{**}/cart",
+                vec!["/store/cart", "/store/a/cart", "/store/a/b/cart"],
+                vec!["/store/", "/store/cart/", "/cart"],
+            ),
             ("/{*}/x/{**}/{*}", vec!["/a/x/b", "/a/x/b/c"], vec!["/a/x/", "/a/x"]),
             ("/{**}", vec!["/", "/a", "/a/b/"], vec!["*", ""]),
             ("/a/{*}/caf%c3%a9", vec!["/a/b/caf%C3%A9"], vec!["/a/b/caf%c3%a9"]),
@@ -305,13 +311,22 @@ mod tests {
     #[test]
     fn blocks_overlap_touch_and_map() {
         let mut blocks = Blocks::default();
-        for text in ["10.0.0.0/8", "10.1.0.0/16", "192.168.0.7", "2001:db8::/32", "::ffff:172.16.0.0/108", "10.0.0.9/8"] {
+        for text in ["10.0.0.0/8", "10.1.0.0/16", "192.168.0.7", "2001:db8::/32", "::ffff:172.16.0.0/108", "10.0.0.9/8"]
+        {
             blocks.add(text).expect(text);
         }
         blocks.seal();
         for (address, inside) in [
-            ("10.255.0.1", true), ("11.0.0.0", false), ("192.168.0.7", true), ("192.168.0.8", false), ("9.255.255.255", false),
-            ("::ffff:10.0.0.1", true), ("2001:db8:1::", true), ("2001:db9::", false), ("172.31.255.255", true), ("172.32.0.0", false),
+            ("10.255.0.1", true),
+            ("11.0.0.0", false),
+            ("192.168.0.7", true),
+            ("192.168.0.8", false),
+            ("9.255.255.255", false),
+            ("::ffff:10.0.0.1", true),
+            ("2001:db8:1::", true),
+            ("2001:db9::", false),
+            ("172.31.255.255", true),
+            ("172.32.0.0", false),
         ] {
             assert_eq!(blocks.contain(address.parse().expect(address)), inside, "{address}");
         }

@@ -146,12 +146,9 @@ async fn take_entries(log: &Log, machine: &Machine, entries: Vec<messages::Entry
     let applied = machine.applied();
     let fresh: Vec<Entry> =
         entries.into_iter().filter(|entry| applied.is_none_or(|applied| entry.index() > applied.index)).collect();
-    let mut expected = applied.map_or(0, |applied| applied.index + 1);
-    for entry in &fresh {
-        if entry.index() != expected {
-            return Err(format!("entry {} came where {expected} was due", entry.index()));
-        }
-        expected += 1;
+    let first = applied.map_or(0, |applied| applied.index + 1);
+    if let Some((entry, due)) = fresh.iter().zip(first..).find(|(entry, due)| entry.index() != *due) {
+        return Err(format!("entry {} came where {due} was due", entry.index()));
     }
     if fresh.is_empty() {
         return Ok(());

@@ -17,4 +17,5 @@ pub mod replica;
 pub mod state;
 pub mod wire;
 
+mod keep;
 mod propose;

@@ -10,12 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::BoxStream;
-use openraft::async_runtime::WatchReceiver;
-use openraft::entry::RaftEntry;
-use openraft::{ChangeMembers, EntryPayload, RaftMetrics, ServerState};
+use openraft::ChangeMembers;
 use tokio::sync::{Notify, RwLock, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use weft_proto::command::{Outcome, Proposal};
 use weft_proto::identity::NodeName;
 use weft_proto::wire::cluster::{
@@ -31,7 +29,7 @@ use crate::membership::{Candidate, Step, View};
 use crate::network::Network;
 pub use crate::network::{PeerError, Peers};
 pub use crate::propose::ProposeError;
-use crate::raft::{self, Core, Member, TypeConfig};
+use crate::raft::{self, Core, Member};
 use crate::state::State;
 use crate::wire;
 
@@ -136,29 +134,19 @@ pub(crate) struct Inner {
     pub(crate) machine: Machine,
     pub(crate) peers: Arc<dyn Peers>,
     pub(crate) core: RwLock<Option<Core>>,
-    status: watch::Sender<RaftStatus>,
-    failed: watch::Sender<Option<String>>,
+    pub(crate) status: watch::Sender<RaftStatus>,
+    pub(crate) failed: watch::Sender<Option<String>>,
     /// Told when the node should become a member.
-    promoted: Notify,
-    stopping: watch::Sender<bool>,
-    heard_leader: parking_lot::Mutex<Option<NodeName>>,
+    pub(crate) promoted: Notify,
+    pub(crate) stopping: watch::Sender<bool>,
+    pub(crate) heard_leader: parking_lot::Mutex<Option<NodeName>>,
     keeper: parking_lot::Mutex<Option<JoinHandle<()>>>,
 }
 
-/// How often the status is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// How long a member may know of no leader before it asks whether it still is one.
-const LOST_AFTER: Duration = Duration::from_secs(5);
-/// Pause between sources that failed, doubled up to the second.
-const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(2);
-/// Restarts of a core that died, within [`RESTART_WINDOW`].
-const RESTARTS_MAX: usize = 5;
-const RESTART_WINDOW: Duration = Duration::from_secs(60);
 /// Bound on a learner's catching up.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bound on a change of the membership.
-const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Replica {
     /// Starts from what is on the disk.
@@ -361,12 +349,12 @@ impl Replica {
         }
     }
 
-    fn is_member(&self) -> bool {
+    pub(crate) fn is_member(&self) -> bool {
         let members = self.inner.machine.members().borrow().clone();
         members.membership().get_node(&self.inner.settings.raft_id).is_some()
     }
 
-    async fn start_core(&self) -> Result<(), StartError> {
+    pub(crate) async fn start_core(&self) -> Result<(), StartError> {
         let mut slot = self.inner.core.write().await;
         if slot.is_some() {
             return Ok(());
@@ -379,215 +367,9 @@ impl Replica {
         Ok(())
     }
 
-    async fn stop_core(&self) {
+    pub(crate) async fn stop_core(&self) {
         if let Some(core) = self.inner.core.write().await.take() {
             let _ = core.shutdown().await;
         }
-    }
-
-    /// Runs as a member or as a follower, whichever this node is, until the replica stops.
-    async fn keep(self) {
-        let mut restarts: Vec<Instant> = Vec::new();
-        loop {
-            let running = self.inner.core.read().await.clone();
-            match running {
-                Some(core) => {
-                    if let Err(why) = self.keep_member(&core).await {
-                        restarts.retain(|at| at.elapsed() < RESTART_WINDOW);
-                        restarts.push(Instant::now());
-                        metrics::counter!("weft_raft_restarts_total").increment(1);
-                        tracing::error!(why, "the Raft core has ended; starting it again");
-                        if restarts.len() > RESTARTS_MAX {
-                            self.inner.failed.send_replace(Some(why));
-                            return;
-                        }
-                        self.stop_core().await;
-                        if let Err(error) = self.start_core().await {
-                            self.inner.failed.send_replace(Some(error.to_string()));
-                            return;
-                        }
-                    } else {
-                        tracing::info!("no member of the Raft group any more; following the log");
-                        self.stop_core().await;
-                        if let Err(error) = self.inner.log.drop_uncommitted().await {
-                            self.inner.failed.send_replace(Some(error.to_string()));
-                            return;
-                        }
-                    }
-                }
-                None => {
-                    self.keep_following().await;
-                    tracing::info!("becoming a member of the Raft group");
-                    if let Err(error) = self.start_core().await {
-                        self.inner.failed.send_replace(Some(error.to_string()));
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Returns `Ok` when this node is no member any more, an error when its core has ended.
-    async fn keep_member(&self, core: &Core) -> Result<(), String> {
-        let mut metrics = core.metrics();
-        let mut ticks = tokio::time::interval(LOOK_INTERVAL);
-        let mut was_member = false;
-        let mut next_probe = Instant::now() + LOST_AFTER;
-        loop {
-            tokio::select! {
-                biased;
-                _ = metrics.changed() => {}
-                _ = ticks.tick() => {}
-            }
-            let seen = metrics.borrow_watched().clone();
-            if let Err(error) = &seen.running_state {
-                return Err(error.to_string());
-            }
-            self.inner.refresh(Some(&seen));
-            let member = self.is_member();
-            if was_member && !member {
-                return Ok(());
-            }
-            was_member |= member;
-            let lost = self.inner.status.borrow().leaderless_since;
-            if lost.is_some_and(|since| since.elapsed() > LOST_AFTER) && Instant::now() >= next_probe {
-                next_probe = Instant::now() + LOST_AFTER;
-                if self.is_removed().await {
-                    return Ok(());
-                }
-            }
-        }
-    }
-
-    /// Asks the other voters' committed log whether this node was removed while it was away.
-    async fn is_removed(&self) -> bool {
-        let after = self.inner.machine.applied().map_or(0, |applied| applied.index);
-        let me = self.inner.settings.raft_id;
-        for source in self.inner.voter_names().into_iter().filter(|name| *name != self.inner.settings.name) {
-            let stream = timeout(CHANGE_TIMEOUT / 10, self.inner.peers.follow(source, FollowRequest { after })).await;
-            let Ok(Ok(mut events)) = stream else { continue };
-            let event = timeout(CHANGE_TIMEOUT / 5, futures_util::StreamExt::next(&mut events)).await;
-            let Ok(Some(Ok(FollowEvent { kind: Some(kind) }))) = event else { continue };
-            let newest = match kind {
-                messages::follow_event::Kind::Entries(entries) => {
-                    let parsed = entries.entries.into_iter().filter_map(|entry| wire::parse_entry(entry).ok());
-                    parsed
-                        .filter_map(|entry| match entry.payload {
-                            EntryPayload::Membership(membership) => Some(membership),
-                            _ => None,
-                        })
-                        .last()
-                }
-                messages::follow_event::Kind::Snapshot(snapshot) => wire::parse_snapshot(snapshot)
-                    .ok()
-                    .map(|snapshot| snapshot.meta.last_membership.membership().clone()),
-                messages::follow_event::Kind::Error(_) => None,
-            };
-            if newest.is_some_and(|membership| membership.get_node(&me).is_none()) {
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Follows until this node is taken for a member.
-    async fn keep_following(&self) {
-        let mut pause = RETRY_MIN;
-        let mut turn = usize::try_from(self.inner.settings.raft_id).unwrap_or_default();
-        loop {
-            let sources = self.inner.sources();
-            turn = turn.wrapping_add(1);
-            let attempt = async {
-                let Some(source) = sources.get(turn % sources.len().max(1)) else {
-                    return sleep(RETRY_MAX).await;
-                };
-                let started = Instant::now();
-                let inner = &self.inner;
-                let heard = |leader| {
-                    *inner.heard_leader.lock() = leader;
-                    inner.refresh(None);
-                };
-                let error = follow::follow(&*inner.peers, source, &inner.log, &inner.machine, heard).await;
-                tracing::debug!(%source, %error, "following ended; turning to another");
-                if started.elapsed() > RETRY_MAX {
-                    return;
-                }
-                sleep(pause).await;
-            };
-            tokio::select! {
-                biased;
-                () = self.inner.promoted.notified() => return,
-                () = attempt => pause = (pause * 2).min(RETRY_MAX),
-            }
-            self.inner.compact().await;
-        }
-    }
-}
-
-impl Inner {
-    pub(crate) fn voter_names(&self) -> Vec<NodeName> {
-        let members = self.machine.members().borrow().clone();
-        let voters: BTreeSet<RaftId> = members.membership().voter_ids().collect();
-        let named = members.membership().nodes().filter(|(id, _)| voters.contains(id));
-        named.filter_map(|(_, member)| member.node()).collect()
-    }
-
-    /// Whom to follow: the voters; before the first state, whoever is known.
-    fn sources(&self) -> Vec<NodeName> {
-        let voters = self.voter_names();
-        let sources = if voters.is_empty() { self.settings.seeds.clone() } else { voters };
-        sources.into_iter().filter(|name| *name != self.settings.name).collect()
-    }
-
-    /// Writes a snapshot and purges the log when a follower has gone far enough; a core does it by itself.
-    async fn compact(&self) {
-        let applied = self.machine.applied();
-        let Some(applied) =
-            applied.filter(|id| id.index > self.machine.snapshot_index() + self.settings.snapshot_after)
-        else {
-            return;
-        };
-        let saved = self.machine.save_snapshot().await;
-        let upto = applied.index.saturating_sub(self.settings.keep);
-        let entry = self.log.entries(upto, upto, 1).ok().and_then(|entries| entries.first().map(RaftEntry::log_id));
-        if let (Ok(_), Some(id)) = (saved, entry)
-            && let Err(error) = self.log.purge_to(id).await
-        {
-            self.failed.send_replace(Some(error.to_string()));
-        }
-    }
-
-    fn refresh(&self, metrics: Option<&RaftMetrics<TypeConfig>>) {
-        let members = self.machine.members().borrow().clone();
-        let name = |id: RaftId| members.membership().get_node(&id).and_then(Member::node);
-        let (role, leader, term) = match metrics {
-            None => (
-                Role::Replica,
-                self.heard_leader.lock().clone(),
-                self.machine.applied().map_or(0, |id| id.leader_id.term),
-            ),
-            Some(metrics) => {
-                let role = match metrics.state {
-                    ServerState::Leader => Role::Leader,
-                    ServerState::Learner => Role::Learner,
-                    _ => Role::Voter,
-                };
-                (role, metrics.current_leader.and_then(name), metrics.current_term)
-            }
-        };
-        let voters = self.voter_names();
-        let applied = self.machine.applied().map_or(0, |id| id.index);
-        let last = self.log.last().map_or(0, |id| id.index);
-        self.status.send_if_modified(|status| {
-            let leaderless_since = match (&leader, status.leaderless_since) {
-                (Some(_), _) => None,
-                (None, Some(since)) => Some(since),
-                (None, None) => Some(Instant::now()),
-            };
-            let next = RaftStatus { role, leader, term, applied, last, voters, leaderless_since };
-            let changed = *status != next;
-            *status = next;
-            changed
-        });
     }
 }

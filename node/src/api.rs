@@ -80,7 +80,7 @@ async fn route<W: World>(node: &Node<W>, request: Request<Incoming>) -> Answer {
             json(&node.api_delete(kind, namespace, name, query.get("expected")).await?)
         }
         (&Method::GET, ["v1", "enforced"]) => json(&node.api_enforced(&query).await?),
-        (&Method::POST, ["v1", "explain"]) => json(&node.api_explain(read(body).await?)?),
+        (&Method::POST, ["v1", "explain"]) => json(&node.api_explain(&read(body).await?)?),
         (&Method::POST, ["v1", "certificates", "renew"]) => json(&node.api_renew().await?),
         (method, _) => Err(Failure::not_found(format!("there is no {method} {}", parts.uri.path()))),
     }

@@ -38,8 +38,6 @@ pub struct Config {
     pub binds: Vec<Bind>,
     /// Cores of the data plane.
     pub workers: usize,
-    /// Kind of links for exchanges.
-    pub transport: weft_proxy::plane::Transport,
     /// Share of access records that are written, 0 to 1. Denials and failures are always written.
     pub access_sample: f64,
     /// Voters wanted: 1, 3, 5 or 7.

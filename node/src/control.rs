@@ -263,6 +263,7 @@ async fn next_event(
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it stands where errors are mapped")]
 fn unreachable(error: io::Error) -> PeerError {
     PeerError::Unreachable(error.to_string())
 }

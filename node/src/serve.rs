@@ -185,7 +185,7 @@ impl<W: World> Server<W> {
     }
 }
 
-type Handshake<W> = tokio_rustls::StartHandshake<<<W as World>::Net as Net>::Stream>;
+type Handshake<W> = Box<tokio_rustls::StartHandshake<<<W as World>::Net as Net>::Stream>>;
 
 /// Waits until an index is enforced or refused, or the deadline has passed; answers what is so then.
 pub async fn wait_enforced(mut enforced: watch::Receiver<Enforced>, index: u64, deadline: Instant) -> Enforced {

@@ -230,7 +230,8 @@ fn open_book(store: &Store, name: &NodeName, address: SocketAddr) -> Result<Book
 }
 
 fn site(config: &Config, name: &NodeName, address: SocketAddr) -> Site {
-    let bind = |bind: &crate::config::Bind| Bind { address: bind.address, service: bind.service.clone(), port: bind.port };
+    let bind =
+        |bind: &crate::config::Bind| Bind { address: bind.address, service: bind.service.clone(), port: bind.port };
     Site {
         node: name.clone(),
         address,
@@ -314,7 +315,6 @@ fn plane_settings<W: World>(config: &Config, world: &W) -> PlaneSettings {
         mesh_address: config.listen,
         proxy_address: config.proxy,
         workers: config.workers,
-        transport: config.transport,
         access_sample: config.access_sample,
         clock: Arc::new(move || clock.now()),
         seed: u64::from_be_bytes(random(world)),

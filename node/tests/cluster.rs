@@ -1,5 +1,7 @@
 //! Three real processes: join, call, decide, lose one, lose all.
 
+#![expect(clippy::disallowed_methods, unreachable_pub, reason = "tests of processes live in real time")]
+
 mod support;
 
 use std::time::Instant;

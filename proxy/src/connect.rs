@@ -54,7 +54,7 @@ pub(crate) async fn http<N: Net>(
     let reached = if http2 {
         link::ticket(worker, &slot.http2, limit).await.map(Upstream::InstanceHttp2)
     } else {
-        instance::lease(worker, &slot, fresh, limit).await.map(Upstream::Instance)
+        instance::lease(worker, slot, fresh, limit).await.map(Upstream::Instance)
     };
     reached.map_err(|error| failed(chosen, error))
 }

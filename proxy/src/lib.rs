@@ -3,7 +3,7 @@
 //! accept → identify → authorize → route → balance → connect → forward → record,
 //!
 //! the same at the caller's node (from an application, to a link) and at the callee's node (from a link, to the
-//! application). [`exchange`] strings the steps together. Each step takes by value what the step before made, so an
+//! application). `exchange` strings the steps together. Each step takes by value what the step before made, so an
 //! exchange that was not authorized cannot be forwarded: it does not compile.
 
 mod accept;

@@ -23,18 +23,6 @@ use crate::table::Table;
 use crate::tls::Identities;
 use crate::worker::Worker;
 
-/// Which kind of link exchanges take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Transport {
-    /// TCP within a zone, QUIC between zones.
-    #[default]
-    Auto,
-    /// HTTP/2 over TCP.
-    Tcp,
-    /// HTTP/3 over QUIC.
-    Quic,
-}
-
 /// What does not change while the node runs.
 pub struct PlaneSettings {
     /// Where links arrive, on TCP and UDP.
@@ -43,8 +31,6 @@ pub struct PlaneSettings {
     pub proxy_address: Option<SocketAddr>,
     /// Cores.
     pub workers: usize,
-    /// Which kind of link exchanges take.
-    pub transport: Transport,
     /// Share of access records that are written, 0 to 1.
     pub access_sample: f64,
     /// Wall clock.
@@ -70,7 +56,7 @@ pub enum Handover<N: Net> {
     /// On TCP; its handshake is yet to be done.
     Tcp {
         /// The handshake.
-        handshake: StartHandshake<N::Stream>,
+        handshake: Box<StartHandshake<N::Stream>>,
         /// What it is for.
         alpn: ControlAlpn,
         /// Where it comes from.

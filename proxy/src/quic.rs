@@ -1,4 +1,4 @@
-//! QUIC between nodes: the same certificates and checks as over TCP, one endpoint a worker.
+//! QUIC between nodes, for control links: the same certificates and checks as over TCP, one endpoint a worker.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,7 +14,7 @@ use weft_proto::UnixMillis;
 use weft_proto::identity::Identity;
 
 use crate::net::Net;
-use crate::tls::{ALPN_CONTROL, ALPN_H3, Clients, Identities, Target, TlsError, expiry, peer_identity};
+use crate::tls::{ALPN_CONTROL, Clients, Identities, Target, TlsError, expiry, peer_identity};
 
 /// Why a connection was not made.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +58,7 @@ pub struct Arrived {
 impl QuicServer {
     /// Listens; workers share the address.
     pub fn bind(net: &impl Net, address: SocketAddr, identities: &Arc<Identities>) -> io::Result<Self> {
-        let tls = identities.server_config(&[ALPN_H3, ALPN_CONTROL], Clients::Required);
+        let tls = identities.server_config(&[ALPN_CONTROL], Clients::Required);
         let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
         let mut config = ServerConfig::with_crypto(Arc::new(crypto));
         config.transport_config(Arc::new(transport()));
@@ -164,7 +164,7 @@ fn transport() -> TransportConfig {
         .max_idle_timeout(Some(VarInt::from_u32(IDLE_TIMEOUT_MS).into()))
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
-        .max_concurrent_uni_streams(VarInt::from_u32(UNI_STREAMS_MAX))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(u64::from(CONNECTION_WINDOW));
@@ -179,8 +179,6 @@ const IDLE_TIMEOUT_MS: u32 = 30_000;
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Exchanges at once on one connection.
 const STREAMS_MAX: u32 = 1024;
-/// HTTP/3 needs three; the rest is room for extensions.
-const UNI_STREAMS_MAX: u32 = 16;
 /// Bytes under way on one stream, and on one connection.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;

@@ -30,8 +30,6 @@ pub const ALPN_JOIN: &[u8] = b"weft-join/1";
 pub const ALPN_H2: &[u8] = b"h2";
 /// Exchanges with clients that know no better.
 pub const ALPN_H1: &[u8] = b"http/1.1";
-/// Exchanges over QUIC.
-pub const ALPN_H3: &[u8] = b"h3";
 
 /// Most client configurations kept; beyond that all are made anew.
 const CONFIGS_MAX: usize = 8192;
@@ -129,7 +127,7 @@ impl Identities {
             return Ok(config.clone());
         }
         let set = self.current();
-        let own = set.certificates.get(from).ok_or_else(|| TlsError::NoCertificate(from.clone()))?;
+        let own = set.certificates.get(from).ok_or_else(|| TlsError::NoCertificate(Box::new(from.clone())))?;
         let mut config = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("the provider knows TLS 1.3")

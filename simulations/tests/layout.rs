@@ -23,7 +23,7 @@ const LIBRARIES: [(&str, &[&str]); 4] = [
     ("openraft", &["consensus/src/"]),
     ("chitchat", &["consensus/src/gossip"]),
     ("sled", &["node/src/os/disk.rs"]),
-    ("h3", &["proxy/src/http3"]),
+    ("quinn", &["proxy/src/quic", "proxy/src/net", "proxy/src/plane.rs", "node/src/control.rs", "node/src/serve.rs"]),
 ];
 
 #[test]

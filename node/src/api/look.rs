@@ -131,7 +131,7 @@ impl<W: World> Node<W> {
     }
 
     /// `POST /v1/explain`
-    pub fn api_explain(&self, request: ExplainRequest) -> Answered<Explanation> {
+    pub fn api_explain(&self, request: &ExplainRequest) -> Answered<Explanation> {
         let caller = self.parse_caller(&request.from)?;
         let service: ServiceName = request.to.parse().map_err(|error| Failure::bad(format!("{error}")))?;
         let mut headers = HeaderMap::new();

@@ -7,7 +7,6 @@ use std::{fs, io};
 
 use clap::{Args, ValueEnum};
 use weft_proto::identity::{NodeName, TrustDomain};
-use weft_proxy::plane::Transport;
 
 use super::values::{self, Listening};
 use super::{Done, Ended, Stopped};
@@ -63,9 +62,6 @@ pub(super) struct Up {
     /// Cores of the data plane [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=WORKERS_MAX))]
     workers: Option<u16>,
-    /// Kind of links for exchanges
-    #[arg(long, value_enum, default_value_t = Links::Auto)]
-    transport: Links,
     /// Share of access records that are written; denials and failures always are
     #[arg(long, value_name = "SHARE", default_value = "0.01", value_parser = values::share)]
     access_sample: f64,
@@ -84,16 +80,6 @@ pub(super) struct Up {
 enum Switch {
     On,
     Off,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Links {
-    /// TCP within a zone, QUIC between zones; the other where one does not connect
-    Auto,
-    /// HTTP/2 over TCP
-    Tcp,
-    /// HTTP/3 over QUIC
-    Quic,
 }
 
 impl Up {
@@ -129,11 +115,6 @@ impl Up {
             loopback: self.loopback == Switch::On,
             binds: self.bind,
             workers: self.workers.map_or_else(cores, usize::from),
-            transport: match self.transport {
-                Links::Auto => Transport::Auto,
-                Links::Tcp => Transport::Tcp,
-                Links::Quic => Transport::Quic,
-            },
             access_sample: self.access_sample,
             voters: self.voters,
         })
@@ -185,7 +166,7 @@ mod tests {
     fn options_become_a_configuration() {
         let config = config(
             "weft up --init --trust-domain t.example --deny-by-default --name a --advertise h --listen 127.0.0.1:1 --zone z \
-             --proxy off --metrics 127.0.0.1:2 --loopback off --bind 127.0.0.1:3=prod/web:80 --workers 2 --transport quic \
+             --proxy off --metrics 127.0.0.1:2 --loopback off --bind 127.0.0.1:3=prod/web:80 --workers 2 \
              --access-sample 1 --voters 3",
         );
         let found = Start::Found { trust_domain: "t.example".parse().expect("valid"), deny_by_default: true };
@@ -195,7 +176,6 @@ mod tests {
         assert_eq!((config.loopback, config.workers, config.voters), (false, 2, 3));
         assert_eq!((config.listen.port(), config.advertise.as_deref(), config.zone.as_str()), (1, Some("h"), "z"));
         assert_eq!(config.binds.len(), 1);
-        assert_eq!(config.transport, Transport::Quic);
     }
 
     #[test]

@@ -58,7 +58,7 @@ async fn respond<N: Net>(
     mut request: Request<Incoming>,
 ) -> Response<Tracked> {
     if request.method() == Method::CONNECT {
-        return tunnel(connection, request);
+        return tunnel(&connection, request);
     }
     let upgrades = request.headers().contains_key(http::header::UPGRADE);
     let upgrade = upgrades.then(|| hyper::upgrade::on(&mut request));
@@ -76,7 +76,7 @@ async fn respond<N: Net>(
 }
 
 /// `CONNECT` to a forward proxy: what follows is the service's own protocol.
-fn tunnel<N: Net>(connection: Arc<Connection<N>>, mut request: Request<Incoming>) -> Response<Tracked> {
+fn tunnel<N: Net>(connection: &Arc<Connection<N>>, mut request: Request<Incoming>) -> Response<Tracked> {
     if connection.destination != Destination::Named {
         return text(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is taken by the forward proxy only\n".into());
     }
@@ -84,7 +84,7 @@ fn tunnel<N: Net>(connection: Arc<Connection<N>>, mut request: Request<Incoming>
     let Some((host, port)) = authority else {
         return text(StatusCode::BAD_REQUEST, "CONNECT names HOST:PORT\n".into());
     };
-    match named::target(&connection, &host, port) {
+    match named::target(connection, &host, port) {
         Err(why) => text(StatusCode::BAD_GATEWAY, why),
         Ok((connection, protocol)) => {
             let upgrade = hyper::upgrade::on(&mut request);

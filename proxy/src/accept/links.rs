@@ -28,7 +28,7 @@ pub(crate) async fn serve<N: Net>(worker: Arc<Worker<N>>, accepted: Accepted<N::
         })
     });
     if let Some(alpn) = control {
-        let handover = Handover::Tcp { handshake, alpn, from: theirs };
+        let handover = Handover::Tcp { handshake: Box::new(handshake), alpn, from: theirs };
         if worker.plane.handover.try_send(handover).is_err() {
             tracing::warn!("the control plane takes no more connections at the moment");
         }
@@ -85,7 +85,7 @@ pub(crate) async fn serve_quic<N: Net>(worker: Arc<Worker<N>>, server: QuicServe
                 Ok(Arrived { connection, alpn, .. }) if alpn == ALPN_CONTROL => {
                     let _ = worker.plane.handover.try_send(Handover::Quic { connection });
                 }
-                Ok(Arrived { connection, .. }) => connection.close(0u32.into(), b"no exchanges over QUIC here"),
+                Ok(Arrived { connection, .. }) => connection.close(0u32.into(), b"unknown protocol"),
                 Err(error) => {
                     tracing::debug!(%error, "a QUIC handshake failed");
                     refused(&worker);

@@ -57,7 +57,7 @@ pub(crate) struct Passed {
 pub(crate) async fn copy(near: End, far: End, idle_timeout: Option<Duration>, passed: &mut Passed) -> io::Result<()> {
     let (mut near, mut far) = (near, far);
     let (mut there, mut back) = (Way::new(), Way::new());
-    let mut idle = idle_timeout.map(|limit| Idle::new(limit));
+    let mut idle = idle_timeout.map(Idle::new);
     poll_fn(|cx| {
         let before = there.bytes + back.bytes;
         let first = there.poll(cx, &mut near, &mut far);

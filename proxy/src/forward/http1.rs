@@ -36,10 +36,7 @@ pub(crate) async fn send(
         parts.uri = Uri::from(path.clone());
     }
     parts.headers.insert(HOST, outgoing.host.value.clone());
-    let expected = match &outgoing.upgrade {
-        Some(upgrade) => Some(upgrade.ask(&mut parts)),
-        None => None,
-    };
+    let expected = outgoing.upgrade.as_ref().map(|upgrade| upgrade.ask(&mut parts));
     let request = Request::from_parts(parts, std::mem::take(&mut outgoing.upload));
     match lease.sender().try_send_request(request).await {
         Ok(response) => match expected {

@@ -100,7 +100,7 @@ pub(crate) fn refusal(answer: &Answer) -> Result<(), Failure> {
 
 fn refused<B>(response: &Response<B>) -> Option<Failure> {
     let reason = headers::refused(response.status(), response.headers())?;
-    untouched(reason).then(|| Failure { reject: Reject::NoInstance, again: Again::Later })
+    untouched(reason).then_some(Failure { reject: Reject::NoInstance, again: Again::Later })
 }
 
 async fn with_body(

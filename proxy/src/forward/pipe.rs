@@ -24,6 +24,7 @@ pub(crate) enum PipeError {
     /// The body broke off.
     Source(BodyError),
     /// The other end wants no more of it.
+    #[expect(dead_code, reason = "shown in logs by Debug")]
     Sink(h2::Error),
 }
 

@@ -152,6 +152,9 @@ impl Counts {
     }
 }
 
+/// Name, kind, help and value of a metric that is one number a series.
+type Simple = (&'static str, &'static str, &'static str, fn(&Counts) -> u64);
+
 /// Writes the metrics of all workers, summed, in Prometheus' text format.
 pub(crate) fn render(recorders: &[Arc<Recorder>], out: &mut String) -> fmt::Result {
     let mut sums: BTreeMap<Key, Counts> = BTreeMap::new();
@@ -165,7 +168,7 @@ pub(crate) fn render(recorders: &[Arc<Recorder>], out: &mut String) -> fmt::Resu
     let labelled: Vec<(String, Counts)> = sums.into_iter().map(|(key, counts)| (labels(&key), counts)).collect();
     requests(&labelled, out)?;
     durations(&labelled, out)?;
-    let simple: [(&str, &str, &str, fn(&Counts) -> u64); 5] = [
+    let simple: [Simple; 5] = [
         ("weft_request_bytes_total", "counter", "Bytes of request bodies.", |c| c.request_bytes),
         ("weft_response_bytes_total", "counter", "Bytes of response bodies.", |c| c.response_bytes),
         ("weft_streams_total", "counter", "Opaque streams, ever.", |c| c.streams),

@@ -14,7 +14,7 @@ const SERVICE_SUFFIX: &str = ".mesh";
 pub enum TlsError {
     /// This node holds no certificate of that identity.
     #[error("this node holds no certificate of {0} yet")]
-    NoCertificate(Identity),
+    NoCertificate(Box<Identity>),
     /// Not an SVID.
     #[error("the certificate is not an X.509-SVID: {0}")]
     NotAnSvid(String),
@@ -22,9 +22,9 @@ pub enum TlsError {
     #[error("the certificate names {found}, not {expected}")]
     WrongIdentity {
         /// Whom it names.
-        found: Identity,
+        found: Box<Identity>,
         /// Whom it should name.
-        expected: Identity,
+        expected: Box<Identity>,
     },
 }
 

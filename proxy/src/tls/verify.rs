@@ -153,7 +153,10 @@ impl ServerCertVerifier for Callee {
     ) -> Result<ServerCertVerified, Error> {
         let found = verify_svid(&self.identities, end_entity, intermediates, KeyUsage::server_auth(), now)?;
         if found != self.expected {
-            return Err(refused(TlsError::WrongIdentity { found, expected: self.expected.clone() }));
+            return Err(refused(TlsError::WrongIdentity {
+                found: Box::new(found),
+                expected: Box::new(self.expected.clone()),
+            }));
         }
         Ok(ServerCertVerified::assertion())
     }

@@ -1,0 +1,72 @@
+//! Facts to wire messages and back.
+
+use super::{ConvertError, Parsed, each};
+use crate::facts::NodeFacts;
+use crate::service::Instance;
+use crate::wire::mesh as wire;
+
+impl From<NodeFacts> for wire::NodeFacts {
+    fn from(facts: NodeFacts) -> Self {
+        Self {
+            name: facts.name.to_string(),
+            raft_id: facts.raft_id,
+            generation: facts.generation,
+            sequence: facts.sequence,
+            address: facts.address,
+            zone: facts.zone,
+            version: facts.version,
+            enforced: facts.enforced,
+            refused: facts.refused,
+            instances: facts.instances.into_iter().map(Into::into).collect(),
+            certificate_expires: facts.certificate_expires,
+            voter: facts.voter,
+            draining: facts.draining,
+        }
+    }
+}
+
+impl TryFrom<wire::NodeFacts> for NodeFacts {
+    type Error = ConvertError;
+
+    fn try_from(message: wire::NodeFacts) -> Parsed<Self> {
+        Ok(Self {
+            name: message.name.parse()?,
+            raft_id: message.raft_id,
+            generation: message.generation,
+            sequence: message.sequence,
+            address: message.address,
+            zone: message.zone,
+            version: message.version,
+            enforced: message.enforced,
+            refused: message.refused,
+            instances: each(message.instances, TryInto::try_into)?,
+            certificate_expires: message.certificate_expires,
+            voter: message.voter,
+            draining: message.draining,
+        })
+    }
+}
+
+impl From<Instance> for wire::Instance {
+    fn from(instance: Instance) -> Self {
+        Self {
+            service: instance.service.to_string(),
+            ports: instance.ports.into_iter().map(Into::into).collect(),
+            healthy: instance.healthy,
+            weight: u32::from(instance.weight),
+        }
+    }
+}
+
+impl TryFrom<wire::Instance> for Instance {
+    type Error = ConvertError;
+
+    fn try_from(message: wire::Instance) -> Parsed<Self> {
+        Ok(Self {
+            service: message.service.parse()?,
+            ports: each(message.ports, TryInto::try_into)?,
+            healthy: message.healthy,
+            weight: u16::try_from(message.weight).map_err(|_| ConvertError::Range("weight"))?.max(1),
+        })
+    }
+}

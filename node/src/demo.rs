@@ -7,6 +7,7 @@ mod applications;
 mod stage;
 mod story;
 mod traffic;
+mod words;
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The steps of the demo, in the order in which they are told.
 
 use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
@@ -15,7 +15,8 @@ use weft_proto::service::{DEFAULT_NAMESPACE, Protocol};
 use super::applications::Applications;
 use super::stage::{NODES, Node, Stage, local};
 use super::traffic::{Load, call};
-use crate::api::schema::{ApplyRequest, ExplainRequest, Member, PortSpec, ServiceSpec, Text, TokenRequest};
+use super::words::{instance, is_voter, measured, milliseconds, roles, say, seconds, step, text};
+use crate::api::schema::{ApplyRequest, ExplainRequest, PortSpec, ServiceSpec, Text, TokenRequest};
 use crate::client::Client;
 
 /// The mesh's name.
@@ -380,45 +381,4 @@ async fn expiry(client: &Client, node: &Node) -> Told<u64> {
     let members = client.members().await.map_err(text)?;
     let member = members.iter().find(|member| member.name == node.name);
     member.map(|member| member.certificate_expires).ok_or_else(|| format!("node {} is not a member", node.name))
-}
-
-fn is_voter(member: &Member) -> bool {
-    member.role == "voter" || member.role == "leader"
-}
-
-fn roles(members: &[Member]) -> String {
-    let state =
-        |member: &Member| format!("{} {} {}", member.name, if member.live { "live" } else { "not live" }, member.role);
-    members.iter().map(state).collect::<Vec<_>>().join(", ")
-}
-
-fn instance(service: &str, node: &str) -> String {
-    format!("{service} on {node}")
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "the shape that `map_err` takes")]
-fn text(error: impl ToString) -> String {
-    error.to_string()
-}
-
-fn milliseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
-}
-
-fn seconds(since: Instant) -> String {
-    format!("{:.2} s", since.elapsed().as_secs_f64())
-}
-
-fn step(number: u8, line: &str) {
-    say(&format!("{number}. {line}"));
-}
-
-fn measured(line: &str) {
-    say(&format!("   {line}"));
-}
-
-/// A reader that has gone away does not end the demo.
-fn say(line: &str) {
-    let mut out = io::stdout().lock();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }

@@ -45,6 +45,9 @@ const QUIC_RETRY: Duration = Duration::from_secs(60);
 /// Bound on a QUIC handshake before TCP is tried.
 const QUIC_TIMEOUT: Duration = Duration::from_millis(700);
 
+/// Requests in a row without an answer after which a connection is taken for dead.
+const UNANSWERED_MAX: u32 = 3;
+
 /// A stream of bytes on a control link. Boxed once a stream, never per byte.
 pub trait Bytestream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytestream for T {}
@@ -65,6 +68,30 @@ struct Peer {
     idle: Vec<(Stream, Instant)>,
     connection: Option<quinn::Connection>,
     quic_blocked_until: Option<Instant>,
+    /// Requests in a row that were given up without an answer.
+    unanswered: u32,
+}
+
+/// One request over a fresh stream. Given up again and again, it takes the connection down: a node that was killed and has
+/// come back knows nothing of it, and only a new one reaches it.
+struct Attempt<'a, N: Net> {
+    control: &'a Control<N>,
+    to: &'a NodeName,
+    answered: bool,
+}
+
+impl<N: Net> Drop for Attempt<'_, N> {
+    fn drop(&mut self) {
+        let mut peers = self.control.peers.lock();
+        let peer = peers.entry(self.to.clone()).or_default();
+        peer.unanswered = if self.answered { 0 } else { peer.unanswered + 1 };
+        if peer.unanswered >= UNANSWERED_MAX {
+            peer.unanswered = 0;
+            if let Some(connection) = peer.connection.take() {
+                connection.close(0u32.into(), b"no answer");
+            }
+        }
+    }
 }
 
 impl<N: Net> Control<N> {
@@ -104,8 +131,11 @@ impl<N: Net> Control<N> {
                 return Ok(response);
             }
         }
+        let mut attempt = Attempt { control: self, to, answered: false };
         let (mut stream, reusable) = self.open(to).await?;
         let response = converse(&mut stream, request).await?;
+        attempt.answered = true;
+        drop(attempt);
         if reusable {
             self.keep(to, stream);
         }

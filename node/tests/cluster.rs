@@ -4,10 +4,12 @@
 
 mod support;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use support::{BOUND, Node, file, get, server, until};
 
+/// How soon a node that was killed and has come back is heard again.
+const BACK_WITHIN: Duration = Duration::from_secs(15);
 const DENY: &str = "
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
@@ -62,6 +64,13 @@ fn a_mesh_from_nothing_calls_decides_and_survives() {
     });
     assert!(started.elapsed() < BOUND);
     nodes[lost].up(&[]);
+    let back = Instant::now();
+    let name = nodes[lost].name.clone();
+    until("the others hear it again", || {
+        let members = nodes[left].json(&["members"]);
+        members.as_array().is_some_and(|all| all.iter().any(|one| one["name"] == name.as_str() && one["live"] == true))
+    });
+    assert!(back.elapsed() < BACK_WITHIN, "it was heard again only after {:?}", back.elapsed());
     until("it catches up", || nodes[lost].ok(&["get", "AuthorizationPolicy"]).matches("web").count() == 0);
 
     nodes[0].ok(&["apply", "-f", &policy, "--wait"]);

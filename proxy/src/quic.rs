@@ -175,8 +175,8 @@ fn transport() -> TransportConfig {
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the round trip is taken for before it is measured; hosts of a mesh are near each other.
 const INITIAL_RTT: Duration = Duration::from_millis(20);
-const IDLE_TIMEOUT_MS: u32 = 30_000;
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
+const IDLE_TIMEOUT_MS: u32 = 10_000;
+const KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// Exchanges at once on one connection.
 const STREAMS_MAX: u32 = 1024;
 /// Bytes under way on one stream, and on one connection.

@@ -85,7 +85,7 @@ fn apply_found(state: &mut State, index: Index, found: &Found) -> Applied {
 
 fn create_token(state: &mut State, token: &TokenRecord) -> Applied {
     let now = state.clock;
-    state.tokens.retain(|_, old| old.token.expires + TOKEN_KEPT_MS > now);
+    state.tokens.retain(|_, old| old.token.expires.saturating_add(TOKEN_KEPT_MS) > now);
     if state.tokens.contains_key(&token.id) {
         return Err(refuse(Reason::Conflict, format!("token {} exists already", token.id)));
     }
@@ -241,7 +241,7 @@ fn change_resource(state: &mut State, index: Index, action: &ResourceAction) -> 
 
 fn record_certificate(state: &mut State, record: &CertificateRecord) -> Applied {
     let now = state.clock;
-    state.certificates.retain(|_, old| old.not_after + CERTIFICATE_KEPT_MS > now);
+    state.certificates.retain(|_, old| old.not_after.saturating_add(CERTIFICATE_KEPT_MS) > now);
     known_node(state, &record.node)?;
     let ours = Some(record.identity.trust_domain()) == state.trust_domain.as_ref();
     match &record.identity {

@@ -1,8 +1,10 @@
 //! What a replica does by itself: runs as a member or follows, changes from one to the other, tells its status.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use openraft::async_runtime::WatchReceiver;
 use openraft::entry::RaftEntry;
 use openraft::{EntryPayload, RaftMetrics, ServerState};
@@ -12,7 +14,7 @@ use weft_proto::identity::NodeName;
 use weft_proto::wire::cluster::{self as messages, FollowEvent, FollowRequest};
 
 use crate::follow;
-use crate::raft::{Core, Member, TypeConfig};
+use crate::raft::{Core, Member, Membership, TypeConfig};
 use crate::replica::{CHANGE_TIMEOUT, Inner, RaftStatus, Replica, Role};
 use crate::wire;
 
@@ -23,6 +25,8 @@ const LOST_AFTER: Duration = Duration::from_secs(5);
 /// Pause between sources that failed, doubled up to the second.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);
+/// How often a follower looks whether a snapshot is due.
+const COMPACT_INTERVAL: Duration = Duration::from_secs(1);
 /// Restarts of a core that died, within [`RESTART_WINDOW`].
 const RESTARTS_MAX: usize = 5;
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
@@ -79,7 +83,7 @@ impl Replica {
         loop {
             tokio::select! {
                 biased;
-                _ = metrics.changed() => {}
+                changed = metrics.changed() => if changed.is_err() { return Err("the Raft core has ended".into()) },
                 _ = ticks.tick() => {}
             }
             let seen = metrics.borrow_watched().clone();
@@ -109,23 +113,16 @@ impl Replica {
         for source in self.inner.voter_names().into_iter().filter(|name| *name != self.inner.settings.name) {
             let stream = timeout(CHANGE_TIMEOUT / 10, self.inner.peers.follow(source, FollowRequest { after })).await;
             let Ok(Ok(mut events)) = stream else { continue };
-            let event = timeout(CHANGE_TIMEOUT / 5, futures_util::StreamExt::next(&mut events)).await;
-            let Ok(Some(Ok(FollowEvent { kind: Some(kind) }))) = event else { continue };
-            let newest = match kind {
-                messages::follow_event::Kind::Entries(entries) => {
-                    let parsed = entries.entries.into_iter().filter_map(|entry| wire::parse_entry(entry).ok());
-                    parsed
-                        .filter_map(|entry| match entry.payload {
-                            EntryPayload::Membership(membership) => Some(membership),
-                            _ => None,
-                        })
-                        .last()
+            // Only the newest membership of all that the source has committed counts: this node may be back already.
+            let mut newest = None;
+            while let Ok(Some(Ok(FollowEvent { kind: Some(kind) }))) = timeout(CHANGE_TIMEOUT / 5, events.next()).await
+            {
+                let (membership, more) = membership_in(kind);
+                newest = membership.or(newest);
+                if !more {
+                    break;
                 }
-                messages::follow_event::Kind::Snapshot(snapshot) => wire::parse_snapshot(snapshot)
-                    .ok()
-                    .map(|snapshot| snapshot.meta.last_membership.membership().clone()),
-                messages::follow_event::Kind::Error(_) => None,
-            };
+            }
             if newest.is_some_and(|membership| membership.get_node(&me).is_none()) {
                 return true;
             }
@@ -136,10 +133,12 @@ impl Replica {
     /// Follows until this node is taken for a member.
     async fn keep_following(&self) {
         let mut pause = RETRY_MIN;
+        let mut compaction = tokio::time::interval(COMPACT_INTERVAL);
         let mut turn = usize::try_from(self.inner.settings.raft_id).unwrap_or_default();
         loop {
             let sources = self.inner.sources();
             turn = turn.wrapping_add(1);
+            let wait = pause;
             let attempt = async {
                 let Some(source) = sources.get(turn % sources.len().max(1)) else {
                     return sleep(RETRY_MAX).await;
@@ -155,15 +154,39 @@ impl Replica {
                 if started.elapsed() > RETRY_MAX {
                     return;
                 }
-                sleep(pause).await;
+                sleep(wait).await;
             };
-            tokio::select! {
-                biased;
-                () = self.inner.promoted.notified() => return,
-                () = attempt => pause = (pause * 2).min(RETRY_MAX),
+            let mut attempt = pin!(attempt);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = self.inner.promoted.notified() => return,
+                    () = &mut attempt => break,
+                    _ = compaction.tick() => self.inner.compact().await,
+                }
             }
-            self.inner.compact().await;
+            pause = (pause * 2).min(RETRY_MAX);
         }
+    }
+}
+
+/// The newest membership in an event, and whether more of what is committed follows.
+fn membership_in(event: messages::follow_event::Kind) -> (Option<Membership>, bool) {
+    match event {
+        messages::follow_event::Kind::Entries(entries) => {
+            let last = entries.entries.last().and_then(|entry| entry.id.as_ref()).map_or(u64::MAX, |id| id.index);
+            let parsed = entries.entries.into_iter().filter_map(|entry| wire::parse_entry(entry).ok());
+            let memberships = parsed.filter_map(|entry| match entry.payload {
+                EntryPayload::Membership(membership) => Some(membership),
+                _ => None,
+            });
+            (memberships.last(), last < entries.committed)
+        }
+        messages::follow_event::Kind::Snapshot(snapshot) => {
+            let parsed = wire::parse_snapshot(snapshot).ok();
+            (parsed.map(|snapshot| snapshot.meta.last_membership.membership().clone()), true)
+        }
+        messages::follow_event::Kind::Error(_) => (None, false),
     }
 }
 

@@ -8,10 +8,12 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use openraft::entry::RaftEntry;
+use openraft::impls::leader_id_std::LeaderId;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use parking_lot::Mutex;
 use prost::Message;
+use weft_proto::RaftId;
 use weft_proto::wire::cluster as messages;
 
 use crate::disk::{Batch, Disk, write_durably};
@@ -136,6 +138,22 @@ impl Log {
         marks.last = Some(last);
         marks.committed = Some(last);
         Ok(())
+    }
+
+    /// Makes the vote at least as new as the last entry, as Raft's rules have it: the term never falls behind the log.
+    pub async fn raise_vote(&self, me: RaftId) -> io::Result<()> {
+        let (last, vote) = {
+            let marks = self.marks.lock();
+            (marks.last, marks.vote)
+        };
+        let Some(last) = last.filter(|last| vote.is_none_or(|vote| vote.leader_id.term < last.leader_id.term)) else {
+            return Ok(());
+        };
+        let vote = Vote { leader_id: LeaderId { term: last.leader_id.term, voted_for: me }, committed: false };
+        let mut batch = Batch::new();
+        batch.put(VOTE_KEY.to_vec(), seal(&wire::vote(&vote)));
+        self.marks.lock().vote = Some(vote);
+        write_durably(&*self.disk, batch).await
     }
 
     /// Removes what follows the committed entries. Only for a node that is no member: nobody counts on them.

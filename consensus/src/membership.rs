@@ -79,7 +79,7 @@ pub fn plan(view: &View) -> Option<Step> {
         return (voters.len() % 2 == 1).then_some(Step::Add(added));
     }
     let weak = |id: &&RaftId| match by_id.get(id) {
-        None => true,
+        None => **id != view.leader,
         Some(node) => node.dead_for.is_some_and(|dead| dead >= GRACE) || node.draining && node.raft_id != view.leader,
     };
     if let Some(old) = view.voters.iter().find(weak).copied() {
@@ -91,8 +91,10 @@ pub fn plan(view: &View) -> Option<Step> {
         }
     }
     if view.voters.len() > largest_odd(view.wanted) {
-        let last = view.voters.iter().rev().find(|id| **id != view.leader);
-        return last.map(|id| Step::Remove(*id));
+        // A live voter goes only if the others that live are still a majority without it.
+        let safe = (live_voters - 1) * 2 > view.voters.len() - 1;
+        let last = view.voters.iter().rev().find(|id| **id != view.leader && is_live(id));
+        return last.filter(|_| safe).map(|id| Step::Remove(*id));
     }
     view.learners.iter().next().map(|id| Step::Forget(*id))
 }
@@ -172,6 +174,7 @@ mod tests {
             ("1 2 3 | 1:a 2:a- 3:a 4:a | 3", "replace 2 by 4"),
             // Fewer wanted.
             ("1 2 3 4 5 | 1:a 2:a 3:a 4:a 5:a | 3", "remove 5"),
+            ("1 2 3 4 5 | 1:a 2:a 3:a 4:a+1 5:a+1 | 3", "nothing"),
             // A voter that is no node any more.
             ("1 2 3 | 1:a 2:a 4:a | 3", "replace 3 by 4"),
         ] {

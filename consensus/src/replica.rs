@@ -153,6 +153,10 @@ impl Replica {
     pub async fn start(settings: Settings, disk: Arc<dyn Disk>, peers: Arc<dyn Peers>) -> Result<Self, StartError> {
         let log = Log::open(disk.clone())?;
         let machine = Machine::open(disk, &log)?;
+        // A crash between storing a snapshot and beginning the log after it.
+        if let Some(applied) = machine.applied().filter(|applied| Some(*applied) > log.last()) {
+            log.restart_after(applied).await.map_err(|error| Corrupt(error.to_string()))?;
+        }
         let inner = Arc::new(Inner {
             settings,
             log,
@@ -360,6 +364,13 @@ impl Replica {
             return Ok(());
         }
         let config = raft::config(&self.inner.settings).map_err(StartError::Core)?;
+        // A log that was followed may be of a later term than this disk's vote. Without this a leader of an earlier term
+        // could take entries back that are committed.
+        self.inner
+            .log
+            .raise_vote(self.inner.settings.raft_id)
+            .await
+            .map_err(|error| StartError::Core(error.to_string()))?;
         let network = Network { peers: self.inner.peers.clone() };
         let (log, machine) = (self.inner.log.clone(), self.inner.machine.clone());
         let core = Core::new(self.inner.settings.raft_id, config, network, log, machine).await;

@@ -1,6 +1,6 @@
 //! The world a node lives in: network, disk, wall clock and randomness.
 //!
-//! Production and simulation call the same [`crate::start`] with a world of their own. Monotonic time is tokio's.
+//! Production and simulation call the same [`start`](crate::start()) with a world of their own. Monotonic time is tokio's.
 
 use std::sync::Arc;
 

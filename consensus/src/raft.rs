@@ -95,6 +95,8 @@ pub(crate) fn config(settings: &Settings) -> Result<Arc<Config>, String> {
         max_in_snapshot_log_to_keep: settings.keep,
         purge_batch_size: 256,
         enable_pre_vote: Some(true),
+        // The mark of what is committed is not flushed, so a leader that comes back stands for election again.
+        enable_leader_restore: Some(false),
         ..Config::default()
     };
     config.validate().map(Arc::new).map_err(|error| error.to_string())

@@ -277,16 +277,8 @@ impl Replica {
 
     /// Every Raft message is sent in the name of a Raft node: it must be the sender's own, as far as is known here.
     fn check_sender(&self, from: &NodeName, kind: &consensus::Kind) -> Result<(), String> {
-        use consensus::Kind;
-        let vote = match kind {
-            Kind::Append(message) => message.vote,
-            Kind::Vote(message) | Kind::PreVote(message) => message.vote,
-            Kind::Snapshot(message) => message.vote,
-            Kind::Transfer(message) => message.from,
-            Kind::Propose(_) | Kind::ReadIndex(_) => None,
-        };
         let members = self.inner.machine.members().borrow().clone();
-        let named = vote.and_then(|vote| members.membership().get_node(&vote.node).and_then(Member::node));
+        let named = wire::spoken_for(kind).and_then(|id| members.membership().get_node(&id).and_then(Member::node));
         match named {
             Some(name) if name != *from => Err(format!("{from} speaks in the name of {name}")),
             _ => Ok(()),

@@ -201,3 +201,16 @@ pub(crate) fn parse_transfer(message: &wire::TransferLeader) -> Parsed<TransferL
     let from = required_vote(message.from.as_ref())?;
     Ok(TransferLeaderRequest::new(from, message.to, message.last.as_ref().map(parse_log_id)))
 }
+
+/// The Raft node in whose name a message speaks.
+pub(crate) fn spoken_for(kind: &wire::consensus::Kind) -> Option<u64> {
+    use wire::consensus::Kind;
+    let vote = match kind {
+        Kind::Append(message) => message.vote,
+        Kind::Vote(message) | Kind::PreVote(message) => message.vote,
+        Kind::Snapshot(message) => message.vote,
+        Kind::Transfer(message) => message.from,
+        Kind::Propose(_) | Kind::ReadIndex(_) => None,
+    };
+    vote.map(|vote| vote.node)
+}

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use weft_proto::identity::{NodeName, TrustDomain};
 use weft_proto::service::ServiceName;
+use weft_proxy::plane::Transport;
 
 /// The port of links, UDP and TCP, unless set.
 pub const MESH_PORT: u16 = 7946;
@@ -36,6 +37,8 @@ pub struct Config {
     pub loopback: bool,
     /// Further plain listeners for services' ports.
     pub binds: Vec<Bind>,
+    /// What links to other nodes run over.
+    pub transport: Transport,
     /// Cores of the data plane.
     pub workers: usize,
     /// Share of access records that are written, 0 to 1. Denials and failures are always written.

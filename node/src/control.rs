@@ -202,7 +202,8 @@ impl<N: Net> Control<N> {
     async fn connect_quic(&self, quic: &QuicClient, to: &NodeName, address: SocketAddr) -> Option<quinn::Connection> {
         let expect = self.node(to);
         let target = Target::Node(to.clone());
-        let attempt = quic.connect(address, &self.me, &target, &expect, ALPN_CONTROL);
+        let name = target.server_name().to_str().into_owned();
+        let attempt = quic.connect(address, (&self.me, &expect), &name, ALPN_CONTROL);
         let outcome = timeout(QUIC_TIMEOUT, attempt).await;
         let mut peers = self.peers.lock();
         let peer = peers.entry(to.clone()).or_default();

@@ -163,7 +163,7 @@ async fn wire_up<W: World>(
     let me = Identity::node(trust_domain.clone(), name.clone());
     let identities = open_identities(&store, &me, &roots)?;
     let book = Arc::new(open_book(&store, &name, host.address)?);
-    let quic = QuicClient::new(world.net(), identities.clone()).map_err(StartError::Host)?;
+    let quic = QuicClient::new(world.net(), identities.clone());
     let control = Control::new(world.net().clone(), me.clone(), identities.clone(), book.clone(), Some(quic));
 
     let seeds = book.all().into_keys().filter(|seed| *seed != name).collect();
@@ -316,6 +316,7 @@ fn plane_settings<W: World>(config: &Config, world: &W) -> PlaneSettings {
         proxy_address: config.proxy,
         workers: config.workers,
         access_sample: config.access_sample,
+        transport: config.transport,
         clock: Arc::new(move || clock.now()),
         seed: u64::from_be_bytes(random(world)),
     }

@@ -119,6 +119,11 @@ impl Identity {
         }
     }
 
+    /// Whether it may be that of a leaf certificate: one without a path is an authority's (X.509-SVID, 2).
+    pub fn names_a_workload(&self) -> bool {
+        !matches!(self, Self::Foreign { path, .. } if path.is_empty())
+    }
+
     /// The namespace, where the identity has one. A foreign ID of Istio's form `/ns/<ns>/sa/<account>` has one too.
     pub fn namespace(&self) -> Option<&str> {
         match self {

@@ -31,6 +31,10 @@ pub mod wire {
     pub mod mesh {
         include!(concat!(env!("OUT_DIR"), "/weft.mesh.v1.rs"));
     }
+    /// Exchanges on QUIC links (`schema/exchange.proto`).
+    pub mod exchange {
+        include!(concat!(env!("OUT_DIR"), "/weft.exchange.v1.rs"));
+    }
     /// Control links (`schema/cluster.proto`).
     pub mod cluster {
         include!(concat!(env!("OUT_DIR"), "/weft.cluster.v1.rs"));

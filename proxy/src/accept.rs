@@ -7,8 +7,10 @@ pub(crate) mod links;
 pub(crate) mod listeners;
 pub(crate) mod local;
 pub(crate) mod named;
+pub(crate) mod quic;
 pub(crate) mod request;
 pub(crate) mod sniff;
+pub(crate) mod streams;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};

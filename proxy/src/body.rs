@@ -6,14 +6,13 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::RecvStream;
-use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::connect::instance::Lease;
 use crate::connect::link::Ticket;
 use crate::revoke::Hold;
+use crate::stream::{Fault, GivenUp, Source};
 use crate::task::Aborting;
 
 /// The body of a request or a response.
@@ -28,15 +27,14 @@ pub(crate) enum Body {
     Http1(Incoming),
     /// From an HTTP/1.1 instance, with its place in the pool.
     Instance(Incoming, Lease),
-    /// From an HTTP/2 stream.
-    Http2(Http2Body),
+    /// From a stream of a connection that carries many.
+    Stream(StreamBody),
 }
 
-/// The receiving half of an HTTP/2 stream.
+/// What a stream brings.
 #[derive(Debug)]
-pub(crate) struct Http2Body {
-    stream: RecvStream,
-    data_done: bool,
+pub(crate) struct StreamBody {
+    source: Source,
     /// Of a response: the exchange's share of the link, and its request body, which ends with the response.
     _ticket: Option<Ticket>,
     _upload: Option<Aborting>,
@@ -48,9 +46,9 @@ pub(crate) enum BodyError {
     /// On HTTP/1.1.
     #[error(transparent)]
     Http1(#[from] hyper::Error),
-    /// On HTTP/2.
+    /// On a stream.
     #[error(transparent)]
-    Http2(#[from] h2::Error),
+    Stream(#[from] Fault),
     /// The exchange's deadline passed.
     #[error("the deadline passed")]
     Deadline,
@@ -60,12 +58,11 @@ pub(crate) enum BodyError {
 }
 
 impl BodyError {
-    /// What an HTTP/2 peer is told.
-    pub(crate) fn http2_reason(&self) -> h2::Reason {
+    /// What the other end of the exchange is told.
+    pub(crate) fn given_up(&self) -> GivenUp {
         match self {
-            Self::Http1(_) => h2::Reason::INTERNAL_ERROR,
-            Self::Http2(error) => error.reason().unwrap_or(h2::Reason::INTERNAL_ERROR),
-            Self::Deadline | Self::Revoked => h2::Reason::CANCEL,
+            Self::Http1(_) | Self::Stream(_) => GivenUp::Broken,
+            Self::Deadline | Self::Revoked => GivenUp::Cancelled,
         }
     }
 }
@@ -79,20 +76,20 @@ impl Body {
         if incoming.is_end_stream() { Self::Empty } else { Self::Http1(incoming) }
     }
 
-    /// The body of a request that came on an HTTP/2 stream.
-    pub(crate) fn http2(stream: RecvStream) -> Self {
-        if stream.is_end_stream() {
+    /// The body of a request that came on a stream.
+    pub(crate) fn request(source: Source) -> Self {
+        if source.is_ended() {
             return Self::Empty;
         }
-        Self::Http2(Http2Body { stream, data_done: false, _ticket: None, _upload: None })
+        Self::Stream(StreamBody { source, _ticket: None, _upload: None })
     }
 
-    /// The body of a response that came on a link.
-    pub(crate) fn http2_response(stream: RecvStream, ticket: Ticket, upload: Option<Aborting>) -> Self {
-        if stream.is_end_stream() {
+    /// The body of a response that came on a stream.
+    pub(crate) fn response(source: Source, ticket: Ticket, upload: Option<Aborting>) -> Self {
+        if source.is_ended() {
             return Self::Empty;
         }
-        Self::Http2(Http2Body { stream, data_done: false, _ticket: Some(ticket), _upload: upload })
+        Self::Stream(StreamBody { source, _ticket: Some(ticket), _upload: upload })
     }
 
     /// The body of a response that came from an instance over HTTP/1.1.
@@ -102,29 +99,6 @@ impl Body {
             return Self::Empty;
         }
         Self::Instance(incoming, lease)
-    }
-}
-
-impl Http2Body {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if !self.data_done {
-            match ready!(self.stream.poll_data(cx)) {
-                Some(Ok(data)) => {
-                    // The other end may send as much again: what is handed on is bounded by the frame.
-                    self.stream.flow_control().release_capacity(data.len())?;
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
-                }
-                // A peer that has answered in full may reset the rest of the stream without blame (RFC 9113, 8.1).
-                Some(Err(error)) if error.reason() == Some(h2::Reason::NO_ERROR) => return Poll::Ready(None),
-                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
-                None => self.data_done = true,
-            }
-        }
-        match ready!(self.stream.poll_trailers(cx)) {
-            Ok(trailers) => Poll::Ready(trailers.map(|trailers: HeaderMap| Ok(Frame::trailers(trailers)))),
-            Err(error) if error.reason() == Some(h2::Reason::NO_ERROR) => Poll::Ready(None),
-            Err(error) => Poll::Ready(Some(Err(error.into()))),
-        }
     }
 }
 
@@ -148,7 +122,7 @@ impl HttpBody for Body {
                 }
                 Poll::Ready(polled.map(|frame| frame.map_err(BodyError::from)))
             }
-            Self::Http2(body) => body.poll(cx),
+            Self::Stream(body) => body.source.poll_body(cx).map_err(BodyError::from),
         }
     }
 
@@ -157,7 +131,7 @@ impl HttpBody for Body {
             Self::Empty => true,
             Self::Full(text) => text.is_empty(),
             Self::Http1(incoming) | Self::Instance(incoming, _) => incoming.is_end_stream(),
-            Self::Http2(body) => body.stream.is_end_stream(),
+            Self::Stream(body) => body.source.is_ended(),
         }
     }
 
@@ -166,7 +140,7 @@ impl HttpBody for Body {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(text) => SizeHint::with_exact(text.len() as u64),
             Self::Http1(incoming) | Self::Instance(incoming, _) => incoming.size_hint(),
-            Self::Http2(_) => SizeHint::default(),
+            Self::Stream(_) => SizeHint::default(),
         }
     }
 }

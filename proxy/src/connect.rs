@@ -1,7 +1,9 @@
 //! Step 6: a pooled or fresh connection to the endpoint.
 
+pub(crate) mod carry;
 pub(crate) mod instance;
 pub(crate) mod link;
+pub(crate) mod transport;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +19,7 @@ use crate::route::Route;
 use crate::worker::Worker;
 use instance::{InstanceSlot, Lease};
 use link::{LinkError, LinkSlot, Ticket, Way};
+use transport::Transports;
 
 /// Where an HTTP exchange is forwarded to.
 #[derive(Debug)]
@@ -81,7 +84,9 @@ async fn link<N: Net>(worker: &Arc<Worker<N>>, chosen: &Chosen, limit: Duration)
     let index = chosen.endpoint().expect("only endpoints are elsewhere");
     let relation = chosen.relation();
     let slot = relation.links[index].get_or_init(|| {
+        let same_zone = relation.service.endpoints[index].same_zone;
         worker.link_slot(Way::Mutual {
+            transports: Transports::of(worker.plane.settings.transport, same_zone),
             from: relation.caller.identity().clone(),
             to: relation.service.identity.clone(),
             server_name: relation.server_name.clone(),

@@ -51,7 +51,11 @@ pub(crate) async fn http<N: Net>(
     body: Body,
 ) -> Outcome {
     let version = head.version;
-    let protocol = if version == http::Version::HTTP_2 { "h2" } else { "http/1.1" };
+    let protocol = match version {
+        http::Version::HTTP_3 => "quic",
+        http::Version::HTTP_2 => "h2",
+        _ => "http/1.1",
+    };
     let mut open = Open::new(hold, protocol);
     let mut grpc = headers::is_grpc_call(&head.headers);
     let run = run(connection, hold, (head, body), &mut open, &mut grpc);
@@ -227,7 +231,7 @@ async fn over_link(mut ticket: connect::link::Ticket, route: &Route) -> Result<F
     let relation = route.relation();
     let authority = format!("{}:{}", relation.service.name.host(), route.port().port);
     let authority: Authority = authority.parse().expect("a host name and a port are an authority");
-    let far = forward::http2::connect(&mut ticket, &authority).await?;
+    let far = forward::multiplexed::connect(&mut ticket, &authority).await?;
     Ok(far.with(ticket))
 }
 

@@ -18,6 +18,7 @@ mod reject;
 mod retry;
 mod revoke;
 mod route;
+mod stream;
 mod task;
 mod worker;
 

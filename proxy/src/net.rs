@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 /// Sockets of a world.
 pub trait Net: Clone + Send + Sync + 'static {
     /// A connected stream.
-    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    type Stream: Stream;
     /// A listener of streams.
     type Listener: Listener<Stream = Self::Stream>;
 
@@ -27,6 +27,17 @@ pub trait Net: Clone + Send + Sync + 'static {
 
     /// The user id that owns the other end of a connection within this host.
     fn owner(&self, ours: SocketAddr, theirs: SocketAddr) -> Option<u32>;
+}
+
+/// A connected stream.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Makes its end an abrupt one, so that the other side does not take what it got for the whole (TCP's reset).
+    fn abort(&mut self);
+}
+
+impl Stream for tokio::io::DuplexStream {
+    /// In memory there is only one way to end.
+    fn abort(&mut self) {}
 }
 
 /// Takes connections.

@@ -33,10 +33,24 @@ pub struct PlaneSettings {
     pub workers: usize,
     /// Share of access records that are written, 0 to 1.
     pub access_sample: f64,
+    /// What links to other nodes run over.
+    pub transport: Transport,
     /// Wall clock.
     pub clock: Clock,
     /// Seed of choices that need not be secret.
     pub seed: u64,
+}
+
+/// What links to other nodes run over. A node takes both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// TCP within a zone, QUIC between zones; the other one where the first does not connect.
+    #[default]
+    Auto,
+    /// HTTP/2 over TCP alone.
+    Tcp,
+    /// QUIC alone.
+    Quic,
 }
 
 /// Reads the wall clock.

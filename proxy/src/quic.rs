@@ -1,4 +1,8 @@
-//! QUIC between nodes, for control links: the same certificates and checks as over TCP, one endpoint a worker.
+//! QUIC between nodes, for control links and for exchanges: the same certificates and checks as over TCP, one endpoint a
+//! worker.
+
+pub(crate) mod head;
+pub(crate) mod stream;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,7 +18,8 @@ use weft_proto::UnixMillis;
 use weft_proto::identity::Identity;
 
 use crate::net::Net;
-use crate::tls::{ALPN_CONTROL, Clients, Identities, Target, TlsError, expiry, peer_identity};
+use crate::tls::{ALPN_CONTROL, ALPN_EXCHANGE, Clients, Identities, TlsError, expiry, peer_identity};
+use stream::{Receiver, Sender, StreamError};
 
 /// Why a connection was not made.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +63,7 @@ pub struct Arrived {
 impl QuicServer {
     /// Listens; workers share the address.
     pub fn bind(net: &impl Net, address: SocketAddr, identities: &Arc<Identities>) -> io::Result<Self> {
-        let tls = identities.server_config(&[ALPN_CONTROL], Clients::Required);
+        let tls = identities.server_config(&[ALPN_CONTROL, ALPN_EXCHANGE], Clients::Required);
         let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
         let mut config = ServerConfig::with_crypto(Arc::new(crypto));
         config.transport_config(Arc::new(transport()));
@@ -119,30 +124,28 @@ pub struct QuicClient {
 
 impl QuicClient {
     /// Connects with these identities. Sockets are opened when they are first needed.
-    pub fn new(net: &impl Net, identities: Arc<Identities>) -> io::Result<Self> {
+    pub fn new(net: &impl Net, identities: Arc<Identities>) -> Self {
         let net = net.clone();
         let open = move |address| {
             let socket = net.datagrams(address)?;
             Endpoint::new_with_abstract_socket(EndpointConfig::default(), None, socket, Arc::new(quinn::TokioRuntime))
         };
-        Ok(Self { identities, endpoints: Mutex::default(), open: Box::new(open) })
+        Self { identities, endpoints: Mutex::default(), open: Box::new(open) }
     }
 
-    /// Connects as `from` to who must be `expect`.
+    /// Connects as `from` to who must be `expect` and is asked for by `server_name`.
     pub async fn connect(
         &self,
         address: SocketAddr,
-        from: &Identity,
-        target: &Target,
-        expect: &Identity,
+        (from, expect): (&Identity, &Identity),
+        server_name: &str,
         alpn: &[u8],
     ) -> Result<Connection, QuicError> {
         let tls = self.identities.client_config(from, expect, &[alpn])?;
         let crypto = QuicClientConfig::try_from(tls).map_err(io::Error::other)?;
         let mut config = ClientConfig::new(Arc::new(crypto));
         config.transport_config(Arc::new(transport()));
-        let name = target.server_name();
-        let connecting = self.endpoint(address)?.connect_with(config, address, &name.to_str())?;
+        let connecting = self.endpoint(address)?.connect_with(config, address, server_name)?;
         Ok(timeout(HANDSHAKE_TIMEOUT, connecting).await.map_err(|_| QuicError::Late)??)
     }
 
@@ -157,6 +160,55 @@ impl QuicClient {
     }
 }
 
+/// A connection that carries exchanges, one on each of its streams.
+#[derive(Debug, Clone)]
+pub(crate) struct QuicLink(Connection);
+
+impl QuicLink {
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self(connection)
+    }
+
+    /// Opens a stream; waits while as many are open as the other end allows.
+    pub(crate) async fn open(&self) -> Result<(Sender, Receiver), StreamError> {
+        let (sender, receiver) = self.0.open_bi().await.map_err(StreamError::NotOpened)?;
+        Ok((Sender::new(sender), Receiver::new(receiver)))
+    }
+
+    /// The next stream that the other end opens.
+    pub(crate) async fn accept(&self) -> Result<(Sender, Receiver), StreamError> {
+        let (sender, receiver) = self.0.accept_bi().await.map_err(StreamError::Lost)?;
+        Ok((Sender::new(sender), Receiver::new(receiver)))
+    }
+
+    /// Asks the other end to open no more streams.
+    pub(crate) async fn say_goodbye(&self) {
+        if let Ok(mut stream) = self.0.open_uni().await {
+            let _ = stream.finish();
+            let _ = stream.stopped().await;
+        }
+    }
+
+    /// Ends when the other end says goodbye, or the connection ends.
+    pub(crate) async fn goodbye(&self) {
+        let _ = self.0.accept_uni().await;
+    }
+
+    /// Ends when the connection does.
+    pub(crate) async fn closed(&self) {
+        self.0.closed().await;
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.close_reason().is_some()
+    }
+
+    /// Ends it, and every exchange on it.
+    pub(crate) fn close(&self) {
+        self.0.close(VarInt::from_u32(stream::Code::None.number()), b"");
+    }
+}
+
 fn transport() -> TransportConfig {
     let mut config = TransportConfig::default();
     config
@@ -164,7 +216,7 @@ fn transport() -> TransportConfig {
         .max_idle_timeout(Some(VarInt::from_u32(IDLE_TIMEOUT_MS).into()))
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(GOODBYES_MAX))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(u64::from(CONNECTION_WINDOW));
@@ -179,6 +231,8 @@ const IDLE_TIMEOUT_MS: u32 = 10_000;
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// Exchanges at once on one connection.
 const STREAMS_MAX: u32 = 1024;
+/// A server that drains says so on a stream of its own.
+const GOODBYES_MAX: u32 = 1;
 /// Bytes under way on one stream, and on one connection.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;

@@ -33,7 +33,7 @@ pub struct Record {
     pub destination: String,
     /// The callee's port.
     pub port: u16,
-    /// `http/1.1`, `h2` or `tcp`: what the application spoke.
+    /// `http/1.1`, `h2`, `quic` or `tcp`: what the exchange came over; `tcp` of an opaque stream.
     pub protocol: &'static str,
     /// HTTP method; empty on an opaque stream.
     pub method: String,

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode, Version};
 
 use crate::body::Body;
@@ -185,8 +185,10 @@ impl Reject {
         if malformed && version <= Version::HTTP_11 {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        let text = format!("{}\n", self.text());
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
         *response.status_mut() = self.status();
-        *response.body_mut() = Body::full(format!("{}\n", self.text()));
+        *response.body_mut() = Body::full(text);
         response
     }
 }

@@ -103,6 +103,7 @@ impl Table {
         let context = Context {
             trust_domain: &description.trust_domain,
             node: &description.node,
+            zone: &description.zone,
             policies: &policies,
             deny_by_default: description.deny_by_default,
         };
@@ -148,6 +149,7 @@ impl Table {
 struct Context<'a> {
     trust_domain: &'a TrustDomain,
     node: &'a NodeName,
+    zone: &'a str,
     policies: &'a [PolicyDescription],
     deny_by_default: bool,
 }
@@ -179,6 +181,7 @@ impl Context<'_> {
         let near = self.policies.iter().filter(|policy| is_near(policy, &description.name));
         let endpoint = |one: &description::EndpointDescription| Endpoint {
             here: one.node == *self.node,
+            same_zone: one.zone == self.zone,
             statistics: carried(before, &one.node),
             description: one.clone(),
         };

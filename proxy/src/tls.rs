@@ -26,6 +26,8 @@ use verify::{Callee, Callers, Own};
 pub const ALPN_CONTROL: &[u8] = b"weft-control/1";
 /// Joining nodes, which have no certificate yet.
 pub const ALPN_JOIN: &[u8] = b"weft-join/1";
+/// Exchanges over QUIC.
+pub const ALPN_EXCHANGE: &[u8] = b"weft-exchange/1";
 /// Exchanges over TCP.
 pub const ALPN_H2: &[u8] = b"h2";
 /// Exchanges with clients that know no better.

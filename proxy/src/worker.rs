@@ -15,7 +15,7 @@ use crate::connect::link::{LinkSlot, Way};
 use crate::identify::Relations;
 use crate::net::Net;
 use crate::plane::Plane;
-use crate::quic::QuicServer;
+use crate::quic::{QuicClient, QuicServer};
 use crate::record::Recorder;
 use crate::revoke::Holds;
 
@@ -26,6 +26,7 @@ pub(crate) struct Worker<N: Net> {
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) holds: Arc<Holds>,
     pub(crate) relations: Relations,
+    pub(crate) quic: QuicClient,
     pub(crate) links: Mutex<BTreeMap<Way, Arc<LinkSlot>>>,
     pub(crate) instances: Mutex<BTreeMap<SocketAddr, Arc<InstanceSlot>>>,
 }
@@ -38,6 +39,7 @@ impl<N: Net> Worker<N> {
             recorder: plane.recorders[index].clone(),
             holds: Arc::default(),
             relations: Relations::default(),
+            quic: QuicClient::new(&plane.net, plane.identities.clone()),
             links: Mutex::default(),
             instances: Mutex::default(),
         })

@@ -7,6 +7,7 @@ use std::{fs, io};
 
 use clap::{Args, ValueEnum};
 use weft_proto::identity::{NodeName, TrustDomain};
+use weft_proxy::plane::Transport;
 
 use super::values::{self, Listening};
 use super::{Done, Ended, Stopped};
@@ -59,6 +60,9 @@ pub(super) struct Up {
     /// A further plain listener for a port of a service; may be repeated
     #[arg(long, value_name = "ADDRESS=SERVICE:PORT")]
     bind: Vec<Bind>,
+    /// What links to other nodes run over: auto is TCP within a zone, QUIC between zones, and the other where one is blocked
+    #[arg(long, value_enum, default_value_t = Over::Auto)]
+    transport: Over,
     /// Cores of the data plane [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=WORKERS_MAX))]
     workers: Option<u16>,
@@ -80,6 +84,13 @@ pub(super) struct Up {
 enum Switch {
     On,
     Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Over {
+    Auto,
+    Tcp,
+    Quic,
 }
 
 impl Up {
@@ -114,6 +125,11 @@ impl Up {
             metrics: self.metrics.map_or(Some(METRICS_ADDRESS), |Listening(address)| address),
             loopback: self.loopback == Switch::On,
             binds: self.bind,
+            transport: match self.transport {
+                Over::Auto => Transport::Auto,
+                Over::Tcp => Transport::Tcp,
+                Over::Quic => Transport::Quic,
+            },
             workers: self.workers.map_or_else(cores, usize::from),
             access_sample: self.access_sample,
             voters: self.voters,
@@ -166,7 +182,7 @@ mod tests {
     fn options_become_a_configuration() {
         let config = config(
             "weft up --init --trust-domain t.example --deny-by-default --name a --advertise h --listen 127.0.0.1:1 --zone z \
-             --proxy off --metrics 127.0.0.1:2 --loopback off --bind 127.0.0.1:3=prod/web:80 --workers 2 \
+             --proxy off --transport quic --metrics 127.0.0.1:2 --loopback off --bind 127.0.0.1:3=prod/web:80 --workers 2 \
              --access-sample 1 --voters 3",
         );
         let found = Start::Found { trust_domain: "t.example".parse().expect("valid"), deny_by_default: true };
@@ -174,6 +190,7 @@ mod tests {
         assert_eq!(config.name.expect("named").as_str(), "a");
         assert_eq!((config.proxy, config.metrics), (None, "127.0.0.1:2".parse().ok()));
         assert_eq!((config.loopback, config.workers, config.voters), (false, 2, 3));
+        assert_eq!(config.transport, Transport::Quic);
         assert_eq!((config.listen.port(), config.advertise.as_deref(), config.zone.as_str()), (1, Some("h"), "z"));
         assert_eq!(config.binds.len(), 1);
     }

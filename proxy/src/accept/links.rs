@@ -8,10 +8,13 @@ use rustls::server::Acceptor;
 use tokio::time::timeout;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
+use super::quic as quic_exchanges;
 use super::{Connection, Destination, http1, http2};
+use crate::connect::transport::Over;
 use crate::net::{Accepted, Net};
 use crate::plane::{ControlAlpn, Handover};
-use crate::quic::{self, Arrived, QuicServer};
+use crate::quic::{self, Arrived, QuicLink, QuicServer};
+use crate::record::metrics::OpenLink;
 use crate::tls::{self, ALPN_CONTROL, ALPN_H1, ALPN_H2, ALPN_JOIN, Clients, Target};
 use crate::worker::Worker;
 
@@ -58,7 +61,7 @@ async fn data<N: Net>(
     let destination = destination(worker, &server_name)?;
     let h2 = session.alpn_protocol() == Some(ALPN_H2);
     let connection = Connection::remote(worker, destination, (peer, &server_name), addresses);
-    let _open = OpenLink::new(worker);
+    let _open = OpenLink::taken(&worker.recorder, Over::Tcp);
     if h2 {
         http2::serve(connection, stream, Some(ends)).await;
     } else {
@@ -85,7 +88,11 @@ pub(crate) async fn serve_quic<N: Net>(worker: Arc<Worker<N>>, server: QuicServe
                 Ok(Arrived { connection, alpn, .. }) if alpn == ALPN_CONTROL => {
                     let _ = worker.plane.handover.try_send(Handover::Quic { connection });
                 }
-                Ok(Arrived { connection, .. }) => connection.close(0u32.into(), b"unknown protocol"),
+                Ok(arrived) => {
+                    if quic_data(&worker, arrived).await.is_none() {
+                        refused(&worker);
+                    }
+                }
                 Err(error) => {
                     tracing::debug!(%error, "a QUIC handshake failed");
                     refused(&worker);
@@ -95,21 +102,20 @@ pub(crate) async fn serve_quic<N: Net>(worker: Arc<Worker<N>>, server: QuicServe
     }
 }
 
-/// Counts a link as open while it is.
-struct OpenLink<N: Net>(Arc<Worker<N>>);
-
-impl<N: Net> OpenLink<N> {
-    fn new(worker: &Arc<Worker<N>>) -> Self {
-        worker.recorder.links.in_total.fetch_add(1, Ordering::Relaxed);
-        worker.recorder.links.in_open.fetch_add(1, Ordering::Relaxed);
-        Self(worker.clone())
-    }
-}
-
-impl<N: Net> Drop for OpenLink<N> {
-    fn drop(&mut self) {
-        self.0.recorder.links.in_open.fetch_sub(1, Ordering::Relaxed);
-    }
+/// The handshake has agreed on a protocol; of the two that are offered, this is the one that is not for control.
+async fn quic_data<N: Net>(worker: &Arc<Worker<N>>, arrived: Arrived) -> Option<()> {
+    let Arrived { connection, sni, identity, expires, .. } = arrived;
+    let addresses = (worker.plane.settings.mesh_address, connection.remote_address());
+    let link = QuicLink::new(connection);
+    let found = sni.and_then(|name| Some((destination(worker, &name)?, name)));
+    let Some((destination, server_name)) = found else {
+        link.close();
+        return None;
+    };
+    let connection = Connection::remote(worker, destination, (identity, &server_name), addresses);
+    let _open = OpenLink::taken(&worker.recorder, Over::Quic);
+    quic_exchanges::serve(connection, link, worker.plane.instant(expires)).await;
+    Some(())
 }
 
 /// Bound on a handshake.

@@ -3,19 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use weft_proto::service::Protocol;
 
 use super::sniff::{Speech, sniff};
 use super::{Connection, http1, http2};
 use crate::exchange;
 use crate::forward::bytes::End as Near;
-use crate::net::Net;
+use crate::net::{Net, Stream};
 
 /// Serves a connection whose destination is fixed, in the protocol that the port speaks.
 pub(crate) async fn serve<N: Net, S>(connection: Arc<Connection<N>>, stream: S, protocol: Protocol)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Stream,
 {
     let bound = match protocol {
         Protocol::Tcp => return opaque(connection, stream).await,
@@ -32,14 +31,15 @@ where
     }
 }
 
-async fn opaque<N: Net, S>(connection: Arc<Connection<N>>, stream: S)
+async fn opaque<N: Net, S>(connection: Arc<Connection<N>>, mut stream: S)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Stream,
 {
     let worker = &connection.worker;
     let place = worker.holds.enter(&worker.recorder);
-    if let Ok(tunnel) = exchange::stream(&connection, &place.hold, None).await {
-        tunnel.join(Near::io(stream)).await;
+    match exchange::stream(&connection, &place.hold, None).await {
+        Ok(tunnel) => tunnel.join(Near::io(stream)).await,
+        Err(_) => stream.abort(),
     }
 }
 

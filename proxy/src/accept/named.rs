@@ -12,12 +12,12 @@ use weft_proto::service::Protocol;
 use super::sniff::{Speech, sniff};
 use super::{Connection, Destination, http1, http2, local};
 use crate::identify;
-use crate::net::Net;
+use crate::net::{Net, Stream};
 
 /// Serves a connection to the forward proxy.
 pub(crate) async fn serve<N: Net, S>(connection: Arc<Connection<N>>, stream: S)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Stream,
 {
     let Ok((mut stream, speech)) = sniff(stream, FIRST_BYTES_TIMEOUT).await else { return };
     match speech {

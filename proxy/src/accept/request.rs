@@ -33,7 +33,7 @@ pub(crate) fn read(
     from_node: bool,
     random: &Random,
 ) -> Result<Received, Reject> {
-    let http2 = head.version == Version::HTTP_2;
+    let http2 = head.version >= Version::HTTP_2;
     if head.method == Method::TRACE {
         return Err(Reject::Method);
     }

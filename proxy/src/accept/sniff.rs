@@ -9,6 +9,8 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 
+use crate::net::Stream;
+
 /// What the first bytes say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Speech {
@@ -63,6 +65,12 @@ fn told(first: &[u8]) -> Option<Speech> {
         None if first.len() <= METHOD_LENGTH_MAX => None,
         Some(end) if end >= METHOD_LENGTH_MIN && first[end] == b' ' => Some(Speech::Http1),
         _ => Some(Speech::Opaque),
+    }
+}
+
+impl<S: Stream> Stream for Sniffed<S> {
+    fn abort(&mut self) {
+        self.stream.abort();
     }
 }
 

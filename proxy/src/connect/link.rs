@@ -5,25 +5,19 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::future::poll_fn;
-use h2::client::{Builder, SendRequest};
-use h2::{Ping, PingPong};
 use parking_lot::Mutex;
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
-use tokio_rustls::TlsConnector;
+use tokio::time::{Instant, sleep, timeout};
 use weft_proto::identity::Identity;
 
+use super::transport::Transports;
 use crate::net::Net;
-use crate::record::Recorder;
-use crate::tls::{self, ALPN_H2, TlsError};
+use crate::stream::Opener;
+use crate::tls::TlsError;
 use crate::worker::Worker;
 
 /// How a connection is made.
@@ -39,6 +33,8 @@ pub(crate) enum Way {
         server_name: Box<str>,
         /// The node.
         address: SocketAddr,
+        /// What it is reached over.
+        transports: Transports,
     },
     /// Plain TCP to an instance on this host.
     Plain(SocketAddr),
@@ -47,7 +43,7 @@ pub(crate) enum Way {
 /// The connections of one way.
 #[derive(Debug)]
 pub(crate) struct LinkSlot {
-    way: Way,
+    pub(super) way: Way,
     state: Mutex<State>,
 }
 
@@ -55,22 +51,18 @@ pub(crate) struct LinkSlot {
 struct State {
     links: Vec<Arc<Shared>>,
     opening: Option<watch::Receiver<Opening>>,
+    /// The first choice did not connect and the second one did: until then the second is the first.
+    swapped_until: Option<Instant>,
 }
 
 type Opening = Option<Result<(), LinkError>>;
 
-/// What exchanges are sent on.
+/// A connection.
 #[derive(Debug)]
-pub(crate) enum Link {
-    /// HTTP/2 over TCP.
-    Http2(SendRequest<Bytes>),
-}
-
-#[derive(Debug)]
-struct Shared {
-    link: Link,
+pub(super) struct Shared {
+    opener: Opener,
     exchanges: AtomicUsize,
-    closed: AtomicBool,
+    pub(super) closed: AtomicBool,
     retires: Instant,
 }
 
@@ -78,7 +70,7 @@ struct Shared {
 #[derive(Debug)]
 pub(crate) struct Ticket {
     shared: Arc<Shared>,
-    link: Link,
+    opener: Opener,
 }
 
 /// Why a connection could not be made.
@@ -126,6 +118,15 @@ impl LinkSlot {
         state.links.is_empty() && state.opening.is_none()
     }
 
+    /// Whether the second choice is the first at the moment.
+    pub(super) fn is_swapped(&self) -> bool {
+        self.state.lock().swapped_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    pub(super) fn swap(&self, until: Option<Instant>) {
+        self.state.lock().swapped_until = until;
+    }
+
     fn take<N: Net>(self: &Arc<Self>, worker: &Arc<Worker<N>>, limit: Duration) -> Taken {
         let mut state = self.state.lock();
         let now = if state.links.is_empty() { None } else { Some(Instant::now()) };
@@ -152,7 +153,7 @@ impl LinkSlot {
         let (sender, receiver) = watch::channel(None);
         let (slot, worker) = (self.clone(), worker.clone());
         tokio::spawn(async move {
-            let opened = match timeout(limit, connect(&worker, &slot.way)).await {
+            let opened = match timeout(limit, slot.connect(&worker)).await {
                 Ok(opened) => opened,
                 Err(_) => Err(LinkError::late(slot.way.address(), limit)),
             };
@@ -175,33 +176,57 @@ impl LinkSlot {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // HTTP/2 does the same by itself.
+        if let Opener::Quic(link) = &self.opener {
+            link.close();
+        }
+    }
+}
+
 impl Shared {
+    pub(super) fn new<N: Net>(worker: &Worker<N>, opener: Opener) -> Arc<Self> {
+        let age = LINK_AGE_MAX + Duration::from_millis(worker.recorder.random.below(LINK_AGE_SPREAD_MS) as u64);
+        Arc::new(Self {
+            opener,
+            exchanges: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            retires: Instant::now() + age,
+        })
+    }
+
     fn usable(&self, now: Instant) -> bool {
         !self.closed.load(Ordering::Relaxed) && now < self.retires
     }
 
     /// A share of it; none if the other end has said goodbye.
     fn ticket(self: &Arc<Self>) -> Option<Ticket> {
-        let Link::Http2(sender) = &self.link;
-        let mut sender = sender.clone();
-        if let Poll::Ready(Err(_)) = sender.poll_ready(&mut Context::from_waker(Waker::noop())) {
+        let mut opener = self.opener.clone();
+        let closed = match &mut opener {
+            Opener::Http2(sender) => {
+                matches!(sender.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
+            }
+            Opener::Quic(link) => link.is_closed(),
+        };
+        if closed {
             self.closed.store(true, Ordering::Relaxed);
             return None;
         }
         self.exchanges.fetch_add(1, Ordering::Relaxed);
-        Some(Ticket { shared: self.clone(), link: Link::Http2(sender) })
+        Some(Ticket { shared: self.clone(), opener })
     }
 }
 
 impl Ticket {
     /// What to send on.
-    pub(crate) fn link(&mut self) -> &mut Link {
-        &mut self.link
+    pub(crate) fn opener(&mut self) -> &mut Opener {
+        &mut self.opener
     }
 
-    /// Whether the other end takes extended CONNECT, which it says in its first frame (RFC 8441, 3).
+    /// Whether the other end takes extended CONNECT, which it says in its first frame (RFC 8441, 3). On QUIC it does.
     pub(crate) async fn takes_upgrades(&self) -> bool {
-        let Link::Http2(sender) = &self.link;
+        let Opener::Http2(sender) = &self.opener else { return true };
         for _ in 0..SETTINGS_WAITS_MAX {
             if sender.is_extended_connect_protocol_enabled() {
                 return true;
@@ -219,7 +244,7 @@ impl Drop for Ticket {
 }
 
 impl Way {
-    fn address(&self) -> SocketAddr {
+    pub(super) fn address(&self) -> SocketAddr {
         match self {
             Self::Mutual { address, .. } | Self::Plain(address) => *address,
         }
@@ -231,123 +256,24 @@ impl LinkError {
         Self::Unreachable(format!("{address}: {error}").into())
     }
 
+    pub(super) fn tls(error: &TlsError) -> Self {
+        match error {
+            TlsError::NoCertificate(_) => Self::NoCertificate(error.to_string().into()),
+            other => Self::Unreachable(other.to_string().into()),
+        }
+    }
+
+    /// Both choices have failed.
+    pub(super) fn and(&self, other: &Self) -> Self {
+        let why = |error: &Self| match error {
+            Self::NoCertificate(why) | Self::Unreachable(why) => why.clone(),
+        };
+        Self::Unreachable(format!("{}; {}", why(self), why(other)).into())
+    }
+
     pub(crate) fn late(address: SocketAddr, limit: Duration) -> Self {
         Self::Unreachable(format!("{address}: no connection within {} ms", limit.as_millis()).into())
     }
-}
-
-async fn connect<N: Net>(worker: &Arc<Worker<N>>, way: &Way) -> Result<Arc<Shared>, LinkError> {
-    let address = way.address();
-    let fail = |error: io::Error| LinkError::io(address, &error);
-    let Way::Mutual { from, to, server_name, .. } = way else {
-        let stream = worker.plane.net.dial(address).await.map_err(fail)?;
-        return http2(worker, stream, None).await.map_err(fail);
-    };
-    let config = worker.plane.identities.client_config(from, to, &[ALPN_H2]).map_err(|error| match error {
-        TlsError::NoCertificate(_) => LinkError::NoCertificate(error.to_string().into()),
-        other => LinkError::Unreachable(other.to_string().into()),
-    })?;
-    let name = ServerName::try_from(server_name.to_string()).expect("links are named by host names");
-    let stream = worker.plane.net.dial(address).await.map_err(fail)?;
-    let stream = TlsConnector::from(config).connect(name, stream).await.map_err(fail)?;
-    let session = stream.get_ref().1;
-    if session.alpn_protocol() != Some(ALPN_H2) {
-        return Err(fail(io::Error::other("it does not speak HTTP/2 on links")));
-    }
-    let expires = tls::expiry(session.peer_certificates().unwrap_or_default());
-    let ends = worker.plane.instant(expires.unwrap_or(0));
-    http2(worker, stream, Some(ends)).await.map_err(fail)
-}
-
-/// Speaks HTTP/2 on the stream. `ends` is when the other end's certificate does; a stream without one is local.
-async fn http2<N: Net, S>(worker: &Worker<N>, stream: S, ends: Option<Instant>) -> io::Result<Arc<Shared>>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let mut builder = Builder::new();
-    builder
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(FRAME_LENGTH_MAX)
-        .max_header_list_size(HEADER_LENGTH_MAX)
-        .enable_push(false);
-    let (link, mut connection) = builder.handshake::<_, Bytes>(stream).await.map_err(into_io)?;
-    let keepalive = ends.and_then(|_| connection.ping_pong());
-    let age = LINK_AGE_MAX + Duration::from_millis(worker.recorder.random.below(LINK_AGE_SPREAD_MS) as u64);
-    let shared = Arc::new(Shared {
-        link: Link::Http2(link),
-        exchanges: AtomicUsize::new(0),
-        closed: AtomicBool::new(false),
-        retires: Instant::now() + age,
-    });
-    let open = ends.map(|_| OpenCount::new(&worker.recorder));
-    let watched = Arc::downgrade(&shared);
-    tokio::spawn(async move {
-        let alive = keep_alive(keepalive, ends);
-        tokio::select! {
-            biased;
-            ended = connection => drop(ended),
-            () = alive => {}
-        }
-        if let Some(shared) = watched.upgrade() {
-            shared.closed.store(true, Ordering::Relaxed);
-        }
-        drop(open);
-    });
-    Ok(shared)
-}
-
-/// Ends when the other end has stopped answering, or its certificate ends.
-async fn keep_alive(pings: Option<PingPong>, ends: Option<Instant>) {
-    let Some(mut pings) = pings else { return std::future::pending().await };
-    let end = async move {
-        match ends {
-            Some(ends) => sleep_until(ends).await,
-            None => std::future::pending().await,
-        }
-    };
-    let silence = async move {
-        let mut ticks = interval(KEEPALIVE);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        ticks.tick().await;
-        loop {
-            ticks.tick().await;
-            if pings.send_ping(Ping::opaque()).is_err() {
-                return;
-            }
-            let answered = timeout(KEEPALIVE_TIMEOUT, poll_fn(|cx| pings.poll_pong(cx))).await;
-            if !matches!(answered, Ok(Ok(_))) {
-                return;
-            }
-        }
-    };
-    tokio::select! {
-        biased;
-        () = end => {}
-        () = silence => {}
-    }
-}
-
-/// Counts a link as open while it is.
-struct OpenCount(Arc<Recorder>);
-
-impl OpenCount {
-    fn new(recorder: &Arc<Recorder>) -> Self {
-        recorder.links.out_total.fetch_add(1, Ordering::Relaxed);
-        recorder.links.out_open.fetch_add(1, Ordering::Relaxed);
-        Self(recorder.clone())
-    }
-}
-
-impl Drop for OpenCount {
-    fn drop(&mut self) {
-        let open: &AtomicU64 = &self.0.links.out_open;
-        open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-fn into_io(error: h2::Error) -> io::Error {
-    io::Error::other(error)
 }
 
 /// Connections of one way in a worker.
@@ -364,10 +290,6 @@ pub(crate) const CONNECTION_WINDOW: u32 = 16 << 20;
 pub(crate) const FRAME_LENGTH_MAX: u32 = 64 << 10;
 /// Longest header section, in bytes.
 pub(crate) const HEADER_LENGTH_MAX: u32 = 64 << 10;
-/// How often a link is asked whether it still answers.
-const KEEPALIVE: Duration = Duration::from_secs(5);
-/// How long it may take to answer.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Age at which a link takes no new exchanges, so that renewed certificates come into use well before the old ones end.
 const LINK_AGE_MAX: Duration = Duration::from_hours(1);
 /// Links retire spread over this many milliseconds.

@@ -7,29 +7,26 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::poll_fn;
-use h2::{Reason, RecvStream, SendStream};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::connect::link::Ticket;
+use crate::net::Stream;
+use crate::stream::{GivenUp, Sink, Source};
 
 /// One end of a stream of bytes.
 pub(crate) enum End {
     /// A connection.
-    Io(Box<dyn Io>),
-    /// A stream of an HTTP/2 connection.
-    Http2(Box<Http2End>),
+    Io(Box<dyn Stream>),
+    /// A stream of a connection that carries many.
+    Stream(Box<StreamEnd>),
 }
 
-/// A connection.
-pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
-
-/// A stream of an HTTP/2 connection. Dropped before its end it is reset.
-pub(crate) struct Http2End {
-    received: RecvStream,
-    stream: SendStream<Bytes>,
+/// A stream of a connection that carries many. Dropped before its end it is reset.
+pub(crate) struct StreamEnd {
+    source: Source,
+    sink: Sink,
+    closing: bool,
     /// Handed out and not yet passed on; the other end may send as much again when it is.
     unreleased: usize,
     _ticket: Option<Ticket>,
@@ -53,15 +50,16 @@ pub(crate) struct Passed {
     pub(crate) back: u64,
 }
 
-/// Copies until both directions have ended. `passed` is kept up to date, so that it is right however this ends.
+/// Copies until both directions have ended. `passed` is kept up to date, so that it is right however this ends. Ended
+/// otherwise, neither side can take what it got for the whole.
 pub(crate) async fn copy(near: End, far: End, idle_timeout: Option<Duration>, passed: &mut Passed) -> io::Result<()> {
-    let (mut near, mut far) = (near, far);
+    let mut ends = Ends { near, far, whole: false };
     let (mut there, mut back) = (Way::new(), Way::new());
     let mut idle = idle_timeout.map(Idle::new);
-    poll_fn(|cx| {
+    let copied = poll_fn(|cx| {
         let before = there.bytes + back.bytes;
-        let first = there.poll(cx, &mut near, &mut far);
-        let second = back.poll(cx, &mut far, &mut near);
+        let first = there.poll(cx, &mut ends.near, &mut ends.far);
+        let second = back.poll(cx, &mut ends.far, &mut ends.near);
         *passed = Passed { there: there.bytes, back: back.bytes };
         match (first, second) {
             (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => return Poll::Ready(Err(error)),
@@ -73,7 +71,25 @@ pub(crate) async fn copy(near: End, far: End, idle_timeout: Option<Duration>, pa
             None => Poll::Pending,
         }
     })
-    .await
+    .await;
+    ends.whole = copied.is_ok();
+    copied
+}
+
+/// Both ends, which are aborted unless all was copied.
+struct Ends {
+    near: End,
+    far: End,
+    whole: bool,
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        if !self.whole {
+            self.near.abort();
+            self.far.abort();
+        }
+    }
 }
 
 impl Way {
@@ -116,20 +132,27 @@ impl Way {
 }
 
 impl End {
-    pub(crate) fn io(io: impl Io + 'static) -> Self {
+    pub(crate) fn io(io: impl Stream) -> Self {
         Self::Io(Box::new(io))
     }
 
-    pub(crate) fn http2(received: RecvStream, stream: SendStream<Bytes>) -> Self {
-        Self::Http2(Box::new(Http2End { received, stream, unreleased: 0, _ticket: None }))
+    pub(crate) fn stream(source: Source, sink: Sink) -> Self {
+        Self::Stream(Box::new(StreamEnd { source, sink, closing: false, unreleased: 0, _ticket: None }))
     }
 
     /// Keeps the exchange's share of a link as long as the stream is open.
     pub(crate) fn with(mut self, ticket: Ticket) -> Self {
-        if let Self::Http2(end) = &mut self {
+        if let Self::Stream(end) = &mut self {
             end._ticket = Some(ticket);
         }
         self
+    }
+
+    fn abort(&mut self) {
+        match self {
+            Self::Io(io) => io.abort(),
+            Self::Stream(end) => end.sink.reset(GivenUp::Cancelled),
+        }
     }
 
     /// The next bytes; none at the end. What was handed out before has been passed on by now.
@@ -142,20 +165,11 @@ impl End {
                 let count = ready!(pin!(io.read_buf(buffer)).poll(cx))?;
                 Poll::Ready(Ok((count > 0).then(|| buffer.split().freeze())))
             }
-            Self::Http2(end) => {
-                let unreleased = std::mem::take(&mut end.unreleased);
-                if unreleased > 0 {
-                    end.received.flow_control().release_capacity(unreleased).map_err(io::Error::other)?;
-                }
-                match ready!(end.received.poll_data(cx)) {
-                    Some(Ok(data)) => {
-                        end.unreleased = data.len();
-                        Poll::Ready(Ok(Some(data)))
-                    }
-                    Some(Err(error)) if error.reason() == Some(Reason::NO_ERROR) => Poll::Ready(Ok(None)),
-                    Some(Err(error)) => Poll::Ready(Err(io::Error::other(error))),
-                    None => Poll::Ready(Ok(None)),
-                }
+            Self::Stream(end) => {
+                let passed_on = std::mem::take(&mut end.unreleased);
+                let read = ready!(end.source.poll_bytes(cx, passed_on)).map_err(io::Error::other)?;
+                end.unreleased = read.as_ref().map_or(0, Bytes::len);
+                Poll::Ready(Ok(read))
             }
         }
     }
@@ -170,18 +184,10 @@ impl End {
                 drop(chunk.split_to(count));
                 Poll::Ready(Ok(()))
             }
-            Self::Http2(end) => {
-                end.stream.reserve_capacity(chunk.len());
-                while end.stream.capacity() == 0 {
-                    match ready!(end.stream.poll_capacity(cx)) {
-                        Some(Ok(_)) => {}
-                        Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
-                        None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-                    }
-                }
-                let room = end.stream.capacity().min(chunk.len());
-                end.stream.send_data(chunk.split_to(room), false).map_err(io::Error::other)?;
-                Poll::Ready(Ok(()))
+            Self::Stream(end) => {
+                let room = ready!(end.sink.poll_room(cx, chunk.len())).map_err(io::Error::other)?;
+                let sent = chunk.split_to(room.min(chunk.len()));
+                Poll::Ready(end.sink.bytes(sent).map_err(io::Error::other))
             }
         }
     }
@@ -189,14 +195,19 @@ impl End {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Io(io) => Pin::new(&mut **io).poll_flush(cx),
-            Self::Http2(_) => Poll::Ready(Ok(())),
+            Self::Stream(end) => end.sink.poll_flush(cx).map_err(io::Error::other),
         }
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Io(io) => Pin::new(&mut **io).poll_shutdown(cx),
-            Self::Http2(end) => Poll::Ready(end.stream.send_data(Bytes::new(), true).map_err(io::Error::other)),
+            Self::Stream(end) => {
+                if !std::mem::replace(&mut end.closing, true) {
+                    end.sink.end().map_err(io::Error::other)?;
+                }
+                end.sink.poll_flush(cx).map_err(io::Error::other)
+            }
         }
     }
 }
@@ -229,7 +240,7 @@ impl std::fmt::Debug for End {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Io(_) => "End::Io",
-            Self::Http2(_) => "End::Http2",
+            Self::Stream(_) => "End::Stream",
         })
     }
 }

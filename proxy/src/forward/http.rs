@@ -9,7 +9,7 @@ use weft_proto::service::Protocol;
 
 use super::bytes::End as Far;
 use super::upgrade::Upgrade;
-use super::{headers, http1, http2};
+use super::{headers, http1, multiplexed};
 use crate::accept;
 use crate::accept::host::Host;
 use crate::body::{Body, Upload};
@@ -50,18 +50,18 @@ pub(crate) async fn send(
     match upstream {
         Upstream::Link(ticket) => {
             let mark = outgoing.http2 && relation.port.protocol == Protocol::Auto;
-            let mut answer = http2::send(ticket, outgoing, keep, |parts| {
+            let mut answer = multiplexed::send(ticket, outgoing, keep, |parts| {
                 if mark {
                     parts.headers.insert(headers::HTTP_HEADER, HeaderValue::from_static("2"));
                 }
             })
             .await?;
-            http2::refusal(&answer)?;
+            multiplexed::refusal(&answer)?;
             headers::clean_response(answer.response.headers_mut());
             Ok(answer)
         }
         Upstream::InstanceHttp2(ticket) => {
-            let mut answer = http2::send(ticket, outgoing, keep, |parts| introduce(parts, relation)).await?;
+            let mut answer = multiplexed::send(ticket, outgoing, keep, |parts| introduce(parts, relation)).await?;
             headers::clean_response(answer.response.headers_mut());
             Ok(answer)
         }

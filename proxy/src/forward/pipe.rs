@@ -1,21 +1,22 @@
-//! A body into an HTTP/2 stream, at the pace of the other end.
+//! A body into a stream, at the pace of the other end.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, SendStream};
 use http_body::Body as HttpBody;
 
 use crate::body::BodyError;
+use crate::stream::{Fault, Sink};
 
 /// A body on its way into a stream.
 #[derive(Debug)]
 pub(crate) struct Pipe<B> {
     pub(crate) body: B,
-    pub(crate) stream: SendStream<Bytes>,
+    sink: Sink,
     /// Read from the body; waits for room.
     waiting: Option<Bytes>,
+    ended: bool,
 }
 
 /// Why a body did not arrive in full.
@@ -25,67 +26,63 @@ pub(crate) enum PipeError {
     Source(BodyError),
     /// The other end wants no more of it.
     #[expect(dead_code, reason = "shown in logs by Debug")]
-    Sink(h2::Error),
+    Sink(Fault),
 }
 
 impl<B> Pipe<B>
 where
     B: HttpBody<Data = Bytes, Error = BodyError> + Unpin,
 {
-    pub(crate) fn new(body: B, stream: SendStream<Bytes>) -> Self {
-        Self { body, stream, waiting: None }
+    /// The body into the stream, whose head has been sent and said that a body follows.
+    pub(crate) fn new(body: B, sink: Sink) -> Self {
+        Self { body, sink, waiting: None, ended: false }
+    }
+
+    /// A stream whose head has said that nothing follows.
+    pub(crate) fn ended(body: B, sink: Sink) -> Self {
+        Self { body, sink, waiting: None, ended: true }
     }
 
     /// Moves what can be moved; ready when the body has ended. On an error of the source the stream has been reset.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PipeError>> {
         loop {
-            if let Some(data) = self.waiting.take_if(|_| self.stream.capacity() > 0) {
+            if let Some(data) = &self.waiting {
+                // Goes on when there is room for any of it: the stream keeps the rest, which is at most one frame.
+                ready!(self.sink.poll_room(cx, data.len())).map_err(PipeError::Sink)?;
                 let last = self.body.is_end_stream();
-                self.stream.send_data(data, last).map_err(PipeError::Sink)?;
-                if last {
-                    return Poll::Ready(Ok(()));
-                }
+                self.sink.data(self.waiting.take().unwrap_or_default(), last).map_err(PipeError::Sink)?;
+                self.ended = last;
             }
-            if self.waiting.is_some() {
-                match ready!(self.stream.poll_capacity(cx)) {
-                    Some(Ok(_)) => continue,
-                    Some(Err(error)) => return Poll::Ready(Err(PipeError::Sink(error))),
-                    None => return Poll::Ready(Err(PipeError::Sink(Reason::CANCEL.into()))),
-                }
+            if self.ended {
+                return self.sink.poll_flush(cx).map_err(PipeError::Sink);
             }
             let frame = match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(frame) => frame,
-                Poll::Pending => return self.poll_reset(cx),
+                Poll::Pending => {
+                    ready!(self.sink.poll_flush(cx)).map_err(PipeError::Sink)?;
+                    return self.sink.poll_stopped(cx).map(|fault| Err(PipeError::Sink(fault)));
+                }
             };
             match frame {
-                None => return Poll::Ready(self.stream.send_data(Bytes::new(), true).map_err(PipeError::Sink)),
+                None => {
+                    self.sink.data(Bytes::new(), true).map_err(PipeError::Sink)?;
+                    self.ended = true;
+                }
                 Some(Err(error)) => {
-                    self.stream.send_reset(error.http2_reason());
+                    self.sink.reset(error.given_up());
                     return Poll::Ready(Err(PipeError::Source(error)));
                 }
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) if data.is_empty() => {}
-                    Ok(data) => {
-                        // Asks for the whole, and goes on when there is room for any of it: the stream keeps the rest,
-                        // which is at most one frame.
-                        self.stream.reserve_capacity(data.len());
-                        self.waiting = Some(data);
-                    }
+                    Ok(data) => self.waiting = Some(data),
                     Err(frame) => {
                         if let Ok(trailers) = frame.into_trailers() {
-                            return Poll::Ready(self.stream.send_trailers(trailers).map_err(PipeError::Sink));
+                            self.sink.trailers(trailers).map_err(PipeError::Sink)?;
+                            self.ended = true;
                         }
                     }
                 },
             }
-        }
-    }
-
-    /// While the body has nothing: whether the other end has reset the stream.
-    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PipeError>> {
-        match ready!(self.stream.poll_reset(cx)) {
-            Ok(reason) => Poll::Ready(Err(PipeError::Sink(reason.into()))),
-            Err(error) => Poll::Ready(Err(PipeError::Sink(error))),
         }
     }
 }

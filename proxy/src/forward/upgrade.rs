@@ -10,7 +10,10 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode, Version};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 
+use crate::net::Stream;
 use crate::task::Random;
 
 /// An upgrade that was asked for.
@@ -107,6 +110,11 @@ pub(crate) fn clean(headers: &mut HeaderMap) {
     for name in OWN {
         headers.remove(name);
     }
+}
+
+impl Stream for TokioIo<Upgraded> {
+    /// What is below is not within reach: such a connection is closed.
+    fn abort(&mut self) {}
 }
 
 fn key(random: &Random) -> HeaderValue {

@@ -11,7 +11,7 @@ use quinn::Runtime;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Accepted, Listener, Net};
+use super::{Accepted, Listener, Net, Stream};
 
 /// Connections that may wait to be taken.
 const BACKLOG: i32 = 4096;
@@ -88,6 +88,13 @@ impl Net for HostNet {
 
     fn owner(&self, ours: SocketAddr, theirs: SocketAddr) -> Option<u32> {
         (self.owner)(ours, theirs)
+    }
+}
+
+impl Stream for TcpStream {
+    fn abort(&mut self) {
+        // It fails only where the connection is gone already.
+        let _ = SockRef::from(&*self).set_linger(Some(Duration::ZERO));
     }
 }
 

@@ -12,6 +12,7 @@ use weft_proto::identity::Identity;
 use weft_proto::service::ServiceName;
 
 use super::Recorder;
+use crate::connect::transport::Over;
 
 /// Whom a series is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,18 +65,57 @@ pub(crate) struct Finished {
 /// Links of one worker.
 #[derive(Debug, Default)]
 pub(crate) struct Links {
-    /// Opened to other nodes, now open.
-    pub(crate) out_open: AtomicU64,
-    /// Opened to other nodes, ever.
-    pub(crate) out_total: AtomicU64,
+    /// Opened to other nodes, over TCP and over QUIC.
+    pub(crate) out: [LinkCounts; 2],
     /// That could not be opened.
     pub(crate) out_failed: AtomicU64,
-    /// Taken from other nodes, now open.
-    pub(crate) in_open: AtomicU64,
-    /// Taken from other nodes, ever.
-    pub(crate) in_total: AtomicU64,
+    /// Taken from other nodes, over TCP and over QUIC.
+    pub(crate) taken: [LinkCounts; 2],
     /// Handshakes that failed.
     pub(crate) in_failed: AtomicU64,
+}
+
+/// Links of one kind.
+#[derive(Debug, Default)]
+pub(crate) struct LinkCounts {
+    /// Now.
+    pub(crate) open: AtomicU64,
+    /// Ever.
+    pub(crate) total: AtomicU64,
+}
+
+/// Counts a link as open while it is.
+pub(crate) struct OpenLink(Arc<Recorder>, bool, Over);
+
+impl OpenLink {
+    /// A link that this node has opened.
+    pub(crate) fn out(recorder: &Arc<Recorder>, over: Over) -> Self {
+        Self::new(recorder, true, over)
+    }
+
+    /// A link that this node has taken.
+    pub(crate) fn taken(recorder: &Arc<Recorder>, over: Over) -> Self {
+        Self::new(recorder, false, over)
+    }
+
+    fn new(recorder: &Arc<Recorder>, out: bool, over: Over) -> Self {
+        let link = Self(recorder.clone(), out, over);
+        link.counts().total.fetch_add(1, Ordering::Relaxed);
+        link.counts().open.fetch_add(1, Ordering::Relaxed);
+        link
+    }
+
+    fn counts(&self) -> &LinkCounts {
+        let links = &self.0.links;
+        let both = if self.1 { &links.out } else { &links.taken };
+        &both[usize::from(self.2 == Over::Quic)]
+    }
+}
+
+impl Drop for OpenLink {
+    fn drop(&mut self) {
+        self.counts().open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Key {
@@ -236,13 +276,26 @@ fn links(recorders: &[Arc<Recorder>], out: &mut String) -> fmt::Result {
     let sum = |value: fn(&Recorder) -> &AtomicU64| -> u64 {
         recorders.iter().map(|recorder| value(recorder).load(Ordering::Relaxed)).sum()
     };
-    let (opened, taken) = ("direction=\"outbound\"", "direction=\"inbound\"");
+    let kinds: [(&str, &str, fn(&Links) -> &LinkCounts); 4] = [
+        ("outbound", "tcp", |links| &links.out[0]),
+        ("outbound", "quic", |links| &links.out[1]),
+        ("inbound", "tcp", |links| &links.taken[0]),
+        ("inbound", "quic", |links| &links.taken[1]),
+    ];
+    let of = |counts: fn(&Links) -> &LinkCounts, value: fn(&LinkCounts) -> &AtomicU64| -> u64 {
+        recorders.iter().map(|recorder| value(counts(&recorder.links)).load(Ordering::Relaxed)).sum()
+    };
     head(out, "weft_links_open", "gauge", "Links with other nodes, now.")?;
-    writeln!(out, "weft_links_open{{{opened}}} {}", sum(|r| &r.links.out_open))?;
-    writeln!(out, "weft_links_open{{{taken}}} {}", sum(|r| &r.links.in_open))?;
+    for (direction, transport, counts) in kinds {
+        let open = of(counts, |counts| &counts.open);
+        writeln!(out, "weft_links_open{{direction=\"{direction}\",transport=\"{transport}\"}} {open}")?;
+    }
     head(out, "weft_links_total", "counter", "Links with other nodes, ever.")?;
-    writeln!(out, "weft_links_total{{{opened}}} {}", sum(|r| &r.links.out_total))?;
-    writeln!(out, "weft_links_total{{{taken}}} {}", sum(|r| &r.links.in_total))?;
+    for (direction, transport, counts) in kinds {
+        let total = of(counts, |counts| &counts.total);
+        writeln!(out, "weft_links_total{{direction=\"{direction}\",transport=\"{transport}\"}} {total}")?;
+    }
+    let (opened, taken) = ("direction=\"outbound\"", "direction=\"inbound\"");
     head(out, "weft_link_failures_total", "counter", "Links that could not be opened or were refused.")?;
     writeln!(out, "weft_link_failures_total{{{opened}}} {}", sum(|r| &r.links.out_failed))?;
     writeln!(out, "weft_link_failures_total{{{taken}}} {}", sum(|r| &r.links.in_failed))?;

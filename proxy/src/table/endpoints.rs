@@ -14,6 +14,8 @@ pub(crate) struct Endpoint {
     pub(crate) description: EndpointDescription,
     /// Whether it is this node.
     pub(crate) here: bool,
+    /// Whether it is in this node's failure domain.
+    pub(crate) same_zone: bool,
     pub(crate) statistics: Arc<Statistics>,
 }
 

@@ -106,7 +106,11 @@ pub fn peer_identity(chain: &[CertificateDer<'_>]) -> Result<Identity, TlsError>
         return Err(refuse("digitalSignature is not set"));
     }
     match uris.as_slice() {
-        [uri] => uri.parse().map_err(|error| TlsError::NotAnSvid(format!("{error}"))),
+        [uri] => {
+            let identity: Identity = uri.parse().map_err(|error| TlsError::NotAnSvid(format!("{error}")))?;
+            // A trust domain alone is an authority's identity, never a leaf's.
+            if identity.names_a_workload() { Ok(identity) } else { Err(refuse("its SPIFFE ID has no path")) }
+        }
         [] => Err(refuse("it has no URI SAN")),
         _ => Err(refuse("it has more than one URI SAN")),
     }

@@ -1,13 +1,10 @@
-//! An HTTP exchange over HTTP/2: a link, or an instance that speaks it.
+//! An exchange over a connection that carries many: a link, or an instance that speaks HTTP/2.
 
 use std::pin::pin;
 use std::task::Poll;
 
-use bytes::Bytes;
 use futures_util::future::poll_fn;
-use h2::client::{ResponseFuture, SendRequest};
 use h2::ext::Protocol;
-use h2::{Reason, RecvStream, SendStream};
 use http::request::Parts;
 use http::{Method, Request, Response, Uri, Version};
 use http_body::Body as HttpBody;
@@ -17,9 +14,10 @@ use super::headers;
 use super::http::{Answer, Outgoing};
 use super::pipe::{Pipe, PipeError};
 use crate::body::{Body, Upload};
-use crate::connect::link::{Link, Ticket};
+use crate::connect::link::Ticket;
 use crate::reject::{Reject, untouched};
 use crate::retry::{Again, Failure};
+use crate::stream::{Answering, Fault, Opener, Sink, Source};
 use crate::task::Aborting;
 
 /// Sends the request on the connection and waits for the head of the answer.
@@ -35,9 +33,6 @@ pub(crate) async fn send(
     if !outgoing.upload.rewind() {
         return Err(Failure::broken("the request was longer than what is kept for another try".into()));
     }
-    let Link::Http2(sender) = ticket.link();
-    let ready = poll_fn(|cx| sender.poll_ready(cx)).await;
-    ready.map_err(|error| failure(&error))?;
     let mut parts = outgoing.head(keep);
     finish(&mut parts);
     parts.version = Version::HTTP_2;
@@ -48,26 +43,25 @@ pub(crate) async fn send(
     }
     let upgrade = outgoing.upgrade.is_some();
     let empty = !upgrade && outgoing.upload.is_end_stream();
-    let sent = sender.send_request(Request::from_parts(parts, ()), empty);
-    let (response, stream) = sent.map_err(|error| failure(&error))?;
+    let sent = ticket.opener().send(Request::from_parts(parts, ()), empty).await;
+    let (response, sink) = sent.map_err(|fault| failure(&fault))?;
     if upgrade {
-        let response = response.await.map_err(|error| failure(&error))?;
-        return Ok(tunnelled(response, stream, ticket));
+        let response = response.await.map_err(|fault| failure(&fault))?;
+        return Ok(tunnelled(response, sink, ticket));
     }
     if empty {
-        let response = response.await.map_err(|error| failure(&error))?;
+        let response = response.await.map_err(|fault| failure(&fault))?;
         return Ok(answer(response, ticket, None));
     }
-    with_body(response, stream, ticket, outgoing).await
+    with_body(response, sink, ticket, outgoing).await
 }
 
 /// Opens an opaque stream to what the authority names (RFC 9113, 8.5).
 pub(crate) async fn connect(ticket: &mut Ticket, authority: &http::uri::Authority) -> Result<End, Failure> {
-    let Link::Http2(sender) = ticket.link();
-    let (response, stream) = open(sender, authority).await.map_err(|error| failure(&error))?;
-    let response = response.await.map_err(|error| failure(&error))?;
+    let (response, sink) = open(ticket.opener(), authority).await.map_err(|fault| failure(&fault))?;
+    let response = response.await.map_err(|fault| failure(&fault))?;
     if response.status().is_success() {
-        return Ok(End::http2(response.into_body(), stream));
+        return Ok(End::stream(response.into_body(), sink));
     }
     if let Some(failure) = refused(&response) {
         return Err(failure);
@@ -79,18 +73,14 @@ pub(crate) async fn connect(ticket: &mut Ticket, authority: &http::uri::Authorit
     }))
 }
 
-async fn open(
-    sender: &mut SendRequest<Bytes>,
-    authority: &http::uri::Authority,
-) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
-    poll_fn(|cx| sender.poll_ready(cx)).await?;
+async fn open(opener: &mut Opener, authority: &http::uri::Authority) -> Result<(Answering, Sink), Fault> {
     let mut request = Request::new(());
     *request.method_mut() = Method::CONNECT;
     *request.version_mut() = Version::HTTP_2;
     let mut parts = http::uri::Parts::default();
     parts.authority = Some(authority.clone());
     *request.uri_mut() = Uri::from_parts(parts).expect("an authority alone is a URI");
-    sender.send_request(request, false)
+    opener.send(request, false).await
 }
 
 /// The other node's own answer, where it says that its application has seen nothing of the request.
@@ -104,12 +94,12 @@ fn refused<B>(response: &Response<B>) -> Option<Failure> {
 }
 
 async fn with_body(
-    response: ResponseFuture,
-    stream: SendStream<Bytes>,
+    response: Answering,
+    sink: Sink,
     ticket: Ticket,
     outgoing: &mut Outgoing,
 ) -> Result<Answer, Failure> {
-    let mut pipe = Pipe::new(std::mem::take(&mut outgoing.upload), stream);
+    let mut pipe = Pipe::new(std::mem::take(&mut outgoing.upload), sink);
     let mut response = pin!(response);
     let mut sending = true;
     let result = poll_fn(|cx| {
@@ -124,7 +114,7 @@ async fn with_body(
                 }
             }
         }
-        response.as_mut().poll(cx).map_err(|error| failure(&error))
+        response.as_mut().poll(cx).map_err(|fault| failure(&fault))
     })
     .await;
     match result {
@@ -149,26 +139,23 @@ fn upload(mut pipe: Pipe<Upload>) -> Aborting {
     Aborting(task.abort_handle())
 }
 
-fn answer(response: Response<RecvStream>, ticket: Ticket, rest: Option<Aborting>) -> Answer {
-    Answer { response: response.map(|stream| Body::http2_response(stream, ticket, rest)), tunnel: None }
+fn answer(response: Response<Source>, ticket: Ticket, rest: Option<Aborting>) -> Answer {
+    Answer { response: response.map(|source| Body::response(source, ticket, rest)), tunnel: None }
 }
 
-fn tunnelled(response: Response<RecvStream>, stream: SendStream<Bytes>, ticket: Ticket) -> Answer {
+fn tunnelled(response: Response<Source>, sink: Sink, ticket: Ticket) -> Answer {
     if !response.status().is_success() {
         return answer(response, ticket, None);
     }
-    let (parts, received) = response.into_parts();
+    let (parts, source) = response.into_parts();
     let response = Response::from_parts(parts, Body::Empty);
-    Answer { response, tunnel: Some(End::http2(received, stream).with(ticket)) }
+    Answer { response, tunnel: Some(End::stream(source, sink).with(ticket)) }
 }
 
-/// What an error before the head of the answer means: a refused stream, and one beyond those that a goodbye covers, were
-/// not looked at (RFC 9113, 6.8 and 8.7).
-fn failure(error: &h2::Error) -> Failure {
-    let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
-    let beyond = error.is_go_away();
-    if error.is_remote() && (refused || beyond) {
-        return Failure { reject: Reject::Unreachable(error.to_string()), again: Again::Later };
+/// What a fault before the head of the answer means.
+fn failure(fault: &Fault) -> Failure {
+    if fault.untouched() {
+        return Failure { reject: Reject::Unreachable(fault.to_string()), again: Again::Later };
     }
-    Failure::broken(error.to_string())
+    Failure::broken(fault.to_string())
 }

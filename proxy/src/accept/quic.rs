@@ -1,0 +1,46 @@
+//! Serves QUIC links of other nodes.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::{Connection, streams};
+use crate::net::Net;
+use crate::quic::QuicLink;
+use crate::stream;
+
+/// Serves a link until it ends. `ends` is when the other end's certificate does.
+pub(crate) async fn serve<N: Net>(connection: Arc<Connection<N>>, link: QuicLink, ends: Instant) {
+    let mut draining = connection.worker.plane.draining.subscribe();
+    let mut leaving = false;
+    let mut end = pin!(sleep_until(ends));
+    loop {
+        tokio::select! {
+            biased;
+            arrived = link.accept() => match arrived {
+                Ok((sender, receiver)) => {
+                    let connection = connection.clone();
+                    tokio::spawn(async move {
+                        match timeout(HEAD_TIMEOUT, stream::request(sender, receiver)).await {
+                            Ok(Ok((request, responder))) => streams::respond_to(connection, request, responder).await,
+                            Ok(Err(error)) => tracing::debug!(%error, "a stream of a link was no request"),
+                            Err(_) => tracing::debug!("a stream of a link brought no request in time"),
+                        }
+                    });
+                }
+                Err(_) => return,
+            },
+            _ = draining.wait_for(|draining| *draining), if !leaving => {
+                leaving = true;
+                let link = link.clone();
+                tokio::spawn(async move { link.say_goodbye().await });
+            }
+            () = &mut end => return link.close(),
+        }
+    }
+}
+
+/// Bound on a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,0 +1,106 @@
+//! What a listener does with requests that servers read in different ways (RFC 9112; semantics of request smuggling).
+
+mod support {
+    pub(crate) mod application;
+    pub(crate) mod mesh;
+}
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use weft_proto::service::Protocol;
+use weft_proxy::plane::Transport;
+
+use support::application;
+use support::mesh::{Mesh, Setup, soon};
+
+/// What comes back until the connection ends or a whole answer to a request without a body is there.
+async fn raw(address: SocketAddr, request: &[u8]) -> (String, bool) {
+    soon("an answer", async {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        stream.write_all(request).await.expect("written");
+        let mut answer = Vec::new();
+        let mut chunk = [0; 4096];
+        loop {
+            let wait = std::time::Duration::from_millis(if answer.is_empty() { 10_000 } else { 300 });
+            match tokio::time::timeout(wait, stream.read(&mut chunk)).await {
+                Ok(Ok(0) | Err(_)) => return (String::from_utf8_lossy(&answer).into_owned(), true),
+                Ok(Ok(count)) => answer.extend_from_slice(&chunk[..count]),
+                Err(_) => return (String::from_utf8_lossy(&answer).into_owned(), false),
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn ambiguous_requests_are_refused_and_their_connection_closed() {
+    let application = application::http().await;
+    let mesh = Mesh::start(&Setup::over(Transport::Tcp), &[(8080, Protocol::Http, application.address)]).await;
+    let address = mesh.ways_in[&8080];
+    let long = "a".repeat(17 << 10);
+    let many = "x-a: 1\r\n".repeat(200);
+    let wide = format!("x-a: {}\r\n", "a".repeat(70 << 10));
+    let cases: Vec<(&str, String, &str)> = vec![
+        ("two Hosts", "GET /who HTTP/1.1\r\nHost: web.mesh\r\nHost: db.mesh\r\n\r\n".into(), "400"),
+        ("two equal Hosts", "GET /who HTTP/1.1\r\nHost: web.mesh\r\nHost: web.mesh\r\n\r\n".into(), "400"),
+        ("no Host", "GET /who HTTP/1.1\r\n\r\n".into(), "400"),
+        ("an empty Host", "GET /who HTTP/1.1\r\nHost:\r\n\r\n".into(), "400"),
+        ("bare CR", "GET /who HTTP/1.1\r\nHost: web.mesh\r\nx-a: 1\rx-b: 2\r\n\r\n".into(), "400"),
+        ("NUL", "GET /who HTTP/1.1\r\nHost: web.mesh\r\nx-a: 1\0\r\n\r\n".into(), "400"),
+        ("obs-fold", "GET /who HTTP/1.1\r\nHost: web.mesh\r\nx-a: 1\r\n 2\r\n\r\n".into(), "400"),
+        ("a blank before the colon", "GET /who HTTP/1.1\r\nHost: web.mesh\r\nx-a : 1\r\n\r\n".into(), "400"),
+        ("a name that is none", "GET /who HTTP/1.1\r\nHost: web.mesh\r\nx a: 1\r\n\r\n".into(), "400"),
+        ("two lengths", "POST /echo HTTP/1.1\r\nHost: web.mesh\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab".into(), "400"),
+        ("a signed length", "POST /echo HTTP/1.1\r\nHost: web.mesh\r\nContent-Length: +1\r\n\r\na".into(), "400"),
+        ("a list of lengths", "POST /echo HTTP/1.1\r\nHost: web.mesh\r\nContent-Length: 1, 1\r\n\r\na".into(), "400"),
+        ("an unknown coding", "POST /echo HTTP/1.1\r\nHost: web.mesh\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n".into(), "400"),
+        ("identity and chunked", "POST /echo HTTP/1.1\r\nHost: web.mesh\r\nTransfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n".into(), "400"),
+        ("chunked twice", "POST /echo HTTP/1.1\r\nHost: web.mesh\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n".into(), "400"),
+        ("two codings", "POST /echo HTTP/1.1\r\nHost: web.mesh\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into(), "400"),
+        ("a coding in HTTP/1.0", "POST /echo HTTP/1.0\r\nHost: web.mesh\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into(), "400"),
+        ("another host in the target", "GET http://db.mesh/who HTTP/1.1\r\nHost: web.mesh\r\n\r\n".into(), "400"),
+        ("a method in small letters", "get /who HTTP/1.1\r\nHost: web.mesh\r\n\r\n".into(), "400"),
+        ("TRACE", "TRACE /who HTTP/1.1\r\nHost: web.mesh\r\n\r\n".into(), "405"),
+        ("a long target", format!("GET /{long} HTTP/1.1\r\nHost: web.mesh\r\n\r\n"), "414"),
+        ("many fields", format!("GET /who HTTP/1.1\r\nHost: web.mesh\r\n{many}\r\n"), "431"),
+        ("wide fields", format!("GET /who HTTP/1.1\r\nHost: web.mesh\r\n{wide}\r\n"), "431"),
+        ("not HTTP", "hello\r\n\r\n".into(), "400"),
+        ("a version that is none", "GET /who HTTP/3.7\r\nHost: web.mesh\r\n\r\n".into(), "400"),
+        ("a NUL in the path", "GET /who%00 HTTP/1.1\r\nHost: web.mesh\r\n\r\n".into(), "400"),
+    ];
+    let mut wrong = Vec::new();
+    for (what, request, expected) in cases {
+        let (answer, closed) = raw(address, request.as_bytes()).await;
+        let status = answer.get(9..12).unwrap_or("none");
+        let closes = expected == "400" && !what.ends_with("path");
+        if status != expected || (closes && !closed) || answer.matches("HTTP/1.").count() > 1 {
+            wrong.push(format!("{what}: expected {expected} and a close, got {status}, closed: {closed}\n{answer}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn chunks_that_servers_read_differently_never_reach_the_application_whole() {
+    let application = application::http().await;
+    let mesh = Mesh::start(&Setup::over(Transport::Tcp), &[(8080, Protocol::Http, application.address)]).await;
+    let head = "POST /echo HTTP/1.1\r\nHost: web.mesh\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let (good, _) = raw(mesh.ways_in[&8080], format!("{head}5\r\nhello\r\n0\r\n\r\n").as_bytes()).await;
+    assert!(good.starts_with("HTTP/1.1 200") && good.ends_with("0\r\n\r\n"), "{good}");
+    for (what, body) in [
+        ("a bare LF after the size", "5\nhello\r\n0\r\n\r\n"),
+        ("a bare LF after the data", "5\r\nhello\n0\r\n\r\n"),
+        ("a LF in an extension", "5;a\nb\r\nhello\r\n0\r\n\r\n"),
+        ("a size with a sign", "+5\r\nhello\r\n0\r\n\r\n"),
+        ("a size with 0x", "0x5\r\nhello\r\n0\r\n\r\n"),
+        ("a size that is too large", "fffffffffffffffff\r\nhello\r\n0\r\n\r\n"),
+        ("a size that is none", "g\r\nhello\r\n0\r\n\r\n"),
+        ("more data than said", "3\r\nhello\r\n0\r\n\r\n"),
+    ] {
+        let (answer, closed) = raw(mesh.ways_in[&8080], format!("{head}{body}").as_bytes()).await;
+        let whole = answer.starts_with("HTTP/1.1 200") && answer.ends_with("0\r\n\r\n");
+        assert!(!whole && closed, "{what}: {answer}");
+    }
+}

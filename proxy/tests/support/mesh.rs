@@ -1,0 +1,334 @@
+//! Two nodes in one process, with real sockets, certificates and applications.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use weft_proto::document;
+use weft_proto::identity::{Identity, TrustDomain};
+use weft_proto::service::{Protocol, ServiceName, ServicePort};
+use weft_proxy::net::{Net, host::HostNet};
+use weft_proxy::plane::{Handover, Plane, PlaneSettings, Transport};
+use weft_proxy::record::Record;
+use weft_proxy::table::Table;
+use weft_proxy::table::authz::PolicyDescription;
+use weft_proxy::table::description::{
+    Bind, Description, EndpointDescription, LocalInstance, LocalPort, ServiceDescription,
+};
+use weft_proxy::tls::{Identities, IdentitySet, provider};
+
+/// Bound on everything that a test waits for.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+
+/// Waits at most [`LIMIT`].
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(LIMIT, future).await.unwrap_or_else(|_| panic!("{what} took longer than {LIMIT:?}"))
+}
+
+pub(crate) fn trust_domain() -> TrustDomain {
+    "mesh.test".parse().expect("valid")
+}
+
+pub(crate) fn service(name: &str) -> ServiceName {
+    format!("default/{name}").parse().expect("valid")
+}
+
+pub(crate) fn identity(name: &str) -> Identity {
+    Identity::service(trust_domain(), service(name))
+}
+
+pub(crate) fn now() -> u64 {
+    u64::try_from(SystemTime::UNIX_EPOCH.elapsed().expect("after 1970").as_millis()).expect("fits")
+}
+
+/// A certificate authority.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub(crate) root: CertificateDer<'static>,
+}
+
+/// What a certificate says.
+pub(crate) struct Leaf {
+    pub(crate) uris: Vec<String>,
+    pub(crate) from: i64,
+    pub(crate) to: i64,
+    pub(crate) is_ca: bool,
+    pub(crate) dns: Vec<String>,
+}
+
+impl Leaf {
+    pub(crate) fn of(identity: &Identity) -> Self {
+        Self { uris: vec![identity.to_string()], from: -3600, to: 3600, is_ca: false, dns: Vec::new() }
+    }
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let root = params.self_signed(&key).expect("signed").der().clone();
+        Self { issuer: Issuer::new(params, key), root }
+    }
+
+    /// Signs whatever the leaf says; its times are seconds from now.
+    pub(crate) fn sign(&self, leaf: &Leaf) -> Arc<CertifiedKey> {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::default();
+        let uri = |uri: &String| SanType::URI(uri.as_str().try_into().expect("ASCII"));
+        params.subject_alt_names = leaf.uris.iter().map(uri).collect();
+        params
+            .subject_alt_names
+            .extend(leaf.dns.iter().map(|name| SanType::DnsName(name.as_str().try_into().expect("ASCII"))));
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        if leaf.is_ca {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        let now = i64::try_from(now() / 1000).expect("fits");
+        params.not_before = time::OffsetDateTime::from_unix_timestamp(now + leaf.from).expect("in range");
+        params.not_after = time::OffsetDateTime::from_unix_timestamp(now + leaf.to).expect("in range");
+        let signed = params.signed_by(&key, &self.issuer).expect("signed");
+        let private = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+        let signing = provider().key_provider.load_private_key(private).expect("a key");
+        Arc::new(CertifiedKey::new(vec![signed.der().clone()], signing))
+    }
+
+    pub(crate) fn identities(&self, node: &str, services: &[&str]) -> Arc<Identities> {
+        let node = Identity::node(trust_domain(), node.parse().expect("valid"));
+        let all = services.iter().map(|name| identity(name)).chain([node.clone()]);
+        Arc::new(Identities::new(IdentitySet {
+            trust_domain: trust_domain(),
+            node,
+            roots: vec![self.root.clone()],
+            certificates: all.map(|identity| (identity.clone(), self.sign(&Leaf::of(&identity)))).collect(),
+        }))
+    }
+}
+
+/// The host's sockets, of which some fail.
+#[derive(Clone)]
+pub(crate) struct TestNet {
+    host: HostNet,
+    pub(crate) datagrams_work: bool,
+}
+
+impl Net for TestNet {
+    type Stream = TcpStream;
+    type Listener = TcpListener;
+
+    fn listen(&self, address: SocketAddr) -> io::Result<TcpListener> {
+        self.host.listen(address)
+    }
+
+    async fn dial(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        self.host.dial(address).await
+    }
+
+    fn datagrams(&self, address: SocketAddr) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
+        if !self.datagrams_work {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        self.host.datagrams(address)
+    }
+
+    fn owner(&self, _: SocketAddr, _: SocketAddr) -> Option<u32> {
+        None
+    }
+}
+
+/// One node.
+pub(crate) struct TestNode {
+    pub(crate) plane: Arc<Plane<TestNet>>,
+    pub(crate) records: mpsc::Receiver<Record>,
+    _handovers: mpsc::Receiver<Handover<TestNet>>,
+    name: &'static str,
+}
+
+/// Nodes `a`, which calls as `front`, and `b`, which runs `web`.
+pub(crate) struct Mesh {
+    pub(crate) authority: Authority,
+    pub(crate) a: TestNode,
+    pub(crate) b: TestNode,
+    /// Where callers of `a` reach each port of `web`.
+    pub(crate) ways_in: BTreeMap<u16, SocketAddr>,
+    /// Where `b` takes links.
+    pub(crate) mesh_port: SocketAddr,
+    ports: Vec<(ServicePort, SocketAddr)>,
+    index: u64,
+}
+
+/// How a mesh is made.
+pub(crate) struct Setup {
+    pub(crate) transport: Transport,
+    pub(crate) same_zone: bool,
+    pub(crate) datagrams_work: bool,
+}
+
+impl Setup {
+    pub(crate) fn over(transport: Transport) -> Self {
+        Self { transport, same_zone: true, datagrams_work: true }
+    }
+}
+
+/// An address that was free just now.
+pub(crate) fn free() -> SocketAddr {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    listener.local_addr().expect("bound")
+}
+
+impl Mesh {
+    /// Both nodes, with `web` serving these ports at these addresses on `b`.
+    pub(crate) async fn start(setup: &Setup, ports: &[(u16, Protocol, SocketAddr)]) -> Self {
+        let authority = Authority::new();
+        let ports: Vec<_> = ports
+            .iter()
+            .map(|(port, protocol, target)| (ServicePort { port: *port, protocol: *protocol }, *target))
+            .collect();
+        let ways_in: BTreeMap<u16, SocketAddr> = ports.iter().map(|(port, _)| (port.port, free())).collect();
+        let mesh_port = free();
+        let a = TestNode::start("a", free(), authority.identities("a", &["front"]), setup);
+        let b = TestNode::start("b", mesh_port, authority.identities("b", &["web"]), setup);
+        let mut mesh = Self { authority, a, b, ways_in, mesh_port, ports, index: 0 };
+        mesh.enforce("", setup);
+        for address in mesh.ways_in.values().chain([&mesh.mesh_port]) {
+            soon("listening", async {
+                while TcpStream::connect(address).await.is_err() {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+        }
+        mesh
+    }
+
+    /// Puts policies in force at both nodes.
+    pub(crate) fn enforce(&mut self, policies: &str, setup: &Setup) {
+        self.enforce_at(&[true, false], policies, setup);
+    }
+
+    /// Puts policies in force at `a` (true) or `b` (false), or both.
+    pub(crate) fn enforce_at(&mut self, nodes: &[bool], policies: &str, setup: &Setup) {
+        self.index += 1;
+        for at_a in nodes {
+            let node = if *at_a { &self.a } else { &self.b };
+            let description = self.describe(*at_a, policies, setup);
+            let table = Table::build(description, Some(&node.plane.table())).expect("compiles");
+            node.plane.swap(table);
+        }
+    }
+
+    fn describe(&self, at_a: bool, policies: &str, setup: &Setup) -> Description {
+        let resources =
+            if policies.is_empty() { Vec::new() } else { document::parse("test", policies).expect("valid") };
+        let describe = |resource: &weft_proto::resource::Resource| PolicyDescription {
+            key: resource.key.clone(),
+            policy: document::authorization_policy(resource).expect("checked"),
+            dry_run: false,
+        };
+        let zone = if setup.same_zone { "one" } else { "two" };
+        let web = service("web");
+        let endpoint = EndpointDescription {
+            node: "b".parse().expect("valid"),
+            address: self.mesh_port,
+            zone: zone.into(),
+            ports: self.ports.iter().map(|(port, _)| port.port).collect(),
+            weight: 1,
+            healthy: true,
+        };
+        let local_port = |(port, target): &(ServicePort, SocketAddr)| LocalPort {
+            port: port.port,
+            target: *target,
+            protocol: port.protocol,
+        };
+        let bind = |(port, address): (&u16, &SocketAddr)| Bind { address: *address, service: web.clone(), port: *port };
+        Description {
+            index: self.index,
+            zone: if at_a { "one".into() } else { zone.into() },
+            services: vec![ServiceDescription {
+                name: web.clone(),
+                labels: [("app".to_owned(), "web".to_owned())].into(),
+                address: None,
+                ports: self.ports.iter().map(|(port, _)| *port).collect(),
+                settings: Default::default(),
+                endpoints: vec![endpoint],
+            }],
+            policies: resources.iter().map(describe).collect(),
+            local: match at_a {
+                true => Vec::new(),
+                false => vec![LocalInstance {
+                    service: web.clone(),
+                    ports: self.ports.iter().map(local_port).collect(),
+                    healthy: true,
+                }],
+            },
+            caller_any: at_a.then(|| service("front")),
+            binds: if at_a { self.ways_in.iter().map(bind).collect() } else { Vec::new() },
+            ..empty(if at_a { self.a.name } else { self.b.name })
+        }
+    }
+}
+
+fn empty(node: &str) -> Description {
+    Description {
+        index: 0,
+        trust_domain: trust_domain(),
+        node: node.parse().expect("valid"),
+        zone: String::new(),
+        deny_by_default: false,
+        services: Vec::new(),
+        policies: Vec::new(),
+        local: Vec::new(),
+        callers: BTreeMap::new(),
+        caller_any: None,
+        binds: Vec::new(),
+    }
+}
+
+impl TestNode {
+    fn start(name: &'static str, mesh_address: SocketAddr, identities: Arc<Identities>, setup: &Setup) -> Self {
+        let settings = PlaneSettings {
+            mesh_address,
+            proxy_address: None,
+            workers: 1,
+            access_sample: 1.0,
+            transport: setup.transport,
+            clock: Arc::new(now),
+            seed: 7,
+        };
+        let net = TestNet { host: HostNet::new(Arc::new(|_, _| None)), datagrams_work: setup.datagrams_work };
+        let (records, recorded) = mpsc::channel(1024);
+        let (handovers, handed) = mpsc::channel(16);
+        let table = Table::build(empty(name), None).expect("compiles");
+        let plane = Plane::new(settings, net, identities, table, &records, handovers);
+        tokio::spawn(plane.clone().run_worker(0));
+        Self { plane, records: recorded, _handovers: handed, name }
+    }
+
+    /// The next record for which this holds.
+    pub(crate) async fn record(&mut self, which: impl Fn(&Record) -> bool) -> Record {
+        soon("a record", async {
+            loop {
+                let record = self.records.recv().await.expect("the plane runs");
+                if which(&record) {
+                    return record;
+                }
+            }
+        })
+        .await
+    }
+}
+
+pub(crate) fn localhost(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}

@@ -111,6 +111,13 @@ pub fn raise_file_limit() {
     }
 }
 
+/// Keeps memory in pages of 4 KiB: with huge ones a node at rest holds three times as much, most of it never touched.
+pub fn use_small_pages() {
+    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
+        tracing::debug!(%error, "huge pages could not be switched off");
+    }
+}
+
 /// The number of a user of this host.
 pub fn user(name: &str) -> Option<u32> {
     nix::unistd::User::from_name(name).ok().flatten().map(|user| user.uid.as_raw())

@@ -33,6 +33,7 @@ const FIRST_TOKEN_USES: u32 = 10;
 
 /// Runs a node until SIGTERM or SIGINT.
 pub fn run(config: Config) -> anyhow::Result<()> {
+    os::use_small_pages();
     os::raise_file_limit();
     os::prepare_directory(&config.data_dir).map_err(|error| anyhow!(error))?;
     let address = advertised(&config)?;

@@ -84,6 +84,9 @@ pub(crate) struct LinkCounts {
     pub(crate) total: AtomicU64,
 }
 
+/// Links of one direction and kind.
+type OfLinks = fn(&Links) -> &LinkCounts;
+
 /// Counts a link as open while it is.
 pub(crate) struct OpenLink(Arc<Recorder>, bool, Over);
 
@@ -276,13 +279,13 @@ fn links(recorders: &[Arc<Recorder>], out: &mut String) -> fmt::Result {
     let sum = |value: fn(&Recorder) -> &AtomicU64| -> u64 {
         recorders.iter().map(|recorder| value(recorder).load(Ordering::Relaxed)).sum()
     };
-    let kinds: [(&str, &str, fn(&Links) -> &LinkCounts); 4] = [
+    let kinds: [(&str, &str, OfLinks); 4] = [
         ("outbound", "tcp", |links| &links.out[0]),
         ("outbound", "quic", |links| &links.out[1]),
         ("inbound", "tcp", |links| &links.taken[0]),
         ("inbound", "quic", |links| &links.taken[1]),
     ];
-    let of = |counts: fn(&Links) -> &LinkCounts, value: fn(&LinkCounts) -> &AtomicU64| -> u64 {
+    let of = |counts: OfLinks, value: fn(&LinkCounts) -> &AtomicU64| -> u64 {
         recorders.iter().map(|recorder| value(counts(&recorder.links)).load(Ordering::Relaxed)).sum()
     };
     head(out, "weft_links_open", "gauge", "Links with other nodes, now.")?;

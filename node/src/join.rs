@@ -30,7 +30,7 @@ use crate::frame::{self, FRAME_LENGTH_MAX, STRANGER_FRAME_LENGTH_MAX};
 use crate::issue::Issuer;
 use crate::keys::Keys;
 use crate::store::{NodeIdentity, Svid};
-use crate::world::{World, random};
+use crate::world::{self, World, random};
 
 /// What a join line starts with; the number is the version of its form.
 const LINE_PREFIX: &str = "weft1.";
@@ -183,8 +183,10 @@ async fn ask<W: World>(
         address.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "not an address with a port"))?;
     let stream = world.net().dial(address).await?;
     let name: ServerName<'static> = ServerName::IpAddress(address.ip().into());
-    let mut stream =
-        TlsConnector::from(join_client_config(fingerprint)).connect(name, stream).await.map_err(|error| {
+    let mut stream = TlsConnector::from(join_client_config(fingerprint, world::clock(world)))
+        .connect(name, stream)
+        .await
+        .map_err(|error| {
             let text = format!("it is not the mesh that the join line names, or not a weft node: {error}");
             io::Error::new(io::ErrorKind::PermissionDenied, text)
         })?;

@@ -17,7 +17,7 @@ use weft_proto::facts::NodeFacts;
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
 use weft_proto::service::ServiceName;
 use weft_proto::{RaftId, UnixMillis};
-use weft_proxy::plane::{Handover, Plane, PlaneSettings};
+use weft_proxy::plane::{Clock, Handover, Plane, PlaneSettings};
 use weft_proxy::quic::QuicClient;
 use weft_proxy::record::Record;
 use weft_proxy::table::Table;
@@ -40,7 +40,7 @@ use crate::publish::Enforced;
 use crate::registry::Local;
 use crate::store::{NodeIdentity, Store};
 use crate::tasks::{self, Parts};
-use crate::world::{World, random};
+use crate::world::{World, clock, random};
 
 /// Control connections waiting to be taken from the data plane.
 const HANDOVERS_MAX: usize = 256;
@@ -161,7 +161,7 @@ async fn wire_up<W: World>(
     let NodeIdentity { name, raft_id, trust_domain, roots, keys } = identity;
     let keys = Arc::new(keys);
     let me = Identity::node(trust_domain.clone(), name.clone());
-    let identities = open_identities(&store, &me, &roots)?;
+    let identities = open_identities(&store, &me, &roots, clock(&world))?;
     let book = Arc::new(open_book(&store, &name, host.address)?);
     let quic = QuicClient::new(world.net(), identities.clone());
     let control = Control::new(world.net().clone(), me.clone(), identities.clone(), book.clone(), Some(quic));
@@ -211,14 +211,22 @@ async fn wire_up<W: World>(
     Ok((node, recorded))
 }
 
-fn open_identities(store: &Store, me: &Identity, roots: &[Vec<u8>]) -> Result<Arc<Identities>, StartError> {
+fn open_identities(
+    store: &Store,
+    me: &Identity,
+    roots: &[Vec<u8>],
+    clock: Clock,
+) -> Result<Arc<Identities>, StartError> {
     let svids = store.svids().map_err(|error| StartError::Corrupt(error.to_string()))?;
-    Ok(Arc::new(Identities::new(IdentitySet {
-        trust_domain: me.trust_domain().clone(),
-        node: me.clone(),
-        roots: roots.iter().map(|root| CertificateDer::from(root.clone())).collect(),
-        certificates: certified_all(&svids).map_err(StartError::Crypto)?,
-    })))
+    Ok(Arc::new(Identities::new(
+        IdentitySet {
+            trust_domain: me.trust_domain().clone(),
+            node: me.clone(),
+            roots: roots.iter().map(|root| CertificateDer::from(root.clone())).collect(),
+            certificates: certified_all(&svids).map_err(StartError::Crypto)?,
+        },
+        clock,
+    )))
 }
 
 fn open_book(store: &Store, name: &NodeName, address: SocketAddr) -> Result<Book, StartError> {
@@ -310,14 +318,13 @@ fn empty_table(site: &Site, trust_domain: &TrustDomain) -> Result<Table, StartEr
 }
 
 fn plane_settings<W: World>(config: &Config, world: &W) -> PlaneSettings {
-    let clock = world.clone();
     PlaneSettings {
         mesh_address: config.listen,
         proxy_address: config.proxy,
         workers: config.workers,
         access_sample: config.access_sample,
         transport: config.transport,
-        clock: Arc::new(move || clock.now()),
+        clock: clock(world),
         seed: u64::from_be_bytes(random(world)),
     }
 }

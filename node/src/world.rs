@@ -7,6 +7,7 @@ use std::sync::Arc;
 use weft_consensus::disk::Disk;
 use weft_proto::UnixMillis;
 use weft_proxy::net::Net;
+use weft_proxy::plane::Clock;
 
 /// What a node takes from outside itself.
 pub trait World: Clone + Send + Sync + 'static {
@@ -24,6 +25,12 @@ pub trait World: Clone + Send + Sync + 'static {
 
     /// Fills the bytes with randomness fit for secrets.
     fn fill(&self, bytes: &mut [u8]);
+}
+
+/// The wall clock, for those who know no world.
+pub fn clock(world: &impl World) -> Clock {
+    let world = world.clone();
+    Arc::new(move || world.now())
 }
 
 /// Random bytes of a fixed length.

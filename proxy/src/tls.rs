@@ -10,16 +10,19 @@ pub use verify::join_client_config;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, ServerConfig};
 use weft_proto::identity::{Identity, TrustDomain};
 
+use crate::plane::Clock;
 use verify::{Callee, Callers, Own};
 
 /// Control links between nodes.
@@ -74,13 +77,15 @@ type ConfigKey = (Identity, Identity, Vec<Vec<u8>>);
 pub struct Identities {
     set: ArcSwap<IdentitySet>,
     provider: Arc<CryptoProvider>,
+    time: Arc<Time>,
     clients: Mutex<BTreeMap<ConfigKey, Arc<ClientConfig>>>,
 }
 
 impl Identities {
-    /// Starts with a set.
-    pub fn new(set: IdentitySet) -> Self {
-        Self { set: ArcSwap::from_pointee(set), provider: provider(), clients: Mutex::default() }
+    /// Starts with a set. Whether a certificate is valid is told by the clock.
+    pub fn new(set: IdentitySet, clock: Clock) -> Self {
+        let time = Arc::new(Time(clock));
+        Self { set: ArcSwap::from_pointee(set), provider: provider(), time, clients: Mutex::default() }
     }
 
     /// Puts another set into force for new handshakes.
@@ -111,6 +116,7 @@ impl Identities {
         let with_root = clients == Clients::Anonymous;
         let mut config = builder.with_cert_resolver(Arc::new(Resolver { identities: self.clone(), with_root }));
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        config.time_provider = self.time.clone();
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
@@ -136,6 +142,7 @@ impl Identities {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Callee::new(self.clone(), expect.clone())))
             .with_client_cert_resolver(Arc::new(Own(own.clone())));
+        config.time_provider = self.time.clone();
         config.alpn_protocols = key.2.clone();
         config.resumption = rustls::client::Resumption::disabled();
         let config = Arc::new(config);
@@ -145,6 +152,21 @@ impl Identities {
         }
         clients.insert(key, config.clone());
         Ok(config)
+    }
+}
+
+/// The world's clock, as rustls asks for it.
+pub(crate) struct Time(pub(crate) Clock);
+
+impl TimeProvider for Time {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_millis((self.0)())))
+    }
+}
+
+impl std::fmt::Debug for Time {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Time")
     }
 }
 

@@ -16,7 +16,8 @@ use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use weft_proto::identity::Identity;
 
 use super::names::{TlsError, peer_identity};
-use super::{ALPN_JOIN, Identities, provider};
+use super::{ALPN_JOIN, Identities, Time, provider};
+use crate::plane::Clock;
 
 const DIGEST_LENGTH: usize = 32;
 
@@ -176,7 +177,7 @@ impl ResolvesClientCert for Own {
 
 /// How a node that knows only the fingerprint of the root calls: it goes on only with a chain that ends in a
 /// certificate with that SHA-256 digest and verifies up to it. It shows no certificate; it has none yet.
-pub fn join_client_config(fingerprint: [u8; DIGEST_LENGTH]) -> Arc<ClientConfig> {
+pub fn join_client_config(fingerprint: [u8; DIGEST_LENGTH], clock: Clock) -> Arc<ClientConfig> {
     let provider = provider();
     let pinned = Pinned { fingerprint, provider: provider.clone() };
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -185,6 +186,7 @@ pub fn join_client_config(fingerprint: [u8; DIGEST_LENGTH]) -> Arc<ClientConfig>
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(pinned))
         .with_no_client_auth();
+    config.time_provider = Arc::new(Time(clock));
     config.alpn_protocols = vec![ALPN_JOIN.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
     config.enable_sni = false;

@@ -107,12 +107,15 @@ impl Authority {
     pub(crate) fn identities(&self, node: &str, services: &[&str]) -> Arc<Identities> {
         let node = Identity::node(trust_domain(), node.parse().expect("valid"));
         let all = services.iter().map(|name| identity(name)).chain([node.clone()]);
-        Arc::new(Identities::new(IdentitySet {
-            trust_domain: trust_domain(),
-            node,
-            roots: vec![self.root.clone()],
-            certificates: all.map(|identity| (identity.clone(), self.sign(&Leaf::of(&identity)))).collect(),
-        }))
+        Arc::new(Identities::new(
+            IdentitySet {
+                trust_domain: trust_domain(),
+                node,
+                roots: vec![self.root.clone()],
+                certificates: all.map(|identity| (identity.clone(), self.sign(&Leaf::of(&identity)))).collect(),
+            },
+            Arc::new(now),
+        ))
     }
 }
 

@@ -28,19 +28,20 @@ const CERTIFICATE_KEPT_MS: u64 = 60 * 60 * 1000;
 const ADDRESSES_BASE: u32 = u32::from_be_bytes([127, 64, 0, 0]);
 const ADDRESSES_COUNT: u32 = 1 << 22;
 
-/// Applies a proposal at an index.
-pub fn apply(state: &mut State, index: Index, proposal: &Proposal) -> Outcome {
+/// Applies a proposal at an index. The answer to one that was applied before is the one that it got then, with the index
+/// that it has had since: others may have been decided in between.
+pub fn apply(state: &mut State, index: Index, proposal: &Proposal) -> (Index, Outcome) {
     state.index = index;
     state.clock = state.clock.max(proposal.at);
     if let Some(answer) = state.recent.iter().rev().find(|answer| answer.key == proposal.key) {
-        return answer.outcome.clone();
+        return (answer.index, answer.outcome.clone());
     }
     let outcome = run(state, index, &proposal.command).unwrap_or_else(Outcome::Refused);
     if state.recent.len() >= ANSWERS_MAX {
         state.recent.pop_front();
     }
     state.recent.push_back(Answer { key: proposal.key, index, outcome: outcome.clone() });
-    outcome
+    (index, outcome)
 }
 
 type Applied = Result<Outcome, Refusal>;
@@ -110,6 +111,10 @@ fn revoke_token(state: &mut State, id: &str) -> Applied {
 fn admit(state: &mut State, index: Index, admission: &Admission) -> Applied {
     const REMEDY: &str = "ask for a new join line: `weft token create`";
     let now = state.clock;
+    // The answer to a node that was admitted may have been lost: with the keys that it was admitted with it is the same one.
+    if let Some(known) = state.nodes.get(&admission.node.name).filter(|known| known.keys == admission.node) {
+        return Ok(Outcome::Admitted { raft_id: known.raft_id });
+    }
     let token = state.tokens.get_mut(&admission.token_id);
     let token = token.filter(|token| equal(&token.token.secret_hash, &admission.secret_hash));
     let Some(token) = token else {

@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 /// Called once a batch is durable, or has failed for good.
 pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
@@ -65,6 +66,49 @@ pub async fn write_durably(disk: &dyn Disk, batch: Batch) -> io::Result<()> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     disk.write(batch, Box::new(move |result| drop(sender.send(result))));
     receiver.await.unwrap_or_else(|_| Err(io::Error::other("the disk has stopped")))
+}
+
+/// A disk whose first failure is told: nothing that was in memory may be trusted to be on it any more.
+pub(crate) struct Guarded {
+    disk: Arc<dyn Disk>,
+    failed: watch::Sender<Option<String>>,
+}
+
+impl Guarded {
+    pub(crate) fn new(disk: Arc<dyn Disk>, failed: watch::Sender<Option<String>>) -> Arc<Self> {
+        Arc::new(Self { disk, failed })
+    }
+}
+
+fn tell(failed: &watch::Sender<Option<String>>, error: &io::Error) {
+    failed.send_if_modified(|told| {
+        let first = told.is_none();
+        if first {
+            *told = Some(format!("the disk has failed: {error}"));
+        }
+        first
+    });
+}
+
+impl Disk for Guarded {
+    fn read(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        self.disk.read(key).inspect_err(|error| tell(&self.failed, error))
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> io::Result<Vec<Pair>> {
+        self.disk.scan(from, to, limit).inspect_err(|error| tell(&self.failed, error))
+    }
+
+    fn write(&self, batch: Batch, done: Done) {
+        let failed = self.failed.clone();
+        let done = move |result: io::Result<()>| {
+            if let Err(error) = &result {
+                tell(&failed, error);
+            }
+            done(result);
+        };
+        self.disk.write(batch, Box::new(done));
+    }
 }
 
 /// A disk in memory; it forgets when it is dropped.

@@ -36,6 +36,10 @@ impl Replica {
     pub(crate) async fn keep(self) {
         let mut restarts: Vec<Instant> = Vec::new();
         loop {
+            // After a failure of the disk nothing here tells what is on it: only a new process that reads it may go on.
+            if self.inner.failed.borrow().is_some() {
+                return self.stop_core().await;
+            }
             let running = self.inner.core.read().await.clone();
             match running {
                 Some(core) => {
@@ -47,6 +51,9 @@ impl Replica {
                         if restarts.len() > RESTARTS_MAX {
                             self.inner.failed.send_replace(Some(why));
                             return;
+                        }
+                        if self.inner.failed.borrow().is_some() {
+                            continue;
                         }
                         self.stop_core().await;
                         if let Err(error) = self.start_core().await {
@@ -64,6 +71,9 @@ impl Replica {
                 }
                 None => {
                     self.keep_following().await;
+                    if self.inner.failed.borrow().is_some() {
+                        continue;
+                    }
                     tracing::info!("becoming a member of the Raft group");
                     if let Err(error) = self.start_core().await {
                         self.inner.failed.send_replace(Some(error.to_string()));
@@ -85,6 +95,9 @@ impl Replica {
                 biased;
                 changed = metrics.changed() => if changed.is_err() { return Err("the Raft core has ended".into()) },
                 _ = ticks.tick() => {}
+            }
+            if self.inner.failed.borrow().is_some() {
+                return Err("the disk has failed".into());
             }
             let seen = metrics.borrow_watched().clone();
             if let Err(error) = &seen.running_state {
@@ -162,7 +175,12 @@ impl Replica {
                     biased;
                     () = self.inner.promoted.notified() => return,
                     () = &mut attempt => break,
-                    _ = compaction.tick() => self.inner.compact().await,
+                    _ = compaction.tick() => {
+                        if self.inner.failed.borrow().is_some() {
+                            return;
+                        }
+                        self.inner.compact().await;
+                    }
                 }
             }
             pause = (pause * 2).min(RETRY_MAX);

@@ -106,23 +106,40 @@ impl Log {
         self.marks.lock().purged
     }
 
-    /// At most `limit` entries from `start` up to and including `end`.
+    /// At most `limit` entries from `start` up to and including `end`, of those that are there: neither purged nor yet to
+    /// come. A hole between them is an error.
     pub fn entries(&self, start: u64, end: u64, limit: usize) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
-        let mut next = start;
+        let Some(last) = self.last() else { return Ok(entries) };
+        let end = end.min(last.index);
+        let mut next = start.max(self.first_kept());
         while next <= end && entries.len() < limit {
             let want = SCAN_MAX.min(limit - entries.len());
             let pairs = self.disk.scan(&entry_key(next), &entry_key(end.saturating_add(1)), want)?;
-            if pairs.is_empty() {
-                break;
-            }
+            let before = next;
             for (key, value) in pairs {
                 let entry = decode(&key, &value).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-                next = entry.index() + 1;
+                if entry.index() != next {
+                    break;
+                }
+                next += 1;
                 entries.push(entry);
+            }
+            if next == before {
+                // What was purged meanwhile is no hole.
+                if self.first_kept() > next && entries.is_empty() {
+                    next = self.first_kept();
+                } else {
+                    let text = format!("the log misses entry {next}");
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+                }
             }
         }
         Ok(entries)
+    }
+
+    fn first_kept(&self) -> u64 {
+        self.purged().map_or(0, |purged| purged.index + 1)
     }
 
     /// Appends entries that are committed already, durably. They continue the log.

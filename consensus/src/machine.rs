@@ -249,7 +249,13 @@ impl RaftStateMachine<TypeConfig> for Machine {
         // Answers go out after the state is published, so that who is answered also sees the change.
         let mut answers = Vec::new();
         while let Some((entry, responder)) = entries.try_next().await? {
-            let answer = self.inner.lock().apply(&entry);
+            let mut inner = self.inner.lock();
+            let next = inner.applied.map_or(0, |applied| applied.index + 1);
+            if entry.index() > next {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("entry {next} is missing in the log")));
+            }
+            let answer = inner.apply(&entry);
+            drop(inner);
             answers.extend(responder.map(|responder| (responder, answer)));
         }
         self.publish();

@@ -154,7 +154,7 @@ impl Replica {
         let Some(core) = core else { return Attempt::Elsewhere(leader) };
         match timeout_at(until, core.client_write(proposal.clone())).await {
             Ok(Ok(response)) => match response.data.0 {
-                Some(outcome) => Attempt::Done((response.log_id.index, outcome)),
+                Some(done) => Attempt::Done(done),
                 None => Attempt::Elsewhere(None),
             },
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {

@@ -8,7 +8,7 @@ use openraft::impls::leader_id_std::LeaderId;
 use openraft::{Config, SnapshotPolicy, alias};
 use weft_proto::command::{Outcome, Proposal};
 use weft_proto::identity::NodeName;
-use weft_proto::{RaftId, UnixMillis};
+use weft_proto::{Index, RaftId, UnixMillis};
 
 use crate::machine::Machine;
 use crate::replica::Settings;
@@ -23,9 +23,9 @@ openraft::declare_raft_types!(
         LeaderId = LeaderId<u64, RaftId>,
 );
 
-/// What the log answers to an entry: the outcome of a proposal, nothing for its own entries.
+/// What the log answers to an entry: the outcome of a proposal and where it was applied, nothing for its own entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answered(pub Option<Outcome>);
+pub struct Answered(pub Option<(Index, Outcome)>);
 
 impl fmt::Display for Answered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -21,7 +21,7 @@ use weft_proto::wire::cluster::{
 };
 use weft_proto::{Index, RaftId};
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Guarded};
 use crate::follow;
 use crate::log::{Corrupt, Log};
 use crate::machine::Machine;
@@ -151,6 +151,8 @@ pub(crate) const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 impl Replica {
     /// Starts from what is on the disk.
     pub async fn start(settings: Settings, disk: Arc<dyn Disk>, peers: Arc<dyn Peers>) -> Result<Self, StartError> {
+        let failed = watch::channel(None).0;
+        let disk: Arc<dyn Disk> = Guarded::new(disk, failed.clone());
         let log = Log::open(disk.clone())?;
         let machine = Machine::open(disk, &log)?;
         // A crash between storing a snapshot and beginning the log after it.
@@ -164,7 +166,7 @@ impl Replica {
             peers,
             core: RwLock::new(None),
             status: watch::channel(RaftStatus::default()).0,
-            failed: watch::channel(None).0,
+            failed,
             promoted: Notify::new(),
             stopping: watch::channel(false).0,
             heard_leader: parking_lot::Mutex::default(),

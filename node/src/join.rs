@@ -111,11 +111,10 @@ pub fn sha256(bytes: &[u8]) -> [u8; DIGEST_LENGTH] {
     digest(&SHA256, bytes).as_ref().try_into().expect("SHA-256 gives 32 bytes")
 }
 
-/// Joins the mesh that the line names.
-pub async fn join<W: World>(world: &W, name: &NodeName, line: &str) -> Result<Joined, JoinError> {
+/// Joins the mesh that the line names, as the holder of these keys.
+pub async fn join<W: World>(world: &W, name: &NodeName, keys: Keys, line: &str) -> Result<Joined, JoinError> {
     let line = read_line(line)?;
     let trust_domain: TrustDomain = line.trust_domain.parse().map_err(|error| JoinError::Line(format!("{error}")))?;
-    let keys = Keys::generate(world).map_err(|error| JoinError::Answer(error.to_string()))?;
     let (csr, key) = authority::request().map_err(|error| JoinError::Answer(error.to_string()))?;
     let admission: [u8; KEY_LENGTH] = random(world);
     let request = JoinRequest {

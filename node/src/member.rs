@@ -12,7 +12,7 @@ use weft_proto::{RaftId, wire};
 
 use crate::authority::{self, Authority, BACKDATE_MS, LEAF_LIFETIME_MS};
 use crate::config::{Config, Start};
-use crate::join;
+use crate::join::{self, JoinError, Joined};
 use crate::keys::{Keys, seal};
 use crate::start::StartError;
 use crate::store::{NodeIdentity, Store, Svid};
@@ -38,13 +38,34 @@ pub(crate) async fn become_member<W: World>(
         }
         (Start::Join { line }, None) => {
             let name = config.name.clone().ok_or(StartError::Nameless)?;
-            let joined = join::join(world, &name, line).await?;
+            let joined = ask_to_join(world, store, &name, line).await?;
             let mut peers: BTreeMap<NodeName, String> =
                 joined.peers.iter().map(|(name, address)| (name.clone(), address.to_string())).collect();
             peers.insert(name, address.to_string());
             store.found(&joined.node, &joined.svid, &peers).await?;
             Ok(joined.node)
         }
+    }
+}
+
+/// Asks with the keys of an earlier attempt whose answer was lost: it may have been admitted.
+async fn ask_to_join<W: World>(world: &W, store: &Store, name: &NodeName, line: &str) -> Result<Joined, StartError> {
+    join::read_line(line)?;
+    let keys = match store.joining(name).map_err(|error| StartError::Corrupt(error.to_string()))? {
+        Some(keys) => keys,
+        None => {
+            let keys = Keys::generate(world)?;
+            store.keep_joining(name, &keys).await?;
+            keys
+        }
+    };
+    match join::join(world, name, keys, line).await {
+        Ok(joined) => Ok(joined),
+        Err(error @ JoinError::Refused(_)) => {
+            store.forget_joining().await?;
+            Err(error.into())
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use weft_consensus::gossip::{Gossip, GossipSettings};
-use weft_consensus::replica::{Replica, Settings};
+use weft_consensus::replica::{RaftStatus, Replica, Settings};
 use weft_consensus::state::State;
 use weft_proto::command::Proposal;
 use weft_proto::facts::NodeFacts;
@@ -348,6 +348,11 @@ impl<W: World> Node<W> {
     /// The newest state applied here.
     pub fn state(&self) -> Arc<State> {
         self.replica.state().borrow().clone()
+    }
+
+    /// How the Raft group looks from here.
+    pub fn raft_status(&self) -> RaftStatus {
+        self.replica.status().borrow().clone()
     }
 
     /// The live nodes and their facts.

@@ -14,6 +14,7 @@ use weft_proto::identity::{Identity, NodeName, TrustDomain};
 use crate::keys::Keys;
 
 const NODE_KEY: &[u8] = b"n/node";
+const JOINING_KEY: &[u8] = b"n/joining";
 const PEERS_KEY: &[u8] = b"n/peers";
 const SVID_PREFIX: &[u8] = b"n/svid/";
 const SVID_END: &[u8] = b"n/svid0";
@@ -67,6 +68,14 @@ struct NodeRecord {
 }
 
 #[derive(Message)]
+struct JoiningRecord {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(bytes = "vec", tag = "2")]
+    keys: Vec<u8>,
+}
+
+#[derive(Message)]
 struct SvidRecord {
     #[prost(bytes = "vec", tag = "1")]
     key: Vec<u8>,
@@ -110,8 +119,30 @@ impl Store {
         };
         let mut batch = Batch::new();
         batch.put(NODE_KEY.to_vec(), seal(&record));
+        batch.delete(JOINING_KEY.to_vec());
         batch.put(svid_key(&svid.identity), seal(&svid_record(svid)));
         batch.put(PEERS_KEY.to_vec(), seal(&peers_record(peers)));
+        write_durably(&*self.disk, batch).await
+    }
+
+    /// The keys with which a node of this name has asked to join without having been answered.
+    pub fn joining(&self, name: &NodeName) -> io::Result<Option<Keys>> {
+        let record = self.read::<JoiningRecord>(JOINING_KEY)?.filter(|record| record.name == name.as_str());
+        let keys = record.map(|record| Keys::from_bytes(&record.keys)).transpose();
+        keys.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+    }
+
+    /// Keeps the keys with which this node asks to join, so that it is known again where the answer is lost.
+    pub async fn keep_joining(&self, name: &NodeName, keys: &Keys) -> io::Result<()> {
+        let mut batch = Batch::new();
+        batch.put(JOINING_KEY.to_vec(), seal(&JoiningRecord { name: name.to_string(), keys: keys.to_bytes() }));
+        write_durably(&*self.disk, batch).await
+    }
+
+    /// The mesh has refused: nothing is left.
+    pub async fn forget_joining(&self) -> io::Result<()> {
+        let mut batch = Batch::new();
+        batch.delete(JOINING_KEY.to_vec());
         write_durably(&*self.disk, batch).await
     }
 

@@ -1,1 +1,14 @@
-//! What is tried on the whole of Weft. For now the rules of the tree itself, in `tests/layout.rs`.
+//! Disasters on demand: the shipped node in a world of memory, with faults from a seed, and what must hold all the time.
+//!
+//! [`run`] starts hosts whose nodes are those of production ([`weft::start()`]) in a [`world`] of our own, lets
+//! [`faults`] strike while operators and callers go on, and looks at every [`invariants`] file in every step. The same
+//! seed in a fresh process gives the same [`trace`].
+
+pub mod dice;
+pub mod entropy;
+pub mod faults;
+pub mod host;
+pub mod invariants;
+pub mod run;
+pub mod trace;
+pub mod world;

@@ -288,7 +288,7 @@ impl<W: World> Node<W> {
         let mut trial = State::clone(&self.state());
         let index = trial.index + 1;
         let proposal = Proposal { key: random(&self.world), at: self.world.now(), command: command.clone() };
-        let outcome = weft_consensus::apply::apply(&mut trial, index, &proposal);
+        let (_, outcome) = weft_consensus::apply::apply(&mut trial, index, &proposal);
         if let Outcome::Refused(refusal) = outcome {
             return Err(refused(refusal.reason, refusal.detail));
         }

@@ -1,0 +1,173 @@
+//! `weft-sim`: disasters on demand.
+
+use std::collections::BTreeMap;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::thread;
+
+use clap::{Args, Parser, Subcommand};
+use weft_simulations::faults::{FaultKind, KINDS};
+use weft_simulations::run::{Bug, Report, Setup, run};
+
+/// Runs the shipped node through disasters that follow from a seed.
+#[derive(Debug, Parser)]
+#[command(name = "weft-sim", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Cmd,
+}
+
+#[derive(Debug, Subcommand)]
+enum Cmd {
+    /// One run; exit code 1 where an invariant broke
+    Run {
+        /// Everything random follows from it
+        #[arg(long)]
+        seed: u64,
+        #[command(flatten)]
+        options: Options,
+        /// Print what happened, event by event
+        #[arg(long)]
+        trace: bool,
+    },
+    /// Many runs, each in a process of its own; exit code 1 where any broke
+    Sweep {
+        /// First seed
+        #[arg(long, default_value_t = 1)]
+        from: u64,
+        /// Last seed
+        #[arg(long)]
+        to: u64,
+        /// Runs at once [default: all cores]
+        #[arg(long)]
+        jobs: Option<usize>,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// A run again, event by event
+    Replay {
+        /// The seed
+        seed: u64,
+        #[command(flatten)]
+        options: Options,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+struct Options {
+    /// Hosts, 1 to 64
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=64))]
+    nodes: u64,
+    /// Simulated minutes of faults and load
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=100_000))]
+    minutes: u64,
+    /// Faults that may be drawn, comma-separated, or `none` [default: all]
+    #[arg(long, value_name = "LIST")]
+    faults: Option<String>,
+    /// Plant a bug that the invariants must find: lying-disk
+    #[arg(long, value_name = "NAME", value_parser = bug)]
+    bug: Option<Bug>,
+}
+
+fn bug(name: &str) -> Result<Bug, String> {
+    match name {
+        "lying-disk" => Ok(Bug::LyingDisk),
+        other => Err(format!("{other:?} is no planted bug; there is: lying-disk")),
+    }
+}
+
+impl Options {
+    fn setup(&self, seed: u64) -> Result<Setup, String> {
+        let faults = match self.faults.as_deref() {
+            None => KINDS.to_vec(),
+            Some("none") => Vec::new(),
+            Some(list) => list.split(',').map(|name| name.trim().parse::<FaultKind>()).collect::<Result<_, _>>()?,
+        };
+        let nodes = usize::try_from(self.nodes).unwrap_or(1);
+        Ok(Setup { seed, nodes, minutes: self.minutes, faults, bug: self.bug })
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let mut arguments = vec![format!("--nodes={}", self.nodes), format!("--minutes={}", self.minutes)];
+        arguments.extend(self.faults.iter().map(|list| format!("--faults={list}")));
+        arguments.extend(self.bug.iter().map(|_| "--bug=lying-disk".to_owned()));
+        arguments
+    }
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Cmd::Run { seed, options, trace } => one(seed, &options, trace),
+        Cmd::Replay { seed, options } => one(seed, &options, true),
+        Cmd::Sweep { from, to, jobs, options } => sweep(from, to, jobs, &options),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn one(seed: u64, options: &Options, trace: bool) -> Result<bool, String> {
+    let report = run(options.setup(seed)?);
+    if trace {
+        report.trace.events().iter().for_each(|event| println!("{event}"));
+    }
+    println!("{}", line(seed, &report));
+    Ok(report.breach.is_none())
+}
+
+fn line(seed: u64, report: &Report) -> String {
+    let outcome = match &report.breach {
+        None => "ok".to_owned(),
+        Some((at, breach)) => format!("BROKEN at {}.{:03} s: {breach}", at / 1000, at % 1000),
+    };
+    format!(
+        "seed {seed} trace {:016x} {} s {} faults {} decisions ({} unknown) {} allowed {} denied {} failed: {outcome}",
+        report.trace.hash(),
+        report.simulated / 1000,
+        report.faults,
+        report.decisions.0,
+        report.decisions.1,
+        report.calls[0],
+        report.calls[1],
+        report.calls[2],
+    )
+}
+
+/// A process a seed: hash maps and tokio draw from counters of the whole process.
+fn sweep(from: u64, to: u64, jobs: Option<usize>, options: &Options) -> Result<bool, String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let jobs = jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1);
+    let mut running: BTreeMap<u64, Child> = BTreeMap::new();
+    let (mut next, mut done, mut broken) = (from, 0u64, Vec::new());
+    while next <= to || !running.is_empty() {
+        while next <= to && running.len() < jobs {
+            let mut command = Command::new(&program);
+            command.arg("run").arg(format!("--seed={next}")).args(options.arguments());
+            let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+            running.insert(next, child.map_err(|error| format!("a run cannot be started: {error}"))?);
+            next += 1;
+        }
+        let Some((seed, child)) = running.pop_first() else { break };
+        let output = child.wait_with_output().map_err(|error| error.to_string())?;
+        done += 1;
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            let text =
+                if text.is_empty() { format!("seed {seed}: the process ended with {}", output.status) } else { text };
+            println!("{text}");
+            broken.push(seed);
+        }
+        eprint!("\r{done} of {} seeds, {} broken ", to - from + 1, broken.len());
+    }
+    eprintln!();
+    println!(
+        "{done} seeds, {} broken{}",
+        broken.len(),
+        broken.iter().map(|seed| format!(" {seed}")).collect::<String>()
+    );
+    Ok(broken.is_empty())
+}

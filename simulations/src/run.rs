@@ -1,0 +1,529 @@
+//! One run: hosts, faults, load, and the invariants that are looked at all the time; then calm, and what must be whole
+//! again.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use weft::api::schema::{ApplyRequest, Text, TokenRequest};
+use weft::config::Start;
+use weft_consensus::replica::Role;
+
+use crate::dice::Dice;
+use crate::faults::{Fault, FaultKind, plan};
+use crate::host::{Host, Seen, Stage};
+use crate::invariants::agreement::Agreement;
+use crate::invariants::authorization::{Authorization, policy_of};
+use crate::invariants::durability::Durability;
+use crate::invariants::leadership::Leadership;
+use crate::invariants::{Breach, waiting};
+use crate::trace::{Kind, Trace};
+use crate::world::network::Network;
+
+/// What a run is made of.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Everything random follows from it.
+    pub seed: u64,
+    /// Hosts.
+    pub nodes: usize,
+    /// Simulated minutes of faults and load.
+    pub minutes: u64,
+    /// Faults that may be drawn.
+    pub faults: Vec<FaultKind>,
+    /// A planted bug, to test the net.
+    pub bug: Option<Bug>,
+}
+
+/// Bugs that can be planted without touching the node's code: what its world or its peers would have to be guilty of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    /// Disks acknowledge before they flush.
+    LyingDisk,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Report {
+    /// What happened.
+    pub trace: Trace,
+    /// The invariant that broke.
+    pub breach: Option<(u64, Breach)>,
+    /// Simulated milliseconds.
+    pub simulated: u64,
+    /// Decisions acknowledged, and operators told nothing.
+    pub decisions: (u64, u64),
+    /// Calls allowed, denied, failed.
+    pub calls: [u64; 3],
+    /// Faults.
+    pub faults: usize,
+}
+
+/// Length of a step, in milliseconds.
+const STEP: u64 = 5;
+/// How long the mesh has to form.
+const FORMING: u64 = 60_000;
+/// How long it has to be whole again after the last fault.
+const HEALING: u64 = 90_000;
+/// Rounds of calls in the end, and how long each takes.
+const ROUNDS: usize = 6;
+const ROUND: u64 = 5_000;
+/// Paths that callers ask for; each has a policy that may deny it.
+const PATHS: [&str; 4] = ["/a", "/b", "/c", "/d"];
+/// Time between calls and between decisions, in milliseconds.
+const CALL_GAP: (u64, u64) = (50, 400);
+const DECISION_GAP: (u64, u64) = (300, 3_000);
+
+/// What operators have been told since the last step.
+enum Told {
+    Acknowledged { policy: String, present: bool, index: u64 },
+    Refused { policy: String, present: bool },
+    Nothing,
+    Waited { index: u64, tables: Vec<String> },
+    Line(String),
+}
+
+struct Run {
+    setup: Setup,
+    network: Arc<Network>,
+    hosts: Vec<Host>,
+    trace: Trace,
+    dice: Dice,
+    told: Arc<Mutex<Vec<Told>>>,
+    line: Option<String>,
+    leadership: Leadership,
+    agreement: Agreement,
+    durability: Durability,
+    authorization: Authorization,
+    next_call: u64,
+    calls: [u64; 3],
+    decisions: (u64, u64),
+    restarts: Vec<(u64, usize)>,
+}
+
+/// Runs.
+pub fn run(setup: Setup) -> Report {
+    crate::entropy::seed(setup.seed);
+    let network = Network::new(setup.nodes, setup.seed);
+    let lying = setup.bug == Some(Bug::LyingDisk);
+    let host = |id| Host::new(&network, id, setup.seed, id % 2 == 1 || setup.nodes < 3, lying);
+    let hosts = (0..setup.nodes).map(host).collect();
+    let mut run = Run {
+        dice: Dice::new(setup.seed, "load"),
+        network,
+        hosts,
+        trace: Trace::default(),
+        told: Arc::default(),
+        line: None,
+        leadership: Leadership::default(),
+        agreement: Agreement::default(),
+        durability: Durability::default(),
+        authorization: Authorization::default(),
+        next_call: 0,
+        calls: [0; 3],
+        decisions: (0, 0),
+        restarts: Vec::new(),
+        setup,
+    };
+    let end = FORMING + run.setup.minutes * 60_000;
+    let faults = plan(run.setup.seed, &run.setup.faults.clone(), FORMING, end);
+    let count = faults.len();
+    let outcome = run.form().and_then(|()| run.suffer(faults, end)).and_then(|()| run.heal());
+    let simulated = run.network.now();
+    let breach = outcome.err().map(|breach| (simulated, breach));
+    if let Some((at, breach)) = &breach {
+        run.trace.add(*at, None, Kind::Broken, breach.to_string());
+    }
+    for host in &mut run.hosts {
+        host.kill(false);
+    }
+    Report { trace: run.trace, breach, simulated, decisions: run.decisions, calls: run.calls, faults: count }
+}
+
+impl Run {
+    /// The first node makes the mesh, the others join; ready when all are members.
+    fn form(&mut self) -> Result<(), Breach> {
+        let trust_domain = "mesh.test".parse().expect("a name");
+        self.hosts[0].start(Start::Found { trust_domain, deny_by_default: false });
+        let (mut asked, mut renewed) = (false, false);
+        while self.network.now() < FORMING {
+            self.step()?;
+            if !asked && self.hosts[0].node().is_some() {
+                asked = true;
+                self.ask_for_line(0);
+            }
+            if !renewed && self.network.now() > FORMING / 2 {
+                // One that names all voters, for nodes that join anew when the first host is down.
+                renewed = true;
+                self.ask_for_line(self.hosts.len() - 1);
+            }
+            if let Some(line) = self.line.clone() {
+                for host in self.hosts.iter_mut().skip(1).filter(|host| !host.is_up()) {
+                    host.start(Start::Join { line: line.clone() });
+                }
+            }
+        }
+        match self.hosts.iter().all(|host| host.node().is_some_and(|node| node.is_ready())) {
+            true => Ok(()),
+            false => Err(Breach { invariant: "a mesh forms", text: self.shape() }),
+        }
+    }
+
+    fn ask_for_line(&self, host: usize) {
+        let Some(node) = self.hosts[host].node() else { return };
+        let told = self.told.clone();
+        self.hosts[host].spawn(async move {
+            let request = TokenRequest { lifetime_s: 30 * 86_400, uses: 10_000, services: vec!["*".into()] };
+            if let Ok(token) = node.api_create_token(request).await {
+                told.lock().push(Told::Line(token.line));
+            }
+        });
+    }
+
+    /// Faults and load.
+    fn suffer(&mut self, faults: Vec<Fault>, end: u64) -> Result<(), Breach> {
+        let mut coming = faults.into_iter().peekable();
+        let mut ending: Vec<(u64, Fault)> = Vec::new();
+        let (mut next_call, mut next_decision) = (self.network.now(), self.network.now());
+        while self.network.now() < end {
+            let now = self.network.now();
+            while let Some(fault) = coming.next_if(|fault| fault.at <= now) {
+                self.begin(&fault);
+                ending.push((now + fault.lasts, fault));
+            }
+            let (over, still): (Vec<_>, Vec<_>) = ending.into_iter().partition(|(at, _)| *at <= now);
+            ending = still;
+            over.iter().for_each(|(_, fault)| self.end(fault));
+            if now >= next_call {
+                next_call = now + self.dice.range(CALL_GAP.0, CALL_GAP.1);
+                self.call();
+            }
+            if now >= next_decision {
+                next_decision = now + self.dice.range(DECISION_GAP.0, DECISION_GAP.1);
+                self.decide();
+            }
+            self.step()?;
+        }
+        ending.iter().for_each(|(_, fault)| self.end(fault));
+        Ok(())
+    }
+
+    /// Nothing goes wrong any more: within a bound the mesh is whole, agrees, decides and serves.
+    fn heal(&mut self) -> Result<(), Breach> {
+        self.network.change(|conditions| {
+            conditions.cut.clear();
+            conditions.loss = 0;
+            conditions.latency = (1, 3);
+        });
+        for host in &mut self.hosts {
+            host.disk().slow(None);
+            host.disk().fill_up(false);
+            host.freeze(0);
+            host.world().skew(0);
+        }
+        self.trace.add(self.network.now(), None, Kind::Fault, "no more faults");
+        let deadline = self.network.now() + HEALING;
+        while self.network.now() < deadline {
+            self.step()?;
+            if self.is_whole() {
+                return self.serve();
+            }
+        }
+        Err(Breach { invariant: "a mesh heals", text: self.shape() })
+    }
+
+    fn is_whole(&self) -> bool {
+        let nodes: Vec<_> = self.hosts.iter().filter_map(Host::node).collect();
+        let index = nodes.iter().map(|node| node.state().index).max().unwrap_or(0);
+        let led = nodes.iter().any(|node| node.raft_status().role == Role::Leader);
+        let all = |node: &Arc<weft::Node<_>>| {
+            node.is_ready() && node.plane().table().index == index && node.live().len() == self.hosts.len()
+        };
+        nodes.len() == self.hosts.len() && led && nodes.iter().all(all)
+    }
+
+    /// A decision is made, and calls from every host succeed. One round may fail: what was sent into a connection that
+    /// had died is not repeated, since nobody can know whether it was acted on.
+    fn serve(&mut self) -> Result<(), Breach> {
+        let before = self.decisions.0;
+        let host = self.dice.below(self.hosts.len());
+        self.decide_at(host, PATHS[0], (true, false));
+        let mut rounds = Vec::new();
+        for _ in 0..ROUNDS {
+            let succeeded = self.calls[0];
+            for host in 0..self.hosts.len() {
+                self.call_from(host, "/open");
+            }
+            let deadline = self.network.now() + ROUND;
+            while self.network.now() < deadline {
+                self.step()?;
+            }
+            let succeeded = self.calls[0] - succeeded;
+            if self.decisions.0 > before && succeeded >= self.hosts.len() as u64 {
+                self.trace.add(self.network.now(), None, Kind::Node, "the mesh is whole");
+                return Ok(());
+            }
+            rounds.push(succeeded);
+        }
+        let decided = self.decisions.0 > before;
+        let text = format!("calls that succeeded: {rounds:?} of {}, decided: {decided}", self.hosts.len());
+        Err(Breach { invariant: "a whole mesh serves", text })
+    }
+
+    /// Lets a moment pass everywhere and looks at all that must hold.
+    fn step(&mut self) -> Result<(), Breach> {
+        self.network.advance(STEP);
+        let now = self.network.now();
+        for host in &mut self.hosts {
+            host.tick(now, STEP);
+        }
+        let due: Vec<usize> = self.restarts.extract_if(.., |(at, _)| *at <= now).map(|(_, host)| host).collect();
+        due.into_iter().for_each(|host| self.rise(host));
+        self.hear(now)?;
+        self.look(now)
+    }
+
+    /// What operators, callers and applications were told.
+    fn hear(&mut self, now: u64) -> Result<(), Breach> {
+        let told = std::mem::take(&mut *self.told.lock());
+        for one in told {
+            match one {
+                Told::Line(line) => self.line = Some(line),
+                Told::Nothing => self.decisions.1 += 1,
+                Told::Refused { policy, present } => self.durability.refused(&policy, present),
+                Told::Acknowledged { policy, present, index } => {
+                    self.decisions.0 += 1;
+                    let what = if present { "there" } else { "gone" };
+                    self.trace.add(now, None, Kind::Decision, format!("{policy} is {what} at index {index}"));
+                    self.durability.acknowledged(&policy, present, index);
+                }
+                Told::Waited { index, tables } => {
+                    let found = self.hosts.iter().filter_map(Host::node);
+                    let named = found.filter(|node| tables.contains(&node.name().to_string()));
+                    let tables: Vec<_> =
+                        named.map(|node| (node.name().to_string(), node.plane().table().index)).collect();
+                    waiting::check(index, &tables)?;
+                    self.trace.add(now, None, Kind::Decision, format!("index {index} is in force on {}", tables.len()));
+                }
+            }
+        }
+        for host in 0..self.hosts.len() {
+            for seen in self.hosts[host].take_seen() {
+                match seen {
+                    Seen::Arrived(number, path) => {
+                        self.trace.add(now, Some(host), Kind::Allowed, format!("call {number} to {path} arrived"));
+                        self.authorization.arrived(host, &path, now)?;
+                    }
+                    Seen::Answered(number, status) => {
+                        let (kind, at) = match status {
+                            Some(200) => (Kind::Allowed, 0),
+                            Some(403) => (Kind::Denied, 1),
+                            _ => (Kind::Failed, 2),
+                        };
+                        self.calls[at] += 1;
+                        self.trace.add(now, Some(host), kind, format!("call {number}: {status:?}"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The nodes themselves.
+    fn look(&mut self, now: u64) -> Result<(), Breach> {
+        let paths: Vec<String> = PATHS.map(str::to_owned).to_vec();
+        for id in 0..self.hosts.len() {
+            if let Stage::Refused(why) = self.hosts[id].stage() {
+                self.give_up(id, &why, now);
+            }
+            let Some(node) = self.hosts[id].node() else { continue };
+            if let Some(why) = node.failed().borrow().clone() {
+                self.give_up(id, &why, now);
+                continue;
+            }
+            let status = node.raft_status();
+            if status.role == Role::Leader && self.leadership.saw(status.term, node.name())? {
+                self.trace.add(now, Some(id), Kind::Node, format!("leads in term {}", status.term));
+            }
+            let state = node.state();
+            if self.agreement.saw(id, &state)? {
+                self.durability.check(id, &state)?;
+            }
+            self.authorization.saw(id, &state, node.plane().table().index, &paths, now);
+        }
+        Ok(())
+    }
+
+    /// A node that cannot go on from its disk: its process ends; an operator gives it a fresh one and a new name where
+    /// the disk is to blame.
+    fn give_up(&mut self, host: usize, why: &str, now: u64) {
+        let fresh = why.contains("cannot be used") || why.contains("move its");
+        self.trace.add(now, Some(host), Kind::Node, format!("ends: {}", why.chars().take(120).collect::<String>()));
+        self.fall(host, false);
+        self.hosts[host].disk().fill_up(false);
+        if fresh {
+            let (network, seed) = (self.network.clone(), self.setup.seed);
+            self.hosts[host].wipe(&network, seed);
+        }
+        let wait = self.dice.range(200, 2_000);
+        self.restarts.push((now + wait, host));
+    }
+
+    fn fall(&mut self, host: usize, power: bool) {
+        self.hosts[host].kill(power);
+        self.agreement.ended(host);
+        self.authorization.ended(host);
+    }
+
+    fn rise(&mut self, host: usize) {
+        if self.hosts[host].is_up() {
+            return;
+        }
+        let line = self.line.clone().unwrap_or_default();
+        // A disk with a node on it is resumed, whatever the line says.
+        self.hosts[host].start(Start::Join { line });
+        self.trace.add(self.network.now(), Some(host), Kind::Node, "starts");
+    }
+
+    fn shape(&self) -> String {
+        let mut shape = Vec::new();
+        for (id, host) in self.hosts.iter().enumerate() {
+            shape.push(match host.stage() {
+                Stage::Down => format!("n{id}: down"),
+                Stage::Starting => format!("n{id}: starting"),
+                Stage::Refused(why) => format!("n{id}: {why}"),
+                Stage::Running(node) => {
+                    let status = node.raft_status();
+                    format!(
+                        "n{id}: {} term {} leader {:?} applied {} of {} table {} live {} ready {}",
+                        status.role,
+                        status.term,
+                        status.leader.map(|name| name.to_string()),
+                        status.applied,
+                        status.last,
+                        node.plane().table().index,
+                        node.live().len(),
+                        node.is_ready()
+                    )
+                }
+            });
+        }
+        shape.join("; ")
+    }
+
+    fn call(&mut self) {
+        let host = self.dice.below(self.hosts.len());
+        let path = PATHS[self.dice.below(PATHS.len())];
+        self.call_from(host, path);
+    }
+
+    fn call_from(&mut self, host: usize, path: &str) {
+        self.next_call += 1;
+        self.hosts[host].call(self.next_call, path);
+    }
+
+    /// An operator changes a policy somewhere, and now and then waits until it is in force everywhere.
+    fn decide(&mut self) {
+        let host = self.dice.below(self.hosts.len());
+        let path = PATHS[self.dice.below(PATHS.len())];
+        let how = (self.dice.chance(2), self.dice.chance(3));
+        self.decide_at(host, path, how);
+    }
+
+    fn decide_at(&mut self, host: usize, path: &str, (present, wait): (bool, bool)) {
+        let Some(node) = self.hosts[host].node() else { return };
+        let (policy, told) = (policy_of(path), self.told.clone());
+        let text = format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {policy}}}\nspec:\n  action: DENY\n  \
+             rules: [{{to: [{{operation: {{paths: [\"{path}\"]}}}}]}}]\n"
+        );
+        self.durability.began(&policy, present);
+        self.hosts[host].spawn(async move {
+            let outcome = if present {
+                let request = ApplyRequest { texts: vec![Text { source: "simulation".into(), text }] };
+                node.api_apply(request, false).await
+            } else {
+                node.api_delete("AuthorizationPolicy", "default", &policy, None).await
+            };
+            let index = match outcome {
+                Ok(applied) => applied.index,
+                Err(failure) => {
+                    // Only what was refused by the decision itself has surely not happened.
+                    let refused = matches!(failure.status.as_u16(), 404 | 409);
+                    told.lock().push(if refused { Told::Refused { policy, present } } else { Told::Nothing });
+                    return;
+                }
+            };
+            told.lock().push(Told::Acknowledged { policy, present, index });
+            if wait {
+                let query = [("index".to_owned(), index.to_string()), ("timeout_ms".to_owned(), "5000".to_owned())];
+                if let Ok(enforced) = node.api_enforced(&query.into()).await
+                    && enforced.lagging.is_empty()
+                {
+                    let tables = node.live().keys().map(ToString::to_string).collect();
+                    told.lock().push(Told::Waited { index, tables });
+                }
+            }
+        });
+    }
+}
+
+/// Faults begin and end.
+impl Run {
+    fn begin(&mut self, fault: &Fault) {
+        let count = self.hosts.len();
+        let pick = usize::try_from(fault.choice % count as u64).unwrap_or(0);
+        let other = (pick + 1 + usize::try_from((fault.choice >> 8) % (count as u64 - 1).max(1)).unwrap_or(0)) % count;
+        let amount = fault.choice >> 16;
+        let now = self.network.now();
+        self.trace.add(now, None, Kind::Fault, format!("{} begins: n{pick}, n{other}, {} ms", fault.kind, fault.lasts));
+        match fault.kind {
+            FaultKind::Kill | FaultKind::Power => self.fall(pick, fault.kind == FaultKind::Power),
+            FaultKind::BitFlip => {
+                self.fall(pick, true);
+                self.hosts[pick].disk().flip_bit();
+            }
+            FaultKind::Blackout => (0..count).for_each(|host| self.fall(host, true)),
+            FaultKind::Partition | FaultKind::Flap => self.network.change(|conditions| {
+                for a in 0..count {
+                    for b in (0..count).filter(|b| (amount >> a) & 1 != (amount >> b) & 1) {
+                        conditions.cut.insert((a, b));
+                    }
+                }
+            }),
+            FaultKind::OneWay => self.network.change(|conditions| conditions.cut.extend([(pick, other)])),
+            FaultKind::Isolate => self.network.change(|conditions| {
+                for other in (0..count).filter(|other| *other != pick) {
+                    conditions.cut.extend([(pick, other), (other, pick)]);
+                }
+            }),
+            FaultKind::Loss => self.network.change(|conditions| conditions.loss = 10 + amount % 200),
+            FaultKind::Delay => self.network.change(|conditions| conditions.latency = (5, 20 + amount % 400)),
+            FaultKind::Freeze => self.hosts[pick].freeze(now + fault.lasts),
+            FaultKind::Clock => {
+                let off = i64::try_from(amount % 240_000).unwrap_or(0) - 120_000;
+                self.hosts[pick].world().skew(off);
+            }
+            FaultKind::SlowDisk => self.hosts[pick].disk().slow(Some((50, 100 + amount % 900))),
+            FaultKind::FullDisk => self.hosts[pick].disk().fill_up(true),
+        }
+    }
+
+    fn end(&mut self, fault: &Fault) {
+        let count = self.hosts.len();
+        let pick = usize::try_from(fault.choice % count as u64).unwrap_or(0);
+        self.trace.add(self.network.now(), None, Kind::Fault, format!("{} ends", fault.kind));
+        match fault.kind {
+            FaultKind::Kill | FaultKind::Power | FaultKind::BitFlip => self.rise(pick),
+            FaultKind::Blackout => (0..count).for_each(|host| self.rise(host)),
+            FaultKind::Partition | FaultKind::OneWay | FaultKind::Isolate | FaultKind::Flap => {
+                self.network.change(|conditions| conditions.cut.clear());
+            }
+            FaultKind::Loss => self.network.change(|conditions| conditions.loss = 0),
+            FaultKind::Delay => self.network.change(|conditions| conditions.latency = (1, 3)),
+            FaultKind::Freeze => self.hosts[pick].freeze(0),
+            FaultKind::Clock => self.hosts[pick].world().skew(0),
+            FaultKind::SlowDisk => self.hosts[pick].disk().slow(None),
+            FaultKind::FullDisk => self.hosts[pick].disk().fill_up(false),
+        }
+    }
+}

@@ -200,6 +200,14 @@ fn parse_peer(entry: &str) -> Option<(NodeName, SocketAddr)> {
     Some((name.parse().ok()?, address.parse().ok()?))
 }
 
+/// Why a node is not admitted.
+enum No {
+    /// Asking again may help, with the same keys: it may have been admitted by then.
+    NotNow(String),
+    /// It will not.
+    Never(String),
+}
+
 /// The side that admits.
 pub struct Gate<W: World> {
     pub(crate) world: W,
@@ -231,7 +239,11 @@ impl<W: World> Gate<W> {
         }
         match self.decide(request, from).await {
             Ok(response) => response,
-            Err(error) => {
+            Err(No::NotNow(why)) => {
+                tracing::warn!(%from, why, "a node could not be admitted at the moment");
+                JoinResponse { addresses: self.voters(), ..JoinResponse::default() }
+            }
+            Err(No::Never(error)) => {
                 metrics::counter!("weft_joins_refused_total").increment(1);
                 tracing::warn!(%from, error, "a node was not admitted");
                 JoinResponse { error, ..JoinResponse::default() }
@@ -239,25 +251,29 @@ impl<W: World> Gate<W> {
         }
     }
 
-    async fn decide(&self, request: JoinRequest, from: SocketAddr) -> Result<JoinResponse, String> {
-        let node: NodeKeys = request.node.ok_or("the request names no node")?.try_into().map_err(|e| format!("{e}"))?;
-        let key: [u8; KEY_LENGTH] =
-            request.key.as_ref().try_into().map_err(|_| "the request's key has a wrong length")?;
-        authority::check_request(&request.csr).map_err(|error| format!("the signing request is not good: {error}"))?;
+    async fn decide(&self, request: JoinRequest, from: SocketAddr) -> Result<JoinResponse, No> {
+        let never = |why: &str| No::Never(why.to_owned());
+        let node = request.node.ok_or_else(|| never("the request names no node"))?;
+        let node: NodeKeys = node.try_into().map_err(|error| No::Never(format!("{error}")))?;
+        let key = <[u8; KEY_LENGTH]>::try_from(request.key.as_ref());
+        let key = key.map_err(|_| never("the request's key has a wrong length"))?;
+        authority::check_request(&request.csr)
+            .map_err(|error| No::Never(format!("the signing request is not good: {error}")))?;
         let name = node.name.clone();
         let admission = Admission { token_id: request.token_id, secret_hash: sha256(&request.token_secret), node };
         let proposal = Proposal { key, at: self.world.now(), command: Command::Admit(admission) };
-        let raft_id = match self.replica.propose(proposal, DECISION_TIMEOUT).await.map_err(|error| error.to_string())?.1
-        {
+        let decided = self.replica.propose(proposal, DECISION_TIMEOUT).await;
+        let raft_id = match decided.map_err(|error| No::NotNow(error.to_string()))?.1 {
             Outcome::Admitted { raft_id } => raft_id,
-            Outcome::Refused(refusal) => return Err(refusal.detail),
-            other => return Err(format!("the log answered {other:?}")),
+            Outcome::Refused(refusal) => return Err(No::Never(refusal.detail)),
+            other => return Err(No::NotNow(format!("the log answered {other:?}"))),
         };
         let state = self.replica.state().borrow().clone();
-        let trust_domain = state.trust_domain.clone().ok_or("the mesh has no name yet")?;
+        let no_name = || No::NotNow("the mesh has no name yet".into());
+        let trust_domain = state.trust_domain.clone().ok_or_else(no_name)?;
         let identity = Identity::node(trust_domain, name.clone()).to_string();
         let certificate_key = random(&self.world);
-        let chain = self.issuer.issue(&name, &identity, &request.csr, certificate_key).await?;
+        let chain = self.issuer.issue(&name, &identity, &request.csr, certificate_key).await.map_err(No::NotNow)?;
         tracing::info!(node = %name, raft_id, %from, "node admitted");
         metrics::counter!("weft_joins_total").increment(1);
         let addresses = self.book.all().iter().map(|(name, address)| format!("{name}={address}")).collect();

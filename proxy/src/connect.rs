@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
+use weft_proto::identity::Identity;
 use weft_proto::service::Protocol;
 
 use crate::balance::Chosen;
@@ -16,6 +17,7 @@ use crate::net::Net;
 use crate::reject::Reject;
 use crate::retry::{Again, Failure};
 use crate::route::Route;
+use crate::table::Table;
 use crate::worker::Worker;
 use instance::{InstanceSlot, Lease};
 use link::{LinkError, LinkSlot, Ticket, Way};
@@ -127,6 +129,20 @@ impl<N: Net> Worker<N> {
 
     fn instance_slot(&self, target: std::net::SocketAddr) -> Arc<InstanceSlot> {
         self.instances.lock().entry(target).or_insert_with(|| Arc::new(InstanceSlot::new(target))).clone()
+    }
+
+    /// Links to places that the table no longer names take no new exchanges: a node that died and comes back is reached on
+    /// a new one, not on what it knows nothing of.
+    pub(crate) fn retire_links(&self, table: &Table) {
+        for (way, slot) in &*self.links.lock() {
+            let Way::Mutual { to: Identity::Service { service, .. }, address, .. } = way else { continue };
+            let named = table.service(service).is_some_and(|service| {
+                service.endpoints.iter().any(|endpoint| endpoint.description.address == *address)
+            });
+            if !named {
+                slot.retire();
+            }
+        }
     }
 
     /// Forgets connections that have ended or were idle too long, and places that nobody refers to any more.

@@ -77,6 +77,7 @@ impl<N: Net> Worker<N> {
         if self.index == 0 {
             *self.plane.problems.lock() = problems;
         }
+        self.retire_links(&table);
         let ended = self.holds.judge(&table);
         if ended > 0 {
             tracing::info!(ended, "open exchanges are denied by the newest policies");

@@ -1,21 +1,24 @@
 //! One run: hosts, faults, load, and the invariants that are looked at all the time; then calm, and what must be whole
 //! again.
 
+mod observe;
+mod operate;
+mod strike;
+
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use weft::api::schema::{ApplyRequest, Text, TokenRequest};
 use weft::config::Start;
 use weft_consensus::replica::Role;
 
 use crate::dice::Dice;
 use crate::faults::{Fault, FaultKind, plan};
-use crate::host::{Host, Seen, Stage};
+use crate::host::Host;
+use crate::invariants::Breach;
 use crate::invariants::agreement::Agreement;
-use crate::invariants::authorization::{Authorization, policy_of};
+use crate::invariants::authorization::Authorization;
 use crate::invariants::durability::Durability;
 use crate::invariants::leadership::Leadership;
-use crate::invariants::{Breach, waiting};
 use crate::trace::{Kind, Trace};
 use crate::world::network::Network;
 
@@ -168,17 +171,6 @@ impl Run {
         }
     }
 
-    fn ask_for_line(&self, host: usize) {
-        let Some(node) = self.hosts[host].node() else { return };
-        let told = self.told.clone();
-        self.hosts[host].spawn(async move {
-            let request = TokenRequest { lifetime_s: 30 * 86_400, uses: 10_000, services: vec!["*".into()] };
-            if let Ok(token) = node.api_create_token(request).await {
-                told.lock().push(Told::Line(token.line));
-            }
-        });
-    }
-
     /// Faults and load.
     fn suffer(&mut self, faults: Vec<Fault>, end: u64) -> Result<(), Breach> {
         let mut coming = faults.into_iter().peekable();
@@ -280,250 +272,5 @@ impl Run {
         due.into_iter().for_each(|host| self.rise(host));
         self.hear(now)?;
         self.look(now)
-    }
-
-    /// What operators, callers and applications were told.
-    fn hear(&mut self, now: u64) -> Result<(), Breach> {
-        let told = std::mem::take(&mut *self.told.lock());
-        for one in told {
-            match one {
-                Told::Line(line) => self.line = Some(line),
-                Told::Nothing => self.decisions.1 += 1,
-                Told::Refused { policy, present } => self.durability.refused(&policy, present),
-                Told::Acknowledged { policy, present, index } => {
-                    self.decisions.0 += 1;
-                    let what = if present { "there" } else { "gone" };
-                    self.trace.add(now, None, Kind::Decision, format!("{policy} is {what} at index {index}"));
-                    self.durability.acknowledged(&policy, present, index);
-                }
-                Told::Waited { index, tables } => {
-                    let found = self.hosts.iter().filter_map(Host::node);
-                    let named = found.filter(|node| tables.contains(&node.name().to_string()));
-                    let tables: Vec<_> =
-                        named.map(|node| (node.name().to_string(), node.plane().table().index)).collect();
-                    waiting::check(index, &tables)?;
-                    self.trace.add(now, None, Kind::Decision, format!("index {index} is in force on {}", tables.len()));
-                }
-            }
-        }
-        for host in 0..self.hosts.len() {
-            for seen in self.hosts[host].take_seen() {
-                match seen {
-                    Seen::Arrived(number, path) => {
-                        self.trace.add(now, Some(host), Kind::Allowed, format!("call {number} to {path} arrived"));
-                        self.authorization.arrived(host, &path, now)?;
-                    }
-                    Seen::Answered(number, status) => {
-                        let (kind, at) = match status {
-                            Some(200) => (Kind::Allowed, 0),
-                            Some(403) => (Kind::Denied, 1),
-                            _ => (Kind::Failed, 2),
-                        };
-                        self.calls[at] += 1;
-                        self.trace.add(now, Some(host), kind, format!("call {number}: {status:?}"));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The nodes themselves.
-    fn look(&mut self, now: u64) -> Result<(), Breach> {
-        let paths: Vec<String> = PATHS.map(str::to_owned).to_vec();
-        for id in 0..self.hosts.len() {
-            if let Stage::Refused(why) = self.hosts[id].stage() {
-                self.give_up(id, &why, now);
-            }
-            let Some(node) = self.hosts[id].node() else { continue };
-            if let Some(why) = node.failed().borrow().clone() {
-                self.give_up(id, &why, now);
-                continue;
-            }
-            let status = node.raft_status();
-            if status.role == Role::Leader && self.leadership.saw(status.term, node.name())? {
-                self.trace.add(now, Some(id), Kind::Node, format!("leads in term {}", status.term));
-            }
-            let state = node.state();
-            if self.agreement.saw(id, &state)? {
-                self.durability.check(id, &state)?;
-            }
-            self.authorization.saw(id, &state, node.plane().table().index, &paths, now);
-        }
-        Ok(())
-    }
-
-    /// A node that cannot go on from its disk: its process ends; an operator gives it a fresh one and a new name where
-    /// the disk is to blame.
-    fn give_up(&mut self, host: usize, why: &str, now: u64) {
-        let fresh = why.contains("cannot be used") || why.contains("move its");
-        self.trace.add(now, Some(host), Kind::Node, format!("ends: {}", why.chars().take(120).collect::<String>()));
-        self.fall(host, false);
-        self.hosts[host].disk().fill_up(false);
-        if fresh {
-            let (network, seed) = (self.network.clone(), self.setup.seed);
-            self.hosts[host].wipe(&network, seed);
-        }
-        let wait = self.dice.range(200, 2_000);
-        self.restarts.push((now + wait, host));
-    }
-
-    fn fall(&mut self, host: usize, power: bool) {
-        self.hosts[host].kill(power);
-        self.agreement.ended(host);
-        self.authorization.ended(host);
-    }
-
-    fn rise(&mut self, host: usize) {
-        if self.hosts[host].is_up() {
-            return;
-        }
-        let line = self.line.clone().unwrap_or_default();
-        // A disk with a node on it is resumed, whatever the line says.
-        self.hosts[host].start(Start::Join { line });
-        self.trace.add(self.network.now(), Some(host), Kind::Node, "starts");
-    }
-
-    fn shape(&self) -> String {
-        let mut shape = Vec::new();
-        for (id, host) in self.hosts.iter().enumerate() {
-            shape.push(match host.stage() {
-                Stage::Down => format!("n{id}: down"),
-                Stage::Starting => format!("n{id}: starting"),
-                Stage::Refused(why) => format!("n{id}: {why}"),
-                Stage::Running(node) => {
-                    let status = node.raft_status();
-                    format!(
-                        "n{id}: {} term {} leader {:?} applied {} of {} table {} live {} ready {}",
-                        status.role,
-                        status.term,
-                        status.leader.map(|name| name.to_string()),
-                        status.applied,
-                        status.last,
-                        node.plane().table().index,
-                        node.live().len(),
-                        node.is_ready()
-                    )
-                }
-            });
-        }
-        shape.join("; ")
-    }
-
-    fn call(&mut self) {
-        let host = self.dice.below(self.hosts.len());
-        let path = PATHS[self.dice.below(PATHS.len())];
-        self.call_from(host, path);
-    }
-
-    fn call_from(&mut self, host: usize, path: &str) {
-        self.next_call += 1;
-        self.hosts[host].call(self.next_call, path);
-    }
-
-    /// An operator changes a policy somewhere, and now and then waits until it is in force everywhere.
-    fn decide(&mut self) {
-        let host = self.dice.below(self.hosts.len());
-        let path = PATHS[self.dice.below(PATHS.len())];
-        let how = (self.dice.chance(2), self.dice.chance(3));
-        self.decide_at(host, path, how);
-    }
-
-    fn decide_at(&mut self, host: usize, path: &str, (present, wait): (bool, bool)) {
-        let Some(node) = self.hosts[host].node() else { return };
-        let (policy, told) = (policy_of(path), self.told.clone());
-        let text = format!(
-            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {policy}}}\nspec:\n  action: DENY\n  \
-             rules: [{{to: [{{operation: {{paths: [\"{path}\"]}}}}]}}]\n"
-        );
-        self.durability.began(&policy, present);
-        self.hosts[host].spawn(async move {
-            let outcome = if present {
-                let request = ApplyRequest { texts: vec![Text { source: "simulation".into(), text }] };
-                node.api_apply(request, false).await
-            } else {
-                node.api_delete("AuthorizationPolicy", "default", &policy, None).await
-            };
-            let index = match outcome {
-                Ok(applied) => applied.index,
-                Err(failure) => {
-                    // Only what was refused by the decision itself has surely not happened.
-                    let refused = matches!(failure.status.as_u16(), 404 | 409);
-                    told.lock().push(if refused { Told::Refused { policy, present } } else { Told::Nothing });
-                    return;
-                }
-            };
-            told.lock().push(Told::Acknowledged { policy, present, index });
-            if wait {
-                let query = [("index".to_owned(), index.to_string()), ("timeout_ms".to_owned(), "5000".to_owned())];
-                if let Ok(enforced) = node.api_enforced(&query.into()).await
-                    && enforced.lagging.is_empty()
-                {
-                    let tables = node.live().keys().map(ToString::to_string).collect();
-                    told.lock().push(Told::Waited { index, tables });
-                }
-            }
-        });
-    }
-}
-
-/// Faults begin and end.
-impl Run {
-    fn begin(&mut self, fault: &Fault) {
-        let count = self.hosts.len();
-        let pick = usize::try_from(fault.choice % count as u64).unwrap_or(0);
-        let other = (pick + 1 + usize::try_from((fault.choice >> 8) % (count as u64 - 1).max(1)).unwrap_or(0)) % count;
-        let amount = fault.choice >> 16;
-        let now = self.network.now();
-        self.trace.add(now, None, Kind::Fault, format!("{} begins: n{pick}, n{other}, {} ms", fault.kind, fault.lasts));
-        match fault.kind {
-            FaultKind::Kill | FaultKind::Power => self.fall(pick, fault.kind == FaultKind::Power),
-            FaultKind::BitFlip => {
-                self.fall(pick, true);
-                self.hosts[pick].disk().flip_bit();
-            }
-            FaultKind::Blackout => (0..count).for_each(|host| self.fall(host, true)),
-            FaultKind::Partition | FaultKind::Flap => self.network.change(|conditions| {
-                for a in 0..count {
-                    for b in (0..count).filter(|b| (amount >> a) & 1 != (amount >> b) & 1) {
-                        conditions.cut.insert((a, b));
-                    }
-                }
-            }),
-            FaultKind::OneWay => self.network.change(|conditions| conditions.cut.extend([(pick, other)])),
-            FaultKind::Isolate => self.network.change(|conditions| {
-                for other in (0..count).filter(|other| *other != pick) {
-                    conditions.cut.extend([(pick, other), (other, pick)]);
-                }
-            }),
-            FaultKind::Loss => self.network.change(|conditions| conditions.loss = 10 + amount % 200),
-            FaultKind::Delay => self.network.change(|conditions| conditions.latency = (5, 20 + amount % 400)),
-            FaultKind::Freeze => self.hosts[pick].freeze(now + fault.lasts),
-            FaultKind::Clock => {
-                let off = i64::try_from(amount % 240_000).unwrap_or(0) - 120_000;
-                self.hosts[pick].world().skew(off);
-            }
-            FaultKind::SlowDisk => self.hosts[pick].disk().slow(Some((50, 100 + amount % 900))),
-            FaultKind::FullDisk => self.hosts[pick].disk().fill_up(true),
-        }
-    }
-
-    fn end(&mut self, fault: &Fault) {
-        let count = self.hosts.len();
-        let pick = usize::try_from(fault.choice % count as u64).unwrap_or(0);
-        self.trace.add(self.network.now(), None, Kind::Fault, format!("{} ends", fault.kind));
-        match fault.kind {
-            FaultKind::Kill | FaultKind::Power | FaultKind::BitFlip => self.rise(pick),
-            FaultKind::Blackout => (0..count).for_each(|host| self.rise(host)),
-            FaultKind::Partition | FaultKind::OneWay | FaultKind::Isolate | FaultKind::Flap => {
-                self.network.change(|conditions| conditions.cut.clear());
-            }
-            FaultKind::Loss => self.network.change(|conditions| conditions.loss = 0),
-            FaultKind::Delay => self.network.change(|conditions| conditions.latency = (1, 3)),
-            FaultKind::Freeze => self.hosts[pick].freeze(0),
-            FaultKind::Clock => self.hosts[pick].world().skew(0),
-            FaultKind::SlowDisk => self.hosts[pick].disk().slow(None),
-            FaultKind::FullDisk => self.hosts[pick].disk().fill_up(false),
-        }
     }
 }

@@ -118,6 +118,11 @@ impl LinkSlot {
         state.links.is_empty() && state.opening.is_none()
     }
 
+    /// Takes no new exchanges on what is open; those under way end as they would have.
+    pub(crate) fn retire(&self) {
+        self.state.lock().links.drain(..).for_each(|link| link.closed.store(true, Ordering::Relaxed));
+    }
+
     /// Whether the second choice is the first at the moment.
     pub(super) fn is_swapped(&self) -> bool {
         self.state.lock().swapped_until.is_some_and(|until| Instant::now() < until)

@@ -1,0 +1,122 @@
+//! What is looked at in every step: the nodes, and what operators, callers and applications were told.
+
+use weft_consensus::replica::Role;
+
+use super::{PATHS, Run, Told};
+use crate::host::{Host, Seen, Stage};
+use crate::invariants::{Breach, waiting};
+use crate::trace::Kind;
+
+impl Run {
+    /// What operators, callers and applications were told.
+    pub(super) fn hear(&mut self, now: u64) -> Result<(), Breach> {
+        let told = std::mem::take(&mut *self.told.lock());
+        for one in told {
+            match one {
+                Told::Line(line) => self.line = Some(line),
+                Told::Nothing => self.decisions.1 += 1,
+                Told::Refused { policy, present } => self.durability.refused(&policy, present),
+                Told::Acknowledged { policy, present, index } => {
+                    self.decisions.0 += 1;
+                    let what = if present { "there" } else { "gone" };
+                    self.trace.add(now, None, Kind::Decision, format!("{policy} is {what} at index {index}"));
+                    self.durability.acknowledged(&policy, present, index);
+                }
+                Told::Waited { index, tables } => {
+                    let found = self.hosts.iter().filter_map(Host::node);
+                    let named = found.filter(|node| tables.contains(&node.name().to_string()));
+                    let tables: Vec<_> =
+                        named.map(|node| (node.name().to_string(), node.plane().table().index)).collect();
+                    waiting::check(index, &tables)?;
+                    self.trace.add(now, None, Kind::Decision, format!("index {index} is in force on {}", tables.len()));
+                }
+            }
+        }
+        for host in 0..self.hosts.len() {
+            for seen in self.hosts[host].take_seen() {
+                match seen {
+                    Seen::Arrived(number, path) => {
+                        self.trace.add(now, Some(host), Kind::Allowed, format!("call {number} to {path} arrived"));
+                        self.authorization.arrived(host, &path, now)?;
+                    }
+                    Seen::Answered(number, status) => {
+                        let (kind, at) = match status {
+                            Some(200) => (Kind::Allowed, 0),
+                            Some(403) => (Kind::Denied, 1),
+                            _ => (Kind::Failed, 2),
+                        };
+                        self.calls[at] += 1;
+                        self.trace.add(now, Some(host), kind, format!("call {number}: {status:?}"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The nodes themselves.
+    pub(super) fn look(&mut self, now: u64) -> Result<(), Breach> {
+        let paths: Vec<String> = PATHS.map(str::to_owned).to_vec();
+        for id in 0..self.hosts.len() {
+            if let Stage::Refused(why) = self.hosts[id].stage() {
+                self.give_up(id, &why, now);
+            }
+            let Some(node) = self.hosts[id].node() else { continue };
+            if let Some(why) = node.failed().borrow().clone() {
+                self.give_up(id, &why, now);
+                continue;
+            }
+            let status = node.raft_status();
+            if status.role == Role::Leader && self.leadership.saw(status.term, node.name())? {
+                self.trace.add(now, Some(id), Kind::Node, format!("leads in term {}", status.term));
+            }
+            let state = node.state();
+            if self.agreement.saw(id, &state)? {
+                self.durability.check(id, &state)?;
+            }
+            self.authorization.saw(id, &state, node.plane().table().index, &paths, now);
+        }
+        Ok(())
+    }
+
+    /// A node that cannot go on from its disk: its process ends; an operator gives it a fresh one and a new name where
+    /// the disk is to blame.
+    fn give_up(&mut self, host: usize, why: &str, now: u64) {
+        let fresh = why.contains("cannot be used") || why.contains("move its");
+        self.trace.add(now, Some(host), Kind::Node, format!("ends: {}", why.chars().take(120).collect::<String>()));
+        self.fall(host, false);
+        self.hosts[host].disk().fill_up(false);
+        if fresh {
+            let (network, seed) = (self.network.clone(), self.setup.seed);
+            self.hosts[host].wipe(&network, seed);
+        }
+        let wait = self.dice.range(200, 2_000);
+        self.restarts.push((now + wait, host));
+    }
+
+    pub(super) fn shape(&self) -> String {
+        let mut shape = Vec::new();
+        for (id, host) in self.hosts.iter().enumerate() {
+            shape.push(match host.stage() {
+                Stage::Down => format!("n{id}: down"),
+                Stage::Starting => format!("n{id}: starting"),
+                Stage::Refused(why) => format!("n{id}: {why}"),
+                Stage::Running(node) => {
+                    let status = node.raft_status();
+                    format!(
+                        "n{id}: {} term {} leader {:?} applied {} of {} table {} live {} ready {}",
+                        status.role,
+                        status.term,
+                        status.leader.map(|name| name.to_string()),
+                        status.applied,
+                        status.last,
+                        node.plane().table().index,
+                        node.live().len(),
+                        node.is_ready()
+                    )
+                }
+            });
+        }
+        shape.join("; ")
+    }
+}

@@ -1,0 +1,75 @@
+//! The load: callers, and operators who change policies and wait until they are in force.
+
+use weft::api::schema::{ApplyRequest, Text, TokenRequest};
+
+use super::{PATHS, Run, Told};
+use crate::invariants::authorization::policy_of;
+
+impl Run {
+    pub(super) fn ask_for_line(&self, host: usize) {
+        let Some(node) = self.hosts[host].node() else { return };
+        let told = self.told.clone();
+        self.hosts[host].spawn(async move {
+            let request = TokenRequest { lifetime_s: 30 * 86_400, uses: 10_000, services: vec!["*".into()] };
+            if let Ok(token) = node.api_create_token(request).await {
+                told.lock().push(Told::Line(token.line));
+            }
+        });
+    }
+
+    pub(super) fn call(&mut self) {
+        let host = self.dice.below(self.hosts.len());
+        let path = PATHS[self.dice.below(PATHS.len())];
+        self.call_from(host, path);
+    }
+
+    pub(super) fn call_from(&mut self, host: usize, path: &str) {
+        self.next_call += 1;
+        self.hosts[host].call(self.next_call, path);
+    }
+
+    /// An operator changes a policy somewhere, and now and then waits until it is in force everywhere.
+    pub(super) fn decide(&mut self) {
+        let host = self.dice.below(self.hosts.len());
+        let path = PATHS[self.dice.below(PATHS.len())];
+        let how = (self.dice.chance(2), self.dice.chance(3));
+        self.decide_at(host, path, how);
+    }
+
+    pub(super) fn decide_at(&mut self, host: usize, path: &str, (present, wait): (bool, bool)) {
+        let Some(node) = self.hosts[host].node() else { return };
+        let (policy, told) = (policy_of(path), self.told.clone());
+        let text = format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {policy}}}\nspec:\n  action: DENY\n  \
+             rules: [{{to: [{{operation: {{paths: [\"{path}\"]}}}}]}}]\n"
+        );
+        self.durability.began(&policy, present);
+        self.hosts[host].spawn(async move {
+            let outcome = if present {
+                let request = ApplyRequest { texts: vec![Text { source: "simulation".into(), text }] };
+                node.api_apply(request, false).await
+            } else {
+                node.api_delete("AuthorizationPolicy", "default", &policy, None).await
+            };
+            let index = match outcome {
+                Ok(applied) => applied.index,
+                Err(failure) => {
+                    // Only what was refused by the decision itself has surely not happened.
+                    let refused = matches!(failure.status.as_u16(), 404 | 409);
+                    told.lock().push(if refused { Told::Refused { policy, present } } else { Told::Nothing });
+                    return;
+                }
+            };
+            told.lock().push(Told::Acknowledged { policy, present, index });
+            if wait {
+                let query = [("index".to_owned(), index.to_string()), ("timeout_ms".to_owned(), "5000".to_owned())];
+                if let Ok(enforced) = node.api_enforced(&query.into()).await
+                    && enforced.lagging.is_empty()
+                {
+                    let tables = node.live().keys().map(ToString::to_string).collect();
+                    told.lock().push(Told::Waited { index, tables });
+                }
+            }
+        });
+    }
+}

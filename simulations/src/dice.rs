@@ -11,12 +11,12 @@ impl Dice {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });
         let mut dice = Self(mixed);
-        dice.next();
+        dice.draw();
         dice
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -26,23 +26,23 @@ impl Dice {
 
     /// A number in `[from, to)`, which is not empty.
     pub fn range(&mut self, from: u64, to: u64) -> u64 {
-        from + self.next() % (to - from)
+        from + self.draw() % (to - from)
     }
 
     /// An index below `count`, which is at least 1.
     pub fn below(&mut self, count: usize) -> usize {
-        usize::try_from(self.next() % count as u64).unwrap_or(0)
+        usize::try_from(self.draw() % count as u64).unwrap_or(0)
     }
 
     /// True once in `one_in` times.
     pub fn chance(&mut self, one_in: u64) -> bool {
-        self.next().is_multiple_of(one_in)
+        self.draw().is_multiple_of(one_in)
     }
 
     /// Fills the bytes.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
-            let number = self.next().to_le_bytes();
+            let number = self.draw().to_le_bytes();
             chunk.copy_from_slice(&number[..chunk.len()]);
         }
     }

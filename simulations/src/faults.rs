@@ -128,7 +128,7 @@ pub fn plan(seed: u64, allowed: &[FaultKind], from: u64, to: u64) -> Vec<Fault> 
             break;
         }
         let lasts = dice.range(LASTS.0, LASTS.1).min(to - at);
-        faults.push(Fault { at, lasts, kind: kinds[dice.below(kinds.len())], choice: dice.next() });
+        faults.push(Fault { at, lasts, kind: kinds[dice.below(kinds.len())], choice: dice.draw() });
     }
     faults
 }

@@ -23,7 +23,17 @@ const LIBRARIES: [(&str, &[&str]); 4] = [
     ("openraft", &["consensus/src/"]),
     ("chitchat", &["consensus/src/gossip"]),
     ("sled", &["node/src/os/disk.rs"]),
-    ("quinn", &["proxy/src/quic", "proxy/src/net", "proxy/src/plane.rs", "node/src/control.rs", "node/src/serve.rs"]),
+    (
+        "quinn",
+        &[
+            "proxy/src/quic",
+            "proxy/src/net",
+            "proxy/src/plane.rs",
+            "node/src/control.rs",
+            "node/src/serve.rs",
+            "simulations/src/world/",
+        ],
+    ),
 ];
 
 #[test]

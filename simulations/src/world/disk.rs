@@ -101,7 +101,7 @@ impl SimDisk {
         if count == 0 {
             return None;
         }
-        let (at, bit) = (inner.dice.below(count), inner.dice.next());
+        let (at, bit) = (inner.dice.below(count), inner.dice.draw());
         let (key, value) = inner.durable.iter_mut().nth(at)?;
         let length = value.len() as u64 * 8;
         if length == 0 {

@@ -4,20 +4,20 @@
 //! nodes take TCP for everything, as they do where UDP is blocked.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::pin::Pin;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::task::Waker;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
-use weft_proxy::net::{Accepted, Listener, Net, Stream};
+use weft_proxy::net::Accepted;
 
 use crate::dice::Dice;
+
+mod stream;
+
+pub use stream::{SimListener, SimNet, SimStream};
 
 /// A host, counted from 0.
 pub type HostId = usize;
@@ -84,8 +84,6 @@ enum Segment {
 const WINDOW: usize = 256 << 10;
 /// How long a lost segment takes to be sent again, in milliseconds.
 const RETRANSMISSION: u64 = 200;
-/// Pause between attempts to connect to a host that does not answer.
-const CONNECT_RETRY: Duration = Duration::from_secs(1);
 
 impl Network {
     /// A network of so many hosts, all of them down.
@@ -270,242 +268,5 @@ impl Inner {
         if ended {
             self.pipes.remove(&id);
         }
-    }
-}
-
-/// One host's share of the network.
-#[derive(Clone)]
-pub struct SimNet {
-    network: Arc<Network>,
-    host: HostId,
-}
-
-impl SimNet {
-    /// The host's.
-    pub fn new(network: Arc<Network>, host: HostId) -> Self {
-        Self { network, host }
-    }
-
-    /// All of it.
-    pub fn network(&self) -> &Arc<Network> {
-        &self.network
-    }
-
-    /// A host's address.
-    pub fn address(host: HostId) -> IpAddr {
-        IpAddr::V4(Ipv4Addr::new(
-            10,
-            0,
-            u8::try_from(host / 250).unwrap_or(0),
-            u8::try_from(host % 250 + 1).unwrap_or(0),
-        ))
-    }
-
-    fn host_of(address: IpAddr) -> Option<HostId> {
-        let IpAddr::V4(address) = address else { return None };
-        let [10, 0, high, low] = address.octets() else { return None };
-        Some(usize::from(high) * 250 + usize::from(low).checked_sub(1)?)
-    }
-
-    fn try_dial(&self, to: HostId, address: SocketAddr) -> Option<io::Result<SimStream>> {
-        let mut inner = self.network.inner.lock();
-        let blocked = |a, b| inner.conditions.cut.contains(&(a, b));
-        if !inner.up.get(to).copied().unwrap_or(false) || blocked(self.host, to) || blocked(to, self.host) {
-            return None;
-        }
-        let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
-        let listener = inner.listeners.get(&(to, address)).or_else(|| inner.listeners.get(&(to, any))).cloned();
-        let Some(listener) = listener else { return Some(Err(io::ErrorKind::ConnectionRefused.into())) };
-        let id = inner.next_pipe;
-        inner.next_pipe += 1;
-        inner.pipes.insert(id, Pipe { hosts: [self.host, to], halves: Default::default() });
-        drop(inner);
-        let port = u16::try_from(20_000 + id % 40_000).unwrap_or(20_000);
-        let from = if self.host == to && address.ip().is_loopback() { address.ip() } else { Self::address(self.host) };
-        let theirs = SocketAddr::new(from, port);
-        let stream = |side| SimStream { network: self.network.clone(), id, side };
-        let accepted = Accepted { stream: stream(1), ours: address, theirs };
-        let ours = stream(0);
-        Some(match listener.send(accepted) {
-            Ok(()) => Ok(ours),
-            Err(_) => Err(io::ErrorKind::ConnectionRefused.into()),
-        })
-    }
-}
-
-impl Net for SimNet {
-    type Stream = SimStream;
-    type Listener = SimListener;
-
-    fn listen(&self, address: SocketAddr) -> io::Result<SimListener> {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let mut inner = self.network.inner.lock();
-        let slot = inner.listeners.entry((self.host, address));
-        if let std::collections::btree_map::Entry::Occupied(taken) = &slot
-            && !taken.get().is_closed()
-        {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        slot.insert_entry(sender);
-        Ok(SimListener { receiver, address })
-    }
-
-    async fn dial(&self, address: SocketAddr) -> io::Result<SimStream> {
-        let to = if address.ip().is_loopback() { Some(self.host) } else { Self::host_of(address.ip()) };
-        let to = to.ok_or(io::ErrorKind::AddrNotAvailable)?;
-        loop {
-            let delay = {
-                let mut inner = self.network.inner.lock();
-                inner.delay(self.host, to) + inner.delay(to, self.host)
-            };
-            tokio::time::sleep(Duration::from_millis(delay)).await;
-            match self.try_dial(to, address) {
-                Some(outcome) => return outcome,
-                None => tokio::time::sleep(CONNECT_RETRY).await,
-            }
-        }
-    }
-
-    fn datagrams(&self, _: SocketAddr) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    fn owner(&self, _: SocketAddr, _: SocketAddr) -> Option<u32> {
-        None
-    }
-}
-
-/// Takes connections of a host.
-pub struct SimListener {
-    receiver: mpsc::UnboundedReceiver<Accepted<SimStream>>,
-    address: SocketAddr,
-}
-
-impl Listener for SimListener {
-    type Stream = SimStream;
-
-    async fn accept(&mut self) -> io::Result<Accepted<SimStream>> {
-        self.receiver.recv().await.ok_or_else(|| io::ErrorKind::BrokenPipe.into())
-    }
-
-    fn local_address(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
-    }
-}
-
-/// One end of a connection.
-pub struct SimStream {
-    network: Arc<Network>,
-    id: u64,
-    side: usize,
-}
-
-impl SimStream {
-    /// What this end writes into.
-    fn out(&self) -> usize {
-        self.side
-    }
-}
-
-impl Stream for SimStream {
-    fn abort(&mut self) {
-        let mut inner = self.network.inner.lock();
-        let back = self.out() == 1;
-        let open = inner.pipes.get_mut(&self.id).map(|pipe| &mut pipe.halves[self.side]);
-        if let Some(half) = open
-            && !half.closed
-        {
-            half.closed = true;
-            inner.send(self.id, back, Segment::Reset);
-        }
-    }
-}
-
-impl AsyncRead for SimStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let mut inner = self.network.inner.lock();
-        let Some(pipe) = inner.pipes.get_mut(&self.id) else { return Poll::Ready(Ok(())) };
-        let half = &mut pipe.halves[1 - self.side];
-        match half.arrived.front_mut() {
-            None => {
-                half.reader = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
-            Some(Segment::End) => return Poll::Ready(Ok(())),
-            Some(Segment::Reset) => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-            Some(Segment::Data(data)) => {
-                let taken = data.split_to(data.len().min(buffer.remaining()));
-                buffer.put_slice(&taken);
-                half.bytes -= taken.len();
-                if data.is_empty() {
-                    half.arrived.pop_front();
-                }
-            }
-        }
-        let writer = half.writer.take();
-        drop(inner);
-        writer.into_iter().for_each(Waker::wake);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for SimStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let mut inner = self.network.inner.lock();
-        let back = self.out() == 1;
-        let Some(pipe) = inner.pipes.get_mut(&self.id) else {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        };
-        let half = &mut pipe.halves[self.side];
-        if half.reset {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-        }
-        if half.closed {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        if half.bytes >= WINDOW {
-            half.writer = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        let length = data.len().min(WINDOW);
-        inner.send(self.id, back, Segment::Data(Bytes::copy_from_slice(&data[..length])));
-        Poll::Ready(Ok(length))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut inner = self.network.inner.lock();
-        let back = self.out() == 1;
-        if let Some(pipe) = inner.pipes.get_mut(&self.id)
-            && !std::mem::replace(&mut pipe.halves[self.side].closed, true)
-        {
-            inner.send(self.id, back, Segment::End);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Drop for SimStream {
-    fn drop(&mut self) {
-        let mut wakers = Vec::new();
-        {
-            let mut inner = self.network.inner.lock();
-            let back = self.out() == 1;
-            let Some(pipe) = inner.pipes.get_mut(&self.id) else { return };
-            let unread = pipe.halves[1 - self.side].arrived.iter().any(|segment| matches!(segment, Segment::Data(_)));
-            let incoming = &mut pipe.halves[1 - self.side];
-            incoming.deaf = true;
-            incoming.arrived.clear();
-            wakers.extend(incoming.writer.take());
-            if !std::mem::replace(&mut pipe.halves[self.side].closed, true) {
-                let segment = if unread { Segment::Reset } else { Segment::End };
-                inner.send(self.id, back, segment);
-            }
-            inner.forget_ended(self.id);
-        }
-        wakers.into_iter().for_each(Waker::wake);
     }
 }

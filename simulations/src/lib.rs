@@ -10,5 +10,6 @@ pub mod faults;
 pub mod host;
 pub mod invariants;
 pub mod run;
+pub mod timeline;
 pub mod trace;
 pub mod world;

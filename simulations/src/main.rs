@@ -1,12 +1,15 @@
 //! `weft-sim`: disasters on demand.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
 
 use clap::{Args, Parser, Subcommand};
 use weft_simulations::faults::{FaultKind, KINDS};
 use weft_simulations::run::{Bug, Report, Setup, run};
+use weft_simulations::timeline;
+use weft_simulations::trace::Kind;
 
 /// Runs the shipped node through disasters that follow from a seed.
 #[derive(Debug, Parser)]
@@ -45,6 +48,23 @@ enum Cmd {
     },
     /// A run again, event by event
     Replay {
+        /// The seed
+        seed: u64,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// A run as a timeline: what mattered as text, all of it as one HTML file
+    Explain {
+        /// The seed
+        seed: u64,
+        /// Where to write the HTML file
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// The smallest run of a seed that breaks the same invariant: fewer hosts, minutes, kinds of faults
+    Shrink {
         /// The seed
         seed: u64,
         #[command(flatten)]
@@ -99,6 +119,8 @@ fn main() -> ExitCode {
         Cmd::Run { seed, options, trace } => one(seed, &options, trace),
         Cmd::Replay { seed, options } => one(seed, &options, true),
         Cmd::Sweep { from, to, jobs, options } => sweep(from, to, jobs, &options),
+        Cmd::Explain { seed, html, options } => explain(seed, html.as_deref(), &options),
+        Cmd::Shrink { seed, options } => shrink(seed, options),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -117,6 +139,69 @@ fn one(seed: u64, options: &Options, trace: bool) -> Result<bool, String> {
     }
     println!("{}", line(seed, &report));
     Ok(report.breach.is_none())
+}
+
+fn explain(seed: u64, html: Option<&Path>, options: &Options) -> Result<bool, String> {
+    let report = run(options.setup(seed)?);
+    let quiet = |kind| matches!(kind, Kind::Allowed | Kind::Denied);
+    report.trace.events().iter().filter(|event| !quiet(event.kind)).for_each(|event| println!("{event}"));
+    println!("{}", line(seed, &report));
+    if let Some(path) = html {
+        let page = timeline::page(seed, usize::try_from(options.nodes).unwrap_or(1), &report);
+        std::fs::write(path, page).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(report.breach.is_none())
+}
+
+/// What a run of a seed breaks, told by a process of its own; none where all holds.
+fn breaks(seed: u64, options: &Options) -> Result<Option<String>, String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut command = Command::new(program);
+    command.arg("run").arg(format!("--seed={seed}")).args(options.arguments()).stderr(Stdio::null());
+    let output = command.output().map_err(|error| format!("a run cannot be started: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let broken = text.split_once("BROKEN at ").and_then(|(_, rest)| rest.split(": ").nth(1)).map(str::to_owned);
+    Ok(broken.or_else(|| (!output.status.success()).then(|| "the process ended".to_owned())))
+}
+
+fn shrink(seed: u64, mut options: Options) -> Result<bool, String> {
+    let Some(wanted) = breaks(seed, &options)? else {
+        println!("seed {seed} breaks nothing with these options");
+        return Ok(true);
+    };
+    let mut kinds: Vec<FaultKind> = options.setup(seed)?.faults;
+    loop {
+        let mut smaller: Vec<Options> = Vec::new();
+        let fewer = |nodes, minutes, kinds: &[FaultKind]| {
+            let names: Vec<String> = kinds.iter().map(ToString::to_string).collect();
+            let faults = Some(if names.is_empty() { "none".to_owned() } else { names.join(",") });
+            Options { nodes, minutes, faults, bug: options.bug }
+        };
+        if options.nodes > 1 {
+            smaller.push(fewer(options.nodes - 1, options.minutes, &kinds));
+        }
+        if options.minutes > 1 {
+            smaller.push(fewer(options.nodes, options.minutes / 2, &kinds));
+        }
+        for at in 0..kinds.len() {
+            let mut rest = kinds.clone();
+            rest.remove(at);
+            smaller.push(fewer(options.nodes, options.minutes, &rest));
+        }
+        let mut found = None;
+        for candidate in smaller {
+            eprintln!("trying {}", candidate.arguments().join(" "));
+            if breaks(seed, &candidate)?.as_ref() == Some(&wanted) {
+                found = Some(candidate);
+                break;
+            }
+        }
+        let Some(next) = found else { break };
+        kinds = next.setup(seed)?.faults;
+        options = next;
+    }
+    println!("{wanted}: weft-sim replay {seed} {}", options.arguments().join(" "));
+    Ok(false)
 }
 
 fn line(seed: u64, report: &Report) -> String {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use openraft::async_runtime::WatchReceiver;
 use openraft::entry::RaftEntry;
 use openraft::{EntryPayload, RaftMetrics, ServerState};
@@ -145,6 +145,8 @@ impl Replica {
 
     /// Follows until this node is taken for a member.
     async fn keep_following(&self) {
+        // What was told before it followed is of no meaning now; a leader that means it says so again.
+        let _ = self.inner.promoted.notified().now_or_never();
         let mut pause = RETRY_MIN;
         let mut compaction = tokio::time::interval(COMPACT_INTERVAL);
         let mut turn = usize::try_from(self.inner.settings.raft_id).unwrap_or_default();

@@ -67,6 +67,8 @@ impl Replica {
         let (mut search, mut asked) = (Search::default(), false);
         loop {
             let until = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
+            // What a leader has taken may be decided later, even where it hears of nobody now.
+            asked |= self.status().borrow().role == Role::Leader;
             let attempt = match self.propose_here(&proposal, until).await {
                 Attempt::Elsewhere(leader) => match self.next(&mut search, leader) {
                     Some(target) => {

@@ -247,7 +247,8 @@ pub struct Enforced {
     pub enforced: usize,
     /// The others.
     pub lagging: Vec<Lagging>,
-    /// Admitted nodes that are not live, which will enforce it before they serve again.
+    /// Admitted nodes that are not live. One that is down enforces it before it is ready again; one that is only cut off
+    /// decides by what it knew until it is reached.
     pub absent: Vec<String>,
     /// How long the answer took, milliseconds.
     pub took_ms: u64,

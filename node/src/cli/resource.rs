@@ -195,7 +195,7 @@ fn enforced_text(enforced: &Enforced) -> String {
     }
     if !enforced.absent.is_empty() {
         let (nodes, names) = (count(enforced.absent.len(), "node"), enforced.absent.join(", "));
-        text.push_str(&format!("{nodes} not live, to enforce it before serving again: {names}\n"));
+        text.push_str(&format!("{nodes} not live: {names}. One that is down enforces it before it is ready again, one that is cut off once it is reached\n"));
     }
     text
 }

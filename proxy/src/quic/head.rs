@@ -36,6 +36,9 @@ pub(crate) fn to_request(head: RequestHead) -> Result<Request<()>, StreamError> 
         uri.path_and_query = Some(PathAndQuery::try_from(path).map_err(|_| malformed("the path is none"))?);
     }
     *request.uri_mut() = Uri::from_parts(uri).map_err(|_| malformed("the target is none"))?;
+    if !protocol.is_empty() && request.method() != Method::CONNECT {
+        return Err(malformed("only CONNECT has a protocol"));
+    }
     if !protocol.is_empty() {
         request.extensions_mut().insert(Protocol::from(protocol.as_str()));
     }
@@ -95,7 +98,11 @@ mod tests {
 
     #[test]
     fn heads_come_back_as_they_went() {
-        let mut request = Request::post("http://web.mesh:8080/a?b=c").header("x-a", "1").header("x-a", "2");
+        let mut request = Request::builder()
+            .method("CONNECT")
+            .uri("http://web.mesh:8080/a?b=c")
+            .header("x-a", "1")
+            .header("x-a", "2");
         request.extensions_mut().expect("valid so far").insert(Protocol::from("websocket"));
         let (parts, ()) = request.body(()).expect("valid").into_parts();
         let back = to_request(of_request(&parts, false)).expect("read");
@@ -116,6 +123,7 @@ mod tests {
             RequestHead { authority: "a b".into(), ..good.clone() },
             RequestHead { authority: String::new(), ..good.clone() },
             RequestHead { path: "/\r\n".into(), ..good.clone() },
+            RequestHead { protocol: "websocket".into(), ..good.clone() },
             RequestHead { fields: vec![Field { name: "X-A".into(), value: "1".into() }], ..good.clone() },
             RequestHead { fields: vec![Field { name: "x-a".into(), value: "1\r\n".into() }], ..good.clone() },
             RequestHead { fields: vec![Field { name: ":path".into(), value: "/".into() }], ..good },

@@ -66,7 +66,9 @@ impl Run {
                 if let Ok(enforced) = node.api_enforced(&query.into()).await
                     && enforced.lagging.is_empty()
                 {
-                    let tables = node.live().keys().map(ToString::to_string).collect();
+                    // Those that it did not find live it has named as absent.
+                    let all = node.state().nodes.keys().map(ToString::to_string).collect::<Vec<_>>();
+                    let tables = all.into_iter().filter(|name| !enforced.absent.contains(name)).collect();
                     told.lock().push(Told::Waited { index, tables });
                 }
             }

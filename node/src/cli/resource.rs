@@ -296,7 +296,8 @@ mod tests {
         assert_eq!(enforced_text(&enforced), "3 of 3 nodes enforce index 42 (12 ms)\n");
         (enforced.enforced, enforced.lagging, enforced.absent) = (2, vec![lagging], vec!["d".into()]);
         let text = "2 of 3 nodes enforce index 42 (12 ms)\nc enforces index 40: it has not received it yet\n\
-                    1 node not live, to enforce it before serving again: d\n";
+                    1 node not live: d. One that is down enforces it before it is ready again, one that is cut off once it \
+                    is reached\n";
         assert_eq!(enforced_text(&enforced), text);
     }
 

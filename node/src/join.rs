@@ -186,13 +186,31 @@ async fn ask<W: World>(
         .connect(name, stream)
         .await
         .map_err(|error| {
-            let text = format!("it is not the mesh that the join line names, or not a weft node: {error}");
+            let text = not_ours(&error);
             io::Error::new(io::ErrorKind::PermissionDenied, text)
         })?;
     let root = stream.get_ref().1.peer_certificates().and_then(|chain| chain.last()).map(|root| root.to_vec());
     frame::write(&mut stream, request).await?;
     let response = frame::read(&mut stream, FRAME_LENGTH_MAX).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
     Ok((response, root.unwrap_or_default()))
+}
+
+/// Why the other end is not the mesh that was meant; a certificate out of its time is more often a clock that is wrong.
+fn not_ours(error: &io::Error) -> String {
+    use rustls::{CertificateError, Error};
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>());
+    let clock = "check the clocks of both hosts";
+    match cause {
+        Some(Error::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        )) => {
+            format!("its certificate is not valid yet by this host's time: {clock}")
+        }
+        Some(Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. })) => {
+            format!("its certificate has ended by this host's time: {clock}")
+        }
+        _ => format!("it is not the mesh that the join line names, or not a weft node: {error}"),
+    }
 }
 
 fn parse_peer(entry: &str) -> Option<(NodeName, SocketAddr)> {
@@ -290,5 +308,19 @@ impl<W: World> Gate<W> {
         let status = self.replica.status().borrow().clone();
         let known = status.voters.iter().filter_map(|voter| Some(format!("{voter}={}", self.book.address(voter)?)));
         known.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_clock_is_told_apart_from_a_wrong_mesh() {
+        use rustls::{CertificateError, Error};
+        let told = |error| not_ours(&io::Error::new(io::ErrorKind::InvalidData, Error::InvalidCertificate(error)));
+        assert!(told(CertificateError::NotValidYet).contains("clocks"));
+        assert!(told(CertificateError::Expired).contains("clocks"));
+        assert!(told(CertificateError::UnknownIssuer).contains("not the mesh"));
     }
 }

@@ -1,6 +1,6 @@
 //! An exchange, step by step: identify → authorize → route → balance → connect → forward → record.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use ::bytes::Bytes;
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, HeaderName, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
@@ -58,8 +58,10 @@ pub(crate) async fn http<N: Net>(
     };
     let mut open = Open::new(hold, protocol);
     let mut grpc = headers::is_grpc_call(&head.headers);
-    let run = run(connection, hold, (head, body), &mut open, &mut grpc);
-    let result = revocable(hold, run).await.unwrap_or(Err(Reject::Revoked));
+    let result = {
+        let run = pin!(run(connection, hold, (head, body), &mut open, &mut grpc));
+        revocable(hold, run).await.unwrap_or(Err(Reject::Revoked))
+    };
     match result {
         Err(reject) => {
             open.rejected(&reject);
@@ -80,10 +82,36 @@ struct Done {
 async fn run<N: Net>(
     connection: &Arc<Connection<N>>,
     hold: &Arc<Hold>,
-    (head, body): (Parts, Body),
+    request: (Parts, Body),
     open: &mut Open,
     grpc: &mut bool,
 ) -> Result<Done, Reject> {
+    let Permitted { route, mut outgoing, deadline } = permit(connection, hold, request, open, grpc)?;
+    let tries = Tries::new(&route);
+    let attempts = attempt(connection, &route, tries, &mut outgoing, open);
+    let answer = match deadline {
+        None => attempts.await?,
+        Some(at) => Box::pin(timeout_at(at, attempts)).await.map_err(|_| Reject::Timeout)??,
+    };
+    Ok(Done { answer, outgoing, deadline, idle_timeout: route.settings().idle_timeout })
+}
+
+/// A request that may be sent, and where to.
+struct Permitted {
+    route: Route,
+    outgoing: Outgoing,
+    deadline: Option<Instant>,
+}
+
+/// Identify, authorize, route: what needs no waiting. Apart from the rest, so that what waits is small: every exchange
+/// under way is moved several times and lies in memory.
+fn permit<N: Net>(
+    connection: &Connection<N>,
+    hold: &Arc<Hold>,
+    (head, body): (Parts, Body),
+    open: &mut Open,
+    grpc: &mut bool,
+) -> Result<Permitted, Reject> {
     let random = &connection.worker.recorder.random;
     let from_node = connection.end() == End::Callee;
     let mut received = request::read(head, &mut connection.memory.lock().host, from_node, random)?;
@@ -92,15 +120,9 @@ async fn run<N: Net>(
     let permit = authorize::http(connection, relation, asked, &received.head.headers, open)?;
     let route = route::choose(permit);
     *grpc |= route.is_grpc();
-    let deadline = deadline(&route, &received.head.headers, open.started());
-    let tries = Tries::new(&route);
-    let mut outgoing = Outgoing::new(received, Upload::new(body, hold, tries.may_repeat()));
-    let attempts = attempt(connection, &route, tries, &mut outgoing, open);
-    let answer = match deadline {
-        None => attempts.await?,
-        Some(at) => timeout_at(at, attempts).await.map_err(|_| Reject::Timeout)??,
-    };
-    Ok(Done { answer, outgoing, deadline, idle_timeout: route.settings().idle_timeout })
+    let deadline = deadline(&route, grpc.then_some(&received.head.headers), open.started());
+    let outgoing = Outgoing::new(received, Upload::new(body, hold, Tries::allowed(&route) > 0));
+    Ok(Permitted { route, outgoing, deadline })
 }
 
 /// Tries until one succeeds or none may follow.
@@ -133,10 +155,11 @@ async fn attempt<N: Net>(
     }
 }
 
-/// The earlier of the service's request timeout and the caller's gRPC deadline.
-fn deadline(route: &Route, headers: &HeaderMap, started: Instant) -> Option<Instant> {
+/// The earlier of the service's request timeout and the caller's deadline, which a gRPC call has in its headers.
+fn deadline(route: &Route, headers: Option<&HeaderMap>, started: Instant) -> Option<Instant> {
     let own = route.settings().request_timeout;
-    let callers = headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.as_bytes()));
+    let callers = headers.and_then(|headers| headers.get(GRPC_TIMEOUT));
+    let callers = callers.and_then(|value| grpc_timeout(value.as_bytes()));
     own.into_iter().chain(callers).min().map(|limit| started + limit)
 }
 
@@ -185,8 +208,11 @@ pub(crate) async fn stream<N: Net>(
     host: Option<Arc<Host>>,
 ) -> Result<Tunnel, Reject> {
     let mut open = Open::new(hold, "tcp");
-    let run = run_stream(connection, host, &mut open);
-    match revocable(hold, run).await.unwrap_or(Err(Reject::Revoked)) {
+    let result = {
+        let run = pin!(run_stream(connection, host, &mut open));
+        revocable(hold, run).await.unwrap_or(Err(Reject::Revoked))
+    };
+    match result {
         Ok((far, idle_timeout)) => Ok(Tunnel { far, open, hold: hold.clone(), idle_timeout }),
         Err(reject) => {
             open.rejected(&reject);
@@ -240,7 +266,10 @@ impl Tunnel {
     pub(crate) async fn join(self, near: Far) {
         let Self { far, mut open, hold, idle_timeout } = self;
         let mut passed = Passed::default();
-        let ended = revocable(&hold, bytes::copy(near, far, idle_timeout, &mut passed)).await;
+        let ended = {
+            let copied = pin!(bytes::copy(near, far, idle_timeout, &mut passed));
+            revocable(&hold, copied).await
+        };
         open.streamed(passed.there, passed.back);
         if let Some(Ok(())) = ended {
             open.whole();
@@ -322,6 +351,8 @@ impl Tracked {
         }
     }
 }
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 #[cfg(test)]
 mod tests {

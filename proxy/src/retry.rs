@@ -65,11 +65,16 @@ impl Tries {
     pub(crate) fn new(route: &Route) -> Self {
         let relation = route.relation().clone();
         relation.active.fetch_add(1, Ordering::Relaxed);
-        let left = match relation.end {
+        let left = Self::allowed(route);
+        Self { relation, tried: [usize::MAX; TRIES_MAX], count: 0, left, fresh: false, retrying: false }
+    }
+
+    /// How many tries may follow the first one.
+    pub(crate) fn allowed(route: &Route) -> u8 {
+        match route.relation().end {
             End::Caller => route.settings().retries,
             End::Callee => 0,
-        };
-        Self { relation, tried: [usize::MAX; TRIES_MAX], count: 0, left, fresh: false, retrying: false }
+        }
     }
 
     /// Whether the endpoint had a try.

@@ -1,7 +1,7 @@
 //! Re-judges open exchanges after a swap, and ends those that are now denied.
 
 use std::net::IpAddr;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
@@ -161,8 +161,7 @@ impl Hold {
 }
 
 /// Runs a task's work; none if it was ended by a change of policy, and then the work is dropped with all that it holds.
-pub(crate) async fn revocable<F: Future>(hold: &Hold, work: F) -> Option<F::Output> {
-    let mut work = pin!(work);
+pub(crate) async fn revocable<F: Future>(hold: &Hold, mut work: Pin<&mut F>) -> Option<F::Output> {
     let mut watched = false;
     poll_fn(|cx| {
         if !watched {

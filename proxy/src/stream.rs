@@ -90,7 +90,7 @@ impl Opener {
     pub(crate) async fn send(&mut self, request: Request<()>, ends: bool) -> Result<(Answering, Sink), Fault> {
         match self {
             Self::Http2(sender) => {
-                std::future::poll_fn(|cx| sender.poll_ready(cx)).await?;
+                // A fresh clone has nothing pending, so there is nothing to get ready for.
                 let (response, stream) = sender.send_request(request, ends)?;
                 Ok((Answering::Http2(response), Sink::Http2(stream)))
             }

@@ -326,7 +326,7 @@ async fn what_a_change_denies_ends() {
 #[tokio::test]
 async fn auto_takes_quic_between_zones_and_tcp_where_it_is_blocked() {
     for (same_zone, datagrams_work, expected) in [(true, true, "h2"), (false, true, "quic"), (false, false, "h2")] {
-        let setup = Setup { transport: Transport::Auto, same_zone, datagrams_work };
+        let setup = Setup { same_zone, datagrams_work, ..Setup::over(Transport::Auto) };
         let mut stage = Stage::new(setup).await;
         assert!(get(stage.way_in(HTTP), "/who").await.starts_with("HTTP/1.1 200"));
         let record = stage.mesh.b.record(|record| record.path == "/who").await;

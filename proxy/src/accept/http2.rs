@@ -48,7 +48,7 @@ where
             arrived = serving.accept() => match arrived {
                 Some(Ok((request, respond))) => {
                     let (request, responder) = (request.map(Source::Http2), Responder::Http2(respond));
-                    tokio::spawn(streams::respond_to(connection.clone(), request, responder));
+                    tokio::spawn(Box::pin(streams::respond_to(connection.clone(), request, responder)));
                 }
                 Some(Err(_)) | None => return,
             },

@@ -55,7 +55,11 @@ pub(crate) fn read(
         return Err(Reject::BadRequest("the only Transfer-Encoding that is passed on is chunked"));
     }
     let host = host(&head, last_host)?;
-    let upgrade = if http2 { Upgrade::in_http2(&mut head, random) } else { Upgrade::in_http1(&mut head, random) };
+    let upgrade = match http2 {
+        true => Upgrade::in_http2(&mut head, random),
+        false if seen.upgrade => Upgrade::in_http1(&mut head, random),
+        false => None,
+    };
     headers::clean_request(&mut head.headers, &seen);
     headers::trace(&mut head.headers, seen.trace, random);
     let http2 = if from_node { seen.http2 } else { http2 };

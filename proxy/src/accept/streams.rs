@@ -19,7 +19,7 @@ use crate::stream::{Responder, Source};
 pub(crate) async fn respond_to<N: Net>(connection: Arc<Connection<N>>, request: Request<Source>, responder: Responder) {
     let is_connect = request.method() == Method::CONNECT;
     match (is_connect, request.extensions().get::<h2::ext::Protocol>().is_some()) {
-        (true, false) => connect(connection, request, responder).await,
+        (true, false) => Box::pin(connect(connection, request, responder)).await,
         (_, upgrade) => exchange(connection, request, responder, upgrade).await,
     }
 }
@@ -44,7 +44,7 @@ async fn exchange<N: Net>(
     let empty = tunnel.is_none() && body.is_end_stream();
     let Ok(sink) = responder.send(Response::from_parts(parts, ()), empty) else { return };
     if let (Some(tunnel), Some(received)) = (tunnel, received) {
-        return tunnel.join(Near::stream(received, sink)).await;
+        return Box::pin(tunnel.join(Near::stream(received, sink))).await;
     }
     let mut pipe = if empty { Pipe::ended(body, sink) } else { Pipe::new(body, sink) };
     if let Err(error) = poll_fn(|cx| pipe.poll(cx)).await {

@@ -47,6 +47,10 @@ pub(crate) async fn lease<N: Net>(
     if !fresh && let Some((sender, idle)) = slot.take() {
         return Ok(Lease { slot: slot.clone(), sender: Some(sender), idle: Some(idle) });
     }
+    Box::pin(dial(worker, slot, limit)).await
+}
+
+async fn dial<N: Net>(worker: &Worker<N>, slot: &Arc<InstanceSlot>, limit: Duration) -> Result<Lease, LinkError> {
     let dialled = match timeout(limit, worker.plane.net.dial(slot.target)).await {
         Ok(dialled) => dialled.map_err(|error| LinkError::io(slot.target, &error))?,
         Err(_) => return Err(LinkError::late(slot.target, limit)),

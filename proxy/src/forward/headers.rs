@@ -148,12 +148,16 @@ pub(crate) fn trace(headers: &mut HeaderMap, present: bool, random: &Random) {
     hex(random.next(), &mut text[3..19]);
     hex(random.next() | 1, &mut text[19..35]);
     hex(random.next() | 1, &mut text[36..52]);
-    headers.insert(TRACEPARENT, HeaderValue::from_bytes(&text).expect("hexadecimal digits and dashes"));
+    let mut value = HeaderValue::from_bytes(&text).expect("hexadecimal digits and dashes");
+    // It never comes again: kept out of the tables of HPACK it displaces nothing there.
+    value.set_sensitive(true);
+    headers.insert(TRACEPARENT, value);
 }
 
 fn hex(number: u64, out: &mut [u8]) {
-    for (index, digit) in out.iter_mut().rev().enumerate() {
-        *digit = b"0123456789abcdef"[usize::try_from(number >> (4 * index) & 15).unwrap_or(0)];
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (pair, byte) in out.as_chunks_mut::<2>().0.iter_mut().zip(number.to_be_bytes()) {
+        *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
     }
 }
 

@@ -40,7 +40,7 @@ pub(crate) async fn send(
     let request = Request::from_parts(parts, std::mem::take(&mut outgoing.upload));
     match lease.sender().try_send_request(request).await {
         Ok(response) => match expected {
-            Some(expected) => upgraded(response, lease, &expected).await,
+            Some(expected) => Box::pin(upgraded(response, lease, &expected)).await,
             None => Ok(Answer { response: response.map(|body| Body::instance(body, lease)), tunnel: None }),
         },
         Err(mut error) => Err(match error.take_message() {

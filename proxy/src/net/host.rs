@@ -1,14 +1,17 @@
 //! The sockets of the host that this process runs on.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use quinn::Runtime;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Accepted, Listener, Net, Stream};
@@ -19,6 +22,13 @@ const BACKLOG: i32 = 4096;
 const DATAGRAM_BUFFER: usize = 4 << 20;
 /// Silence after which the kernel asks whether the other end is still there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Most bytes that are put together into one write.
+const TOGETHER_MAX: usize = 1024;
+
+/// A TCP connection.
+#[derive(Debug)]
+pub struct HostStream(TcpStream);
 
 /// Finds the user id that owns the other end of a connection: given our end and theirs.
 pub type Owner = Arc<dyn Fn(SocketAddr, SocketAddr) -> Option<u32> + Send + Sync>;
@@ -48,7 +58,7 @@ fn claim(address: SocketAddr) -> io::Result<()> {
 }
 
 impl Net for HostNet {
-    type Stream = TcpStream;
+    type Stream = HostStream;
     type Listener = TcpListener;
 
     fn listen(&self, address: SocketAddr) -> io::Result<TcpListener> {
@@ -66,13 +76,13 @@ impl Net for HostNet {
         TcpListener::from_std(StdListener::from(socket))
     }
 
-    async fn dial(&self, address: SocketAddr) -> io::Result<TcpStream> {
+    async fn dial(&self, address: SocketAddr) -> io::Result<HostStream> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         if !address.ip().is_loopback() {
             SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
         }
-        Ok(stream)
+        Ok(HostStream(stream))
     }
 
     fn datagrams(&self, address: SocketAddr) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
@@ -91,24 +101,70 @@ impl Net for HostNet {
     }
 }
 
-impl Stream for TcpStream {
+impl Stream for HostStream {
     fn abort(&mut self) {
         // It fails only where the connection is gone already.
-        let _ = SockRef::from(&*self).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
     }
 }
 
 impl Listener for TcpListener {
-    type Stream = TcpStream;
+    type Stream = HostStream;
 
-    async fn accept(&mut self) -> io::Result<Accepted<TcpStream>> {
+    async fn accept(&mut self) -> io::Result<Accepted<HostStream>> {
         let (stream, theirs) = TcpListener::accept(self).await?;
         stream.set_nodelay(true)?;
         let ours = stream.local_addr()?;
-        Ok(Accepted { stream, ours, theirs })
+        Ok(Accepted { stream: HostStream(stream), ours, theirs })
     }
 
     fn local_address(&self) -> io::Result<SocketAddr> {
         self.local_addr()
+    }
+}
+
+impl AsyncRead for HostStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for HostStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, data)
+    }
+
+    /// Few bytes in several pieces are put together first: a plain write of them is cheaper for the kernel.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let stream = Pin::new(&mut self.0);
+        if let [only] = pieces {
+            return stream.poll_write(cx, only);
+        }
+        let mut together = [0; TOGETHER_MAX];
+        let mut length = 0;
+        for piece in pieces {
+            let Some(place) = together.get_mut(length..length + piece.len()) else {
+                return stream.poll_write_vectored(cx, pieces);
+            };
+            place.copy_from_slice(piece);
+            length += piece.len();
+        }
+        stream.poll_write(cx, &together[..length])
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }

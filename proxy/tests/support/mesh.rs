@@ -11,13 +11,14 @@ use std::time::{Duration, SystemTime};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use weft_proto::document;
 use weft_proto::identity::{Identity, TrustDomain};
 use weft_proto::service::{Protocol, ServiceName, ServicePort};
-use weft_proxy::net::{Net, host::HostNet};
+use weft_proxy::net::Net;
+use weft_proxy::net::host::{HostNet, HostStream};
 use weft_proxy::plane::{Handover, Plane, PlaneSettings, Transport};
 use weft_proxy::record::Record;
 use weft_proxy::table::Table;
@@ -127,14 +128,14 @@ pub(crate) struct TestNet {
 }
 
 impl Net for TestNet {
-    type Stream = TcpStream;
+    type Stream = HostStream;
     type Listener = TcpListener;
 
     fn listen(&self, address: SocketAddr) -> io::Result<TcpListener> {
         self.host.listen(address)
     }
 
-    async fn dial(&self, address: SocketAddr) -> io::Result<TcpStream> {
+    async fn dial(&self, address: SocketAddr) -> io::Result<HostStream> {
         self.host.dial(address).await
     }
 
@@ -151,18 +152,18 @@ impl Net for TestNet {
 }
 
 /// One node.
-pub(crate) struct TestNode {
-    pub(crate) plane: Arc<Plane<TestNet>>,
+pub(crate) struct TestNode<N: Net = TestNet> {
+    pub(crate) plane: Arc<Plane<N>>,
     pub(crate) records: mpsc::Receiver<Record>,
-    _handovers: mpsc::Receiver<Handover<TestNet>>,
+    _handovers: mpsc::Receiver<Handover<N>>,
     name: &'static str,
 }
 
 /// Nodes `a`, which calls as `front`, and `b`, which runs `web`.
-pub(crate) struct Mesh {
+pub(crate) struct Mesh<N: Net = TestNet> {
     pub(crate) authority: Authority,
-    pub(crate) a: TestNode,
-    pub(crate) b: TestNode,
+    pub(crate) a: TestNode<N>,
+    pub(crate) b: TestNode<N>,
     /// Where callers of `a` reach each port of `web`.
     pub(crate) ways_in: BTreeMap<u16, SocketAddr>,
     /// Where `b` takes links.
@@ -176,11 +177,13 @@ pub(crate) struct Setup {
     pub(crate) transport: Transport,
     pub(crate) same_zone: bool,
     pub(crate) datagrams_work: bool,
+    /// Share of exchanges that are recorded.
+    pub(crate) access_sample: f64,
 }
 
 impl Setup {
     pub(crate) fn over(transport: Transport) -> Self {
-        Self { transport, same_zone: true, datagrams_work: true }
+        Self { transport, same_zone: true, datagrams_work: true, access_sample: 1.0 }
     }
 }
 
@@ -191,8 +194,16 @@ pub(crate) fn free() -> SocketAddr {
 }
 
 impl Mesh {
-    /// Both nodes, with `web` serving these ports at these addresses on `b`.
+    /// Both nodes on the host's sockets, with `web` serving these ports at these addresses on `b`.
     pub(crate) async fn start(setup: &Setup, ports: &[(u16, Protocol, SocketAddr)]) -> Self {
+        let net = TestNet { host: HostNet::new(Arc::new(|_, _| None)), datagrams_work: setup.datagrams_work };
+        Self::on(&net, setup, ports).await
+    }
+}
+
+impl<N: Net> Mesh<N> {
+    /// Both nodes, with `web` serving these ports at these addresses on `b`.
+    pub(crate) async fn on(net: &N, setup: &Setup, ports: &[(u16, Protocol, SocketAddr)]) -> Self {
         let authority = Authority::new();
         let ports: Vec<_> = ports
             .iter()
@@ -200,13 +211,13 @@ impl Mesh {
             .collect();
         let ways_in: BTreeMap<u16, SocketAddr> = ports.iter().map(|(port, _)| (port.port, free())).collect();
         let mesh_port = free();
-        let a = TestNode::start("a", free(), authority.identities("a", &["front"]), setup);
-        let b = TestNode::start("b", mesh_port, authority.identities("b", &["web"]), setup);
+        let a = TestNode::start("a", free(), authority.identities("a", &["front"]), (net, setup));
+        let b = TestNode::start("b", mesh_port, authority.identities("b", &["web"]), (net, setup));
         let mut mesh = Self { authority, a, b, ways_in, mesh_port, ports, index: 0 };
         mesh.enforce("", setup);
         for address in mesh.ways_in.values().chain([&mesh.mesh_port]) {
             soon("listening", async {
-                while TcpStream::connect(address).await.is_err() {
+                while net.dial(*address).await.is_err() {
                     tokio::task::yield_now().await;
                 }
             })
@@ -298,22 +309,26 @@ fn empty(node: &str) -> Description {
     }
 }
 
-impl TestNode {
-    fn start(name: &'static str, mesh_address: SocketAddr, identities: Arc<Identities>, setup: &Setup) -> Self {
+impl<N: Net> TestNode<N> {
+    fn start(
+        name: &'static str,
+        mesh_address: SocketAddr,
+        identities: Arc<Identities>,
+        (net, setup): (&N, &Setup),
+    ) -> Self {
         let settings = PlaneSettings {
             mesh_address,
             proxy_address: None,
             workers: 1,
-            access_sample: 1.0,
+            access_sample: setup.access_sample,
             transport: setup.transport,
             clock: Arc::new(now),
             seed: 7,
         };
-        let net = TestNet { host: HostNet::new(Arc::new(|_, _| None)), datagrams_work: setup.datagrams_work };
         let (records, recorded) = mpsc::channel(1024);
         let (handovers, handed) = mpsc::channel(16);
         let table = Table::build(empty(name), None).expect("compiles");
-        let plane = Plane::new(settings, net, identities, table, &records, handovers);
+        let plane = Plane::new(settings, net.clone(), identities, table, &records, handovers);
         tokio::spawn(plane.clone().run_worker(0));
         Self { plane, records: recorded, _handovers: handed, name }
     }

@@ -9,6 +9,7 @@ use weft_proto::command::{
     TokenRecord,
 };
 use weft_proto::identity::{Identity, NodeName};
+use weft_proto::planted::{Bug, planted};
 use weft_proto::resource::Resource;
 use weft_proto::service::{Grant, Protocol, ServiceName, ServicePort};
 
@@ -33,7 +34,9 @@ const ADDRESSES_COUNT: u32 = 1 << 22;
 pub fn apply(state: &mut State, index: Index, proposal: &Proposal) -> (Index, Outcome) {
     state.index = index;
     state.clock = state.clock.max(proposal.at);
-    if let Some(answer) = state.recent.iter().rev().find(|answer| answer.key == proposal.key) {
+    if let Some(answer) = state.recent.iter().rev().find(|answer| answer.key == proposal.key)
+        && !planted(Bug::AnswersForgotten)
+    {
         return (answer.index, answer.outcome.clone());
     }
     let outcome = run(state, index, &proposal.command).unwrap_or_else(Outcome::Refused);
@@ -116,17 +119,18 @@ fn admit(state: &mut State, index: Index, admission: &Admission) -> Applied {
         return Ok(Outcome::Admitted { raft_id: known.raft_id });
     }
     let token = state.tokens.get_mut(&admission.token_id);
-    let token = token.filter(|token| equal(&token.token.secret_hash, &admission.secret_hash));
+    let is_it = |secret_hash: &[u8]| equal(secret_hash, &admission.secret_hash) || planted(Bug::SecretUnchecked);
+    let token = token.filter(|token| is_it(&token.token.secret_hash));
     let Some(token) = token else {
         return Err(refuse(Reason::TokenUnknown, format!("the join token is not known here; {REMEDY}")));
     };
-    if token.revoked {
+    if token.revoked && !planted(Bug::RevokedTokenTaken) {
         return Err(refuse(Reason::TokenRevoked, format!("the join token has been revoked; {REMEDY}")));
     }
-    if token.token.expires <= now {
+    if token.token.expires <= now && !planted(Bug::ExpiredTokenTaken) {
         return Err(refuse(Reason::TokenExpired, format!("the join token has expired; {REMEDY}")));
     }
-    if token.used >= token.token.uses {
+    if token.used >= token.token.uses && !planted(Bug::UsesUncounted) {
         let text = format!("the join token has been used {} of {} times; {REMEDY}", token.used, token.token.uses);
         return Err(refuse(Reason::TokenUsedUp, text));
     }
@@ -155,7 +159,8 @@ fn known_node<'a>(state: &'a State, node: &NodeName) -> Result<&'a NodeRecord, R
 }
 
 fn granted(state: &State, node: &NodeName, service: &ServiceName) -> Result<(), Refusal> {
-    if known_node(state, node)?.services.iter().any(|grant| grant.covers(service)) {
+    let any = planted(Bug::GrantsUnchecked);
+    if known_node(state, node)?.services.iter().any(|grant| grant.covers(service)) || any {
         return Ok(());
     }
     let text =

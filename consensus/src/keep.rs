@@ -11,6 +11,7 @@ use openraft::{EntryPayload, RaftMetrics, ServerState};
 use tokio::time::{Instant, sleep, timeout};
 use weft_proto::RaftId;
 use weft_proto::identity::NodeName;
+use weft_proto::planted::{Bug, planted};
 use weft_proto::wire::cluster::{self as messages, FollowEvent, FollowRequest};
 
 use crate::follow;
@@ -175,7 +176,7 @@ impl Replica {
             loop {
                 tokio::select! {
                     biased;
-                    () = self.inner.promoted.notified() => return,
+                    () = self.inner.promoted.notified(), if !planted(Bug::PromotionIgnored) => return,
                     () = &mut attempt => break,
                     _ = compaction.tick() => {
                         if self.inner.failed.borrow().is_some() {

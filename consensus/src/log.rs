@@ -14,6 +14,7 @@ use openraft::{OptionalSend, RaftLogReader};
 use parking_lot::Mutex;
 use prost::Message;
 use weft_proto::RaftId;
+use weft_proto::planted::{Bug, planted};
 use weft_proto::wire::cluster as messages;
 
 use crate::disk::{Batch, Disk, write_durably};
@@ -163,6 +164,9 @@ impl Log {
             let marks = self.marks.lock();
             (marks.last, marks.vote)
         };
+        if planted(Bug::VoteNotKept) {
+            return Ok(());
+        }
         let Some(last) = last.filter(|last| vote.is_none_or(|vote| vote.leader_id.term < last.leader_id.term)) else {
             return Ok(());
         };
@@ -268,6 +272,9 @@ impl RaftLogStorage<TypeConfig> for Log {
         let mut batch = Batch::new();
         batch.put(VOTE_KEY.to_vec(), seal(&wire::vote(vote)));
         self.marks.lock().vote = Some(*vote);
+        if planted(Bug::VoteNotKept) {
+            return Ok(());
+        }
         write_durably(&*self.disk, batch).await
     }
 
@@ -297,6 +304,11 @@ impl RaftLogStorage<TypeConfig> for Log {
         }
         if last.is_some() {
             self.marks.lock().last = last;
+        }
+        if planted(Bug::FlushSkipped) {
+            callback.io_completed(Ok(()));
+            self.disk.write(batch, Box::new(|_| {}));
+            return Ok(());
         }
         self.disk.write(batch, Box::new(move |result| callback.io_completed(result)));
         Ok(())
@@ -338,7 +350,7 @@ pub(crate) fn seal(message: &impl Message) -> Vec<u8> {
 pub(crate) fn open<M: Message + Default>(key: &[u8], value: &[u8]) -> Result<M, Corrupt> {
     let damaged = |what: &str| Corrupt(format!("the record {} {what}", key.escape_ascii()));
     let (checksum, body) = value.split_at_checked(CHECKSUM_LENGTH).ok_or_else(|| damaged("is cut short"))?;
-    if crc32fast::hash(body).to_be_bytes() != checksum {
+    if crc32fast::hash(body).to_be_bytes() != checksum && !planted(Bug::ChecksumIgnored) {
         return Err(damaged("does not match its checksum"));
     }
     M::decode(body).map_err(|_| damaged("cannot be decoded"))

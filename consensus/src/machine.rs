@@ -13,6 +13,7 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::watch;
+use weft_proto::planted::{Bug, planted};
 use weft_proto::wire::cluster as messages;
 
 use crate::apply::apply;
@@ -253,6 +254,12 @@ impl RaftStateMachine<TypeConfig> for Machine {
             let next = inner.applied.map_or(0, |applied| applied.index + 1);
             if entry.index() > next {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, format!("entry {next} is missing in the log")));
+            }
+            // Without an answer: only where another node leads.
+            if planted(Bug::EntrySkipped) && responder.is_none() && entry.index() % 32 == 0 {
+                inner.applied = Some(entry.log_id());
+                inner.state.index = entry.index();
+                continue;
             }
             let answer = inner.apply(&entry);
             drop(inner);

@@ -7,6 +7,7 @@ use weft_consensus::state::State;
 use weft_proto::document::{authorization_policy, service_settings};
 use weft_proto::facts::NodeFacts;
 use weft_proto::identity::NodeName;
+use weft_proto::planted::{Bug, planted};
 use weft_proto::policy::DRY_RUN_ANNOTATION;
 use weft_proto::resource::{Kind, Resource, ResourceKey};
 use weft_proto::service::{ServiceName, ServicePort};
@@ -56,6 +57,9 @@ pub fn compile(
             policy: authorization_policy(resource)?,
             dry_run: resource.annotations.get(DRY_RUN_ANNOTATION).is_some_and(|value| value == "true"),
         });
+    }
+    if planted(Bug::PolicyLeftOut) {
+        policies.pop();
     }
     let (callers, caller_any) = callers(local);
     Ok(Description {

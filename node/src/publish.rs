@@ -8,6 +8,7 @@ use weft_consensus::state::State;
 use weft_proto::Index;
 use weft_proto::facts::NodeFacts;
 use weft_proto::identity::NodeName;
+use weft_proto::planted::{Bug, planted};
 use weft_proxy::net::Net;
 use weft_proxy::plane::Plane;
 use weft_proxy::table::Table;
@@ -64,6 +65,9 @@ impl<N: Net> Publisher<N> {
         let index = state.index;
         match built {
             Ok(table) => {
+                if planted(Bug::AnnouncedEarly) && index.is_multiple_of(2) {
+                    return self.announce(Enforced { index, refused: String::new() });
+                }
                 self.plane.swap(table);
                 self.announce(Enforced { index, refused: String::new() });
             }

@@ -19,6 +19,7 @@ pub mod convert;
 pub mod document;
 pub mod facts;
 pub mod identity;
+pub mod planted;
 pub mod policy;
 pub mod resource;
 pub mod service;

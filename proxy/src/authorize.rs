@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
+use weft_proto::planted::{Bug, planted};
 
 use crate::accept::{Connection, End};
 use crate::identify::Relation;
@@ -71,8 +72,9 @@ fn judge<N: Net>(
     let verdict = decide(&relation, &relation.service, addresses, sni, asked);
     let elsewhere = || relation.end == End::Caller && relation.service.addresses_matter && leads_elsewhere(&relation);
     // The other node sees other addresses than this one, and has the last word on what it serves.
-    let permitted = verdict.allowed || elsewhere();
-    let here = verdict.allowed;
+    let trusted = planted(Bug::CalleeTrusts) && relation.end == End::Callee;
+    let permitted = verdict.allowed || elsewhere() || trusted;
+    let here = verdict.allowed || trusted;
     if here || !permitted {
         open.noted(Noting { by: verdict.by, noted: verdict.noted });
     }

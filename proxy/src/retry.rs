@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::sleep;
+use weft_proto::planted::{Bug, planted};
 
 use crate::accept::End;
 use crate::balance::Chosen;
@@ -102,6 +103,7 @@ impl Tries {
     /// Waits until the next try may begin; an error ends the exchange.
     pub(crate) async fn again(&mut self, failure: Failure, random: &Random) -> Result<(), Reject> {
         let pause = match failure.again {
+            Again::Never if planted(Bug::RetriedBlindly) => Duration::ZERO,
             Again::Never => return Err(failure.reject),
             Again::Fresh if self.fresh => return Err(failure.reject),
             Again::Fresh => {

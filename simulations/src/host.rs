@@ -21,7 +21,7 @@ use weft_proxy::plane::Transport;
 
 use crate::world::SimWorld;
 use crate::world::disk::SimDisk;
-use crate::world::network::{HostId, Network, SimNet};
+use crate::world::network::{HostId, Network, SimNet, SimStream};
 
 /// What a host's node is at the moment.
 #[derive(Clone, Default)]
@@ -42,8 +42,34 @@ pub enum Stage {
 pub enum Seen {
     /// A call's answer: its number and status; none where there was no answer.
     Answered(u64, Option<u16>),
-    /// A call reached the application: its number and path.
-    Arrived(u64, String),
+    /// A call reached the application.
+    Arrived(Arrived),
+}
+
+/// A call, as the application sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arrived {
+    /// Its number.
+    pub number: u64,
+    /// The host that it came from.
+    pub from: HostId,
+    /// Its path.
+    pub path: String,
+    /// Whether it is a POST.
+    pub post: bool,
+    /// Whether this is a later part of an answer that goes on.
+    pub goes_on: bool,
+}
+
+/// How a call is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// A GET with a short answer.
+    Get,
+    /// A POST with a short answer.
+    Post,
+    /// A GET whose answer comes in parts, for a while.
+    Long,
 }
 
 /// One host.
@@ -59,6 +85,8 @@ pub struct Host {
     frozen_until: u64,
     idle_ms: u64,
     runs_web: bool,
+    /// The services that its node may run, where not all.
+    pub narrow: Option<&'static str>,
 }
 
 /// Where the application listens.
@@ -67,6 +95,13 @@ const PROXY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15_00
 const MESH_PORT: u16 = 7946;
 /// Bound on a call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(4);
+/// Bound on a call whose caller waits longer than a link takes to be given up.
+const PATIENT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the application takes for a POST.
+const WORK: Duration = Duration::from_millis(40);
+/// Parts of an answer that goes on, and the time between them.
+const LONG_PARTS: usize = 40;
+const LONG_PAUSE: Duration = Duration::from_millis(250);
 
 impl Host {
     /// A host whose node has not started yet.
@@ -85,6 +120,7 @@ impl Host {
             frozen_until: 0,
             idle_ms: 0,
             runs_web,
+            narrow: None,
         }
     }
 
@@ -156,7 +192,7 @@ impl Host {
             transport: Transport::Tcp,
             workers: 1,
             access_sample: 0.0,
-            voters: 5,
+            voters: crate::run::VOTERS,
         }
     }
 
@@ -235,10 +271,17 @@ impl Host {
     }
 
     /// Calls `web` from here.
-    pub fn call(&self, number: u64, path: &str) {
-        let (net, seen, path) = (self.world.net().clone(), self.seen.clone(), path.to_owned());
+    pub fn call(&self, number: u64, path: &str, shape: Shape) {
+        let (net, seen) = (self.world.net().clone(), self.seen.clone());
+        let target = format!("{path}?{number}&{}{}", self.id, if shape == Shape::Long { "&long" } else { "" });
+        let bound = match shape {
+            Shape::Get => CALL_TIMEOUT,
+            Shape::Post => PATIENT_TIMEOUT,
+            Shape::Long => LONG_PAUSE * 2 * LONG_PARTS as u32,
+        };
+        let method = if shape == Shape::Post { "POST" } else { "GET" };
         self.spawn(async move {
-            let status = tokio::time::timeout(CALL_TIMEOUT, call(net, number, &path)).await.ok().flatten();
+            let status = tokio::time::timeout(bound, call(net, method, &target)).await.ok().flatten();
             seen.lock().push(Seen::Answered(number, status));
         });
     }
@@ -249,13 +292,15 @@ impl Host {
     }
 }
 
-async fn call(net: SimNet, number: u64, path: &str) -> Option<u16> {
+async fn call(net: SimNet, method: &str, target: &str) -> Option<u16> {
     let mut stream = net.dial(PROXY).await.ok()?;
-    let head =
-        format!("GET http://web.mesh:8080{path}?{number} HTTP/1.1\r\nHost: web.mesh:8080\r\nConnection: close\r\n\r\n");
+    let head = format!(
+        "{method} http://web.mesh:8080{target} HTTP/1.1\r\nHost: web.mesh:8080\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
     stream.write_all(head.as_bytes()).await.ok()?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.ok()?;
+    // The status counts even where the rest broke off.
+    let _ = stream.read_to_end(&mut answer).await;
     let text = String::from_utf8_lossy(&answer);
     text.get(9..12)?.parse().ok()
 }
@@ -264,24 +309,63 @@ async fn call(net: SimNet, number: u64, path: &str) -> Option<u16> {
 async fn serve(net: SimNet, seen: Arc<Mutex<Vec<Seen>>>) {
     let Ok(mut listener) = net.listen(APPLICATION) else { return };
     while let Ok(accepted) = listener.accept().await {
-        let (mut stream, seen) = (accepted.stream, seen.clone());
-        tokio::spawn(async move {
-            let mut head = Vec::new();
-            loop {
-                let Ok(byte) = stream.read_u8().await else { return };
-                head.push(byte);
-                if !head.ends_with(b"\r\n\r\n") {
-                    continue;
-                }
-                let text = String::from_utf8_lossy(&head).into_owned();
-                head.clear();
-                let target = text.split(' ').nth(1).unwrap_or_default();
-                let (path, number) = target.split_once('?').unwrap_or((target, "0"));
-                seen.lock().push(Seen::Arrived(number.parse().unwrap_or(0), path.to_owned()));
-                if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.is_err() {
-                    return;
-                }
-            }
-        });
+        tokio::spawn(answer(accepted.stream, seen.clone()));
+    }
+}
+
+async fn answer(mut stream: SimStream, seen: Arc<Mutex<Vec<Seen>>>) {
+    let mut head = Vec::new();
+    loop {
+        let Ok(byte) = stream.read_u8().await else { return };
+        head.push(byte);
+        if !head.ends_with(b"\r\n\r\n") {
+            continue;
+        }
+        let text = String::from_utf8_lossy(&head).into_owned();
+        head.clear();
+        let Some((arrived, long)) = read_request(&text) else { return };
+        seen.lock().push(Seen::Arrived(arrived.clone()));
+        if long {
+            return go_on(stream, seen, arrived).await;
+        }
+        if arrived.post {
+            tokio::time::sleep(WORK).await;
+        }
+        if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.is_err() {
+            return;
+        }
+    }
+}
+
+/// `METHOD PATH?NUMBER&HOST[&long]`
+fn read_request(text: &str) -> Option<(Arrived, bool)> {
+    let mut words = text.split(' ');
+    let (method, target) = (words.next()?, words.next()?);
+    let (path, rest) = target.split_once('?')?;
+    let mut parts = rest.split('&');
+    let number = parts.next()?.parse().ok()?;
+    let from = parts.next()?.parse().ok()?;
+    let arrived = Arrived { number, from, path: path.to_owned(), post: method == "POST", goes_on: false };
+    Some((arrived, parts.next().is_some()))
+}
+
+/// An answer in parts, until it is whole or nobody takes it any more.
+async fn go_on(mut stream: SimStream, seen: Arc<Mutex<Vec<Seen>>>, arrived: Arrived) {
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LONG_PARTS}\r\n\r\n");
+    if stream.write_all(head.as_bytes()).await.is_err() {
+        return;
+    }
+    let mut input = [0; 16];
+    for _ in 0..LONG_PARTS {
+        tokio::select! {
+            biased;
+            // The other end says nothing more; that it ends is how a broken exchange shows.
+            read = stream.read(&mut input) => if !matches!(read, Ok(1..)) { return },
+            () = tokio::time::sleep(LONG_PAUSE) => {}
+        }
+        if stream.write_all(b".").await.is_err() {
+            return;
+        }
+        seen.lock().push(Seen::Arrived(Arrived { goes_on: true, ..arrived.clone() }));
     }
 }

@@ -1,9 +1,11 @@
 //! What must hold at every moment, one file each.
 
+pub mod admission;
 pub mod agreement;
 pub mod authorization;
 pub mod durability;
 pub mod leadership;
+pub mod once;
 pub mod waiting;
 
 /// An invariant that broke.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
+use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand};
 use weft_simulations::faults::{FaultKind, KINDS};
@@ -83,16 +84,37 @@ struct Options {
     /// Faults that may be drawn, comma-separated, or `none` [default: all]
     #[arg(long, value_name = "LIST")]
     faults: Option<String>,
-    /// Plant a bug that the invariants must find: lying-disk
+    /// Plant a bug that the invariants must find: lying-disk, or one of the node's own in a build with the feature
+    /// `planted`
     #[arg(long, value_name = "NAME", value_parser = bug)]
-    bug: Option<Bug>,
+    bug: Option<Named>,
 }
 
-fn bug(name: &str) -> Result<Bug, String> {
-    match name {
-        "lying-disk" => Ok(Bug::LyingDisk),
-        other => Err(format!("{other:?} is no planted bug; there is: lying-disk")),
+/// Reads the name of a bug; those of the node itself are only in builds that have them.
+fn bug(name: &str) -> Result<Named, String> {
+    if name == LYING_DISK {
+        return Ok(Named(LYING_DISK, Bug::LyingDisk));
     }
+    #[cfg(feature = "planted")]
+    if let Some((name, bug)) = weft_proto::planted::BUGS.into_iter().find(|(known, _)| *known == name) {
+        return Ok(Named(name, Bug::Planted(bug)));
+    }
+    Err(format!("{name:?} is no bug that this build can plant; there are: {}", bugs().join(", ")))
+}
+
+/// A bug with its name.
+#[derive(Debug, Clone, Copy)]
+struct Named(&'static str, Bug);
+
+const LYING_DISK: &str = "lying-disk";
+
+/// The bugs that this build can plant.
+fn bugs() -> Vec<&'static str> {
+    #[cfg(feature = "planted")]
+    let own = weft_proto::planted::BUGS.map(|(name, _)| name);
+    #[cfg(not(feature = "planted"))]
+    let own = [];
+    [LYING_DISK].into_iter().chain(own).collect()
 }
 
 impl Options {
@@ -103,13 +125,13 @@ impl Options {
             Some(list) => list.split(',').map(|name| name.trim().parse::<FaultKind>()).collect::<Result<_, _>>()?,
         };
         let nodes = usize::try_from(self.nodes).unwrap_or(1);
-        Ok(Setup { seed, nodes, minutes: self.minutes, faults, bug: self.bug })
+        Ok(Setup { seed, nodes, minutes: self.minutes, faults, bug: self.bug.map(|Named(_, bug)| bug) })
     }
 
     fn arguments(&self) -> Vec<String> {
         let mut arguments = vec![format!("--nodes={}", self.nodes), format!("--minutes={}", self.minutes)];
         arguments.extend(self.faults.iter().map(|list| format!("--faults={list}")));
-        arguments.extend(self.bug.iter().map(|_| "--bug=lying-disk".to_owned()));
+        arguments.extend(self.bug.iter().map(|Named(name, _)| format!("--bug={name}")));
         arguments
     }
 }
@@ -223,11 +245,13 @@ fn line(seed: u64, report: &Report) -> String {
 }
 
 /// A process a seed: hash maps and tokio draw from counters of the whole process.
+#[expect(clippy::disallowed_methods, reason = "seeds are counted by real time")]
 fn sweep(from: u64, to: u64, jobs: Option<usize>, options: &Options) -> Result<bool, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let jobs = jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1);
     let mut running: BTreeMap<u64, Child> = BTreeMap::new();
     let (mut next, mut done, mut broken) = (from, 0u64, Vec::new());
+    let started = Instant::now();
     while next <= to || !running.is_empty() {
         while next <= to && running.len() < jobs {
             let mut command = Command::new(&program);
@@ -246,7 +270,8 @@ fn sweep(from: u64, to: u64, jobs: Option<usize>, options: &Options) -> Result<b
             println!("{text}");
             broken.push(seed);
         }
-        eprint!("\r{done} of {} seeds, {} broken ", to - from + 1, broken.len());
+        let rate = f64::from(u32::try_from(done).unwrap_or(u32::MAX)) / started.elapsed().as_secs_f64().max(0.001);
+        eprint!("\r{done} of {} seeds, {} broken, {rate:.1} seeds/s ", to - from + 1, broken.len());
     }
     eprintln!();
     println!(

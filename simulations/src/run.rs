@@ -4,7 +4,9 @@
 mod observe;
 mod operate;
 mod strike;
+mod visit;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -13,12 +15,13 @@ use weft_consensus::replica::Role;
 
 use crate::dice::Dice;
 use crate::faults::{Fault, FaultKind, plan};
-use crate::host::Host;
+use crate::host::{Host, Shape};
 use crate::invariants::Breach;
 use crate::invariants::agreement::Agreement;
 use crate::invariants::authorization::Authorization;
 use crate::invariants::durability::Durability;
 use crate::invariants::leadership::Leadership;
+use crate::invariants::once::Once;
 use crate::trace::{Kind, Trace};
 use crate::world::network::Network;
 
@@ -37,11 +40,14 @@ pub struct Setup {
     pub bug: Option<Bug>,
 }
 
-/// Bugs that can be planted without touching the node's code: what its world or its peers would have to be guilty of.
+/// Bugs that can be planted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bug {
-    /// Disks acknowledge before they flush.
+    /// Not the node's: disks acknowledge before they flush.
     LyingDisk,
+    /// The node's own, in builds that have them.
+    #[cfg(feature = "planted")]
+    Planted(weft_proto::planted::Bug),
 }
 
 /// How a run ended.
@@ -61,12 +67,16 @@ pub struct Report {
     pub faults: usize,
 }
 
+/// Voters that are wanted, as in production by default.
+pub(crate) const VOTERS: usize = 5;
 /// Length of a step, in milliseconds.
 const STEP: u64 = 5;
 /// How long the mesh has to form.
 const FORMING: u64 = 60_000;
 /// How long it has to be whole again after the last fault.
-const HEALING: u64 = 90_000;
+const HEALING: u64 = 150_000;
+/// The host whose operator runs a service on it that its node was not admitted for.
+const NARROW: usize = 2;
 /// Rounds of calls in the end, and how long each takes.
 const ROUNDS: usize = 6;
 const ROUND: u64 = 5_000;
@@ -82,7 +92,7 @@ enum Told {
     Refused { policy: String, present: bool },
     Nothing,
     Waited { index: u64, tables: Vec<String> },
-    Line(String),
+    Line { services: &'static str, line: String, id: String },
 }
 
 struct Run {
@@ -92,11 +102,15 @@ struct Run {
     trace: Trace,
     dice: Dice,
     told: Arc<Mutex<Vec<Told>>>,
-    line: Option<String>,
+    /// Join lines, by the services that they are for.
+    lines: BTreeMap<&'static str, String>,
+    /// The newest token: its line and id.
+    token: Option<(String, String)>,
     leadership: Leadership,
     agreement: Agreement,
     durability: Durability,
     authorization: Authorization,
+    once: Once,
     next_call: u64,
     calls: [u64; 3],
     decisions: (u64, u64),
@@ -106,21 +120,31 @@ struct Run {
 /// Runs.
 pub fn run(setup: Setup) -> Report {
     crate::entropy::seed(setup.seed);
-    let network = Network::new(setup.nodes, setup.seed);
+    #[cfg(feature = "planted")]
+    if let Some(Bug::Planted(bug)) = setup.bug {
+        weft_proto::planted::plant(bug);
+    }
+    // One place is for visitors.
+    let network = Network::new(setup.nodes + 1, setup.seed);
     let lying = setup.bug == Some(Bug::LyingDisk);
-    let host = |id| Host::new(&network, id, setup.seed, id % 2 == 1 || setup.nodes < 3, lying);
-    let hosts = (0..setup.nodes).map(host).collect();
+    let host = |id| Host::new(&network, id, setup.seed, id % 2 == 1 || setup.nodes < 3 || id == NARROW, lying);
+    let mut hosts: Vec<Host> = (0..setup.nodes).map(host).collect();
+    if let Some(host) = hosts.get_mut(NARROW) {
+        host.narrow = Some("front");
+    }
     let mut run = Run {
         dice: Dice::new(setup.seed, "load"),
         network,
         hosts,
         trace: Trace::default(),
         told: Arc::default(),
-        line: None,
+        lines: BTreeMap::new(),
+        token: None,
         leadership: Leadership::default(),
         agreement: Agreement::default(),
         durability: Durability::default(),
         authorization: Authorization::default(),
+        once: Once::default(),
         next_call: 0,
         calls: [0; 3],
         decisions: (0, 0),
@@ -130,7 +154,8 @@ pub fn run(setup: Setup) -> Report {
     let end = FORMING + run.setup.minutes * 60_000;
     let faults = plan(run.setup.seed, &run.setup.faults.clone(), FORMING, end);
     let count = faults.len();
-    let outcome = run.form().and_then(|()| run.suffer(faults, end)).and_then(|()| run.heal());
+    let outcome =
+        run.form().and_then(|()| run.suffer(faults, end)).and_then(|()| run.heal()).and_then(|()| run.visit());
     let simulated = run.network.now();
     let breach = outcome.err().map(|breach| (simulated, breach));
     if let Some((at, breach)) = &breach {
@@ -152,16 +177,21 @@ impl Run {
             self.step()?;
             if !asked && self.hosts[0].node().is_some() {
                 asked = true;
-                self.ask_for_line(0);
+                self.ask_for_line(0, "*");
+                self.ask_for_line(0, "front");
             }
             if !renewed && self.network.now() > FORMING / 2 {
                 // One that names all voters, for nodes that join anew when the first host is down.
                 renewed = true;
-                self.ask_for_line(self.hosts.len() - 1);
+                self.ask_for_line(self.hosts.len() - 1, "*");
+                self.ask_for_line(self.hosts.len() - 1, "front");
             }
-            if let Some(line) = self.line.clone() {
-                for host in self.hosts.iter_mut().skip(1).filter(|host| !host.is_up()) {
-                    host.start(Start::Join { line: line.clone() });
+            if self.lines.len() == 2 {
+                for host in 1..self.hosts.len() {
+                    if !self.hosts[host].is_up() {
+                        let line = self.line_of(host);
+                        self.hosts[host].start(Start::Join { line });
+                    }
                 }
             }
         }
@@ -169,6 +199,11 @@ impl Run {
             true => Ok(()),
             false => Err(Breach { invariant: "a mesh forms", text: self.shape() }),
         }
+    }
+
+    /// The line that a host joins by.
+    fn line_of(&self, host: usize) -> String {
+        self.lines.get(self.hosts[host].narrow.unwrap_or("*")).cloned().unwrap_or_default()
     }
 
     /// Faults and load.
@@ -227,8 +262,13 @@ impl Run {
         let nodes: Vec<_> = self.hosts.iter().filter_map(Host::node).collect();
         let index = nodes.iter().map(|node| node.state().index).max().unwrap_or(0);
         let led = nodes.iter().any(|node| node.raft_status().role == Role::Leader);
+        let names: Vec<_> = nodes.iter().map(|node| node.name().clone()).collect();
+        let wanted = self.hosts.len().min(VOTERS);
+        let voters = if wanted % 2 == 1 { wanted } else { wanted - 1 };
         let all = |node: &Arc<weft::Node<_>>| {
-            node.is_ready() && node.plane().table().index == index && node.live().len() == self.hosts.len()
+            let found = node.raft_status().voters;
+            let voted = found.len() == voters && found.iter().all(|voter| names.contains(voter));
+            node.is_ready() && node.plane().table().index == index && node.live().len() == self.hosts.len() && voted
         };
         nodes.len() == self.hosts.len() && led && nodes.iter().all(all)
     }
@@ -243,7 +283,7 @@ impl Run {
         for _ in 0..ROUNDS {
             let succeeded = self.calls[0];
             for host in 0..self.hosts.len() {
-                self.call_from(host, "/open");
+                self.call_from(host, "/open", Shape::Get);
             }
             let deadline = self.network.now() + ROUND;
             while self.network.now() < deadline {

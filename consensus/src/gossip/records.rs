@@ -11,6 +11,7 @@ use prost::Message as _;
 use tokio::time::Instant;
 use weft_proto::facts::NodeFacts;
 use weft_proto::identity::NodeName;
+use weft_proto::planted::{Bug, planted};
 use weft_proto::wire::mesh as wire;
 
 use super::{Signer, Verifier};
@@ -104,7 +105,9 @@ impl Records {
     /// heartbeats can be forged so as to hide a node's own, signatures can't.
     pub(super) fn live(&self, alive: &BTreeSet<NodeName>, fresh: Duration) -> BTreeMap<NodeName, NodeFacts> {
         let lives = |name: &NodeName, record: &Record| {
-            alive.contains(name) || record.advanced.is_some_and(|advanced| advanced.elapsed() < fresh)
+            planted(Bug::DeadStayLive)
+                || alive.contains(name)
+                || record.advanced.is_some_and(|advanced| advanced.elapsed() < fresh)
         };
         self.believed
             .iter()

@@ -1,9 +1,10 @@
 //! Real `weft` processes on this machine, each with a directory and ports of its own.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,12 +23,15 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A port that nobody listens on, for TCP and UDP.
+/// A port that nobody listens on, for TCP and UDP, below those that the kernel gives to outgoing connections, so that
+/// none of them takes it before it is used.
 pub fn free_port() -> u16 {
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
     loop {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("bound").port();
-        if std::net::UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+        let next = std::process::id() * 61 + TAKEN.fetch_add(1, Ordering::Relaxed);
+        let port = 4096 + u16::try_from(next % 24_576).expect("in range");
+        let everywhere = (Ipv4Addr::UNSPECIFIED, port);
+        if TcpListener::bind(everywhere).is_ok() && UdpSocket::bind(everywhere).is_ok() {
             return port;
         }
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
@@ -187,10 +188,19 @@ impl Setup {
     }
 }
 
-/// An address that was free just now.
+/// An address that nobody listens on, for TCP and UDP: one of this process alone, and a port below those that the kernel
+/// gives to outgoing connections, so that none of them takes it before it is used.
 pub(crate) fn free() -> SocketAddr {
-    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("bound")
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    loop {
+        let port = 4096 + TAKEN.fetch_add(1, Ordering::Relaxed);
+        let address = SocketAddr::from(([127, 1 + high, middle, low], port));
+        // A server of every address of the host holds it too.
+        if std::net::TcpListener::bind(address).is_ok() && std::net::UdpSocket::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 impl Mesh {

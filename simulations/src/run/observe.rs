@@ -3,8 +3,8 @@
 use weft_consensus::replica::Role;
 
 use super::{PATHS, Run, Told};
-use crate::host::{Host, Seen, Stage};
-use crate::invariants::{Breach, waiting};
+use crate::host::{Arrived, Host, Seen, Stage};
+use crate::invariants::{Breach, admission, waiting};
 use crate::trace::Kind;
 
 impl Run {
@@ -13,7 +13,10 @@ impl Run {
         let told = std::mem::take(&mut *self.told.lock());
         for one in told {
             match one {
-                Told::Line(line) => self.line = Some(line),
+                Told::Line { services, line, id } => {
+                    drop(self.lines.insert(services, line.clone()));
+                    self.token = Some((line, id));
+                }
                 Told::Nothing => self.decisions.1 += 1,
                 Told::Refused { policy, present } => self.durability.refused(&policy, present),
                 Told::Acknowledged { policy, present, index } => {
@@ -35,10 +38,7 @@ impl Run {
         for host in 0..self.hosts.len() {
             for seen in self.hosts[host].take_seen() {
                 match seen {
-                    Seen::Arrived(number, path) => {
-                        self.trace.add(now, Some(host), Kind::Allowed, format!("call {number} to {path} arrived"));
-                        self.authorization.arrived(host, &path, now)?;
-                    }
+                    Seen::Arrived(call) => self.arrived(host, &call, now)?,
                     Seen::Answered(number, status) => {
                         let (kind, at) = match status {
                             Some(200) => (Kind::Allowed, 0),
@@ -52,6 +52,20 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// A call reached an application, or more of its answer was taken there.
+    fn arrived(&mut self, host: usize, call: &Arrived, now: u64) -> Result<(), Breach> {
+        if !call.goes_on {
+            self.trace.add(now, Some(host), Kind::Allowed, format!("call {} to {} arrived", call.number, call.path));
+            if call.post {
+                self.once.arrived(call.number)?;
+            }
+        }
+        if self.hosts[host].narrow.is_some() {
+            admission::arrived(host, call.from)?;
+        }
+        self.authorization.arrived(host, &call.path, now)
     }
 
     /// The nodes themselves.
@@ -72,6 +86,7 @@ impl Run {
             }
             let state = node.state();
             if self.agreement.saw(id, &state)? {
+                admission::certificates(&state)?;
                 self.durability.check(id, &state)?;
             }
             self.authorization.saw(id, &state, node.plane().table().index, &paths, now);

@@ -3,16 +3,22 @@
 use weft::api::schema::{ApplyRequest, Text, TokenRequest};
 
 use super::{PATHS, Run, Told};
+use crate::host::Shape;
 use crate::invariants::authorization::policy_of;
 
 impl Run {
-    pub(super) fn ask_for_line(&self, host: usize) {
+    /// Has a token made for nodes that may run these services.
+    pub(super) fn ask_for_line(&self, host: usize, services: &'static str) {
+        self.ask_for_token(host, (services, 30 * 86_400, 10_000));
+    }
+
+    pub(super) fn ask_for_token(&self, host: usize, (services, lifetime_s, uses): (&'static str, u64, u32)) {
         let Some(node) = self.hosts[host].node() else { return };
         let told = self.told.clone();
         self.hosts[host].spawn(async move {
-            let request = TokenRequest { lifetime_s: 30 * 86_400, uses: 10_000, services: vec!["*".into()] };
+            let request = TokenRequest { lifetime_s, uses, services: vec![services.into()] };
             if let Ok(token) = node.api_create_token(request).await {
-                told.lock().push(Told::Line(token.line));
+                told.lock().push(Told::Line { services, line: token.line, id: token.id });
             }
         });
     }
@@ -20,12 +26,17 @@ impl Run {
     pub(super) fn call(&mut self) {
         let host = self.dice.below(self.hosts.len());
         let path = PATHS[self.dice.below(PATHS.len())];
-        self.call_from(host, path);
+        let shape = match self.dice.below(8) {
+            0 => Shape::Long,
+            1..4 => Shape::Post,
+            _ => Shape::Get,
+        };
+        self.call_from(host, path, shape);
     }
 
-    pub(super) fn call_from(&mut self, host: usize, path: &str) {
+    pub(super) fn call_from(&mut self, host: usize, path: &str, shape: Shape) {
         self.next_call += 1;
-        self.hosts[host].call(self.next_call, path);
+        self.hosts[host].call(self.next_call, path, shape);
     }
 
     /// An operator changes a policy somewhere, and now and then waits until it is in force everywhere.

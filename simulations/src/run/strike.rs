@@ -46,7 +46,13 @@ impl Run {
                 let off = i64::try_from(amount % 240_000).unwrap_or(0) - 120_000;
                 self.hosts[pick].world().skew(off);
             }
-            FaultKind::SlowDisk => self.hosts[pick].disk().slow(Some((50, 100 + amount % 900))),
+            FaultKind::SlowDisk => {
+                // Half of the time everywhere, as where all share what is below them.
+                let strikes = |host: &usize| *host == pick || amount & 1 == 0;
+                for host in (0..count).filter(strikes) {
+                    self.hosts[host].disk().slow(Some((50, 100 + amount % 900)));
+                }
+            }
             FaultKind::FullDisk => self.hosts[pick].disk().fill_up(true),
         }
     }
@@ -73,7 +79,7 @@ impl Run {
             FaultKind::Delay => self.network.change(|conditions| conditions.latency = (1, 3)),
             FaultKind::Freeze => self.hosts[pick].freeze(0),
             FaultKind::Clock => self.hosts[pick].world().skew(0),
-            FaultKind::SlowDisk => self.hosts[pick].disk().slow(None),
+            FaultKind::SlowDisk => self.hosts.iter().for_each(|host| host.disk().slow(None)),
             FaultKind::FullDisk => self.hosts[pick].disk().fill_up(false),
         }
     }
@@ -88,8 +94,8 @@ impl Run {
         if self.hosts[host].is_up() {
             return;
         }
-        let line = self.line.clone().unwrap_or_default();
         // A disk with a node on it is resumed, whatever the line says.
+        let line = self.line_of(host);
         self.hosts[host].start(Start::Join { line });
         self.trace.add(self.network.now(), Some(host), Kind::Node, "starts");
     }

@@ -1,0 +1,95 @@
+//! The net is tested: every bug that can be planted in the node is caught, here by a seed that is known to catch it.
+//! Only in builds with the feature `planted`.
+#![cfg(feature = "planted")]
+
+use std::collections::BTreeSet;
+use std::process::{Child, Command, Stdio};
+
+use weft_proto::planted::BUGS;
+
+/// A bug, a seed of two minutes that catches it, the invariant that breaks, and options beyond those.
+const CAUGHT: [(&str, &str, &str, &[&str]); 22] = [
+    ("flush-skipped", "8", "equal states at equal indexes", &["--faults", "blackout,slow-disk"]),
+    ("vote-not-kept", "1", "one leader a term", &["--faults", "kill,partition,blackout,isolate"]),
+    ("checksum-ignored", "2", "equal states at equal indexes", &[]),
+    ("entry-skipped", "1", "equal states at equal indexes", &[]),
+    (
+        "answers-forgotten",
+        "5",
+        "acknowledged decisions are kept",
+        &["--faults", "delay,loss,partition,one-way,flap,isolate"],
+    ),
+    ("acknowledged-early", "1", "a mesh forms", &[]),
+    ("timeout-as-success", "5", "acknowledged decisions are kept", &[]),
+    (
+        "uncommitted-fed",
+        "13",
+        "equal states at equal indexes",
+        &["--nodes", "7", "--faults", "partition,isolate,kill,blackout"],
+    ),
+    ("promotion-ignored", "3", "a mesh heals", &[]),
+    ("dead-voters-kept", "1", "a mesh heals", &[]),
+    ("dead-stay-live", "4", "a mesh heals", &[]),
+    ("waiting-skipped", "1", "waiting claims only what is so", &[]),
+    ("announced-early", "1", "waiting claims only what is so", &[]),
+    ("policy-left-out", "1", "what is denied does not arrive", &[]),
+    ("callee-trusts", "5", "what is denied does not arrive", &[]),
+    ("rejudging-skipped", "1", "what is denied does not arrive", &[]),
+    ("retried-blindly", "15", "a POST arrives at most once", &[]),
+    ("grants-unchecked", "1", "certificates only as admitted", &[]),
+    ("revoked-token-taken", "1", "joining takes a good token", &[]),
+    ("expired-token-taken", "1", "joining takes a good token", &[]),
+    ("secret-unchecked", "1", "joining takes a good token", &[]),
+    ("uses-uncounted", "1", "joining takes a good token", &[]),
+];
+
+/// Runs all of these, as many at once as there are processors; what each tells.
+fn told(all: &[Vec<&str>]) -> Vec<String> {
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut told = Vec::new();
+    for some in all.chunks(jobs) {
+        let runs: Vec<Child> = some.iter().map(|options| start(options)).collect();
+        for run in runs {
+            let output = run.wait_with_output().expect("it ends");
+            told.push(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+    }
+    told
+}
+
+fn start(options: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weft-sim"));
+    command.args(["run", "--minutes", "2"]).args(options);
+    command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it runs")
+}
+
+fn without_bug((_, seed, _, more): &(&'static str, &'static str, &'static str, &[&'static str])) -> Vec<&'static str> {
+    ["--seed", seed].into_iter().chain(more.iter().copied()).collect()
+}
+
+#[test]
+fn planted_bugs_are_caught() {
+    let runs = CAUGHT.map(|caught| [without_bug(&caught), vec!["--bug", caught.0]].concat());
+    let broke = |((bug, seed, invariant, _), told): (&(&str, &str, &str, _), String)| {
+        let missed = !told.contains(&format!(": {invariant}: "));
+        missed.then(|| format!("{bug}, seed {seed}, should break {invariant:?}: {told}"))
+    };
+    let missed: Vec<String> = CAUGHT.iter().zip(told(&runs)).filter_map(broke).collect();
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
+#[test]
+fn without_the_bugs_the_same_runs_break_nothing() {
+    let runs: BTreeSet<Vec<&str>> = CAUGHT.iter().map(without_bug).collect();
+    let told = told(&runs.into_iter().collect::<Vec<_>>());
+    let broken: Vec<&String> = told.iter().filter(|told| !told.contains(": ok")).collect();
+    assert!(broken.is_empty(), "{broken:?}");
+}
+
+#[test]
+fn every_bug_is_tried() {
+    let tried: Vec<&str> = CAUGHT.iter().map(|(bug, ..)| *bug).collect();
+    for (name, _) in BUGS {
+        assert!(tried.contains(&name), "no seed is named that catches {name}");
+    }
+}

@@ -36,10 +36,20 @@ pub enum FaultKind {
     BitFlip,
     /// All processes end at once.
     Blackout,
+    /// A host comes back with an empty disk and a new name.
+    Wipe,
+    /// A process ends again and again.
+    Storm,
+    /// The applications of a host end and come back.
+    Application,
+    /// Callers of a host call as fast as they can.
+    Overload,
+    /// Somebody who is no member sends what he likes to a node's port.
+    Stranger,
 }
 
 /// All kinds.
-pub const KINDS: [FaultKind; 14] = [
+pub const KINDS: [FaultKind; 19] = [
     FaultKind::Kill,
     FaultKind::Power,
     FaultKind::Partition,
@@ -54,6 +64,11 @@ pub const KINDS: [FaultKind; 14] = [
     FaultKind::FullDisk,
     FaultKind::BitFlip,
     FaultKind::Blackout,
+    FaultKind::Wipe,
+    FaultKind::Storm,
+    FaultKind::Application,
+    FaultKind::Overload,
+    FaultKind::Stranger,
 ];
 
 impl FaultKind {
@@ -73,6 +88,11 @@ impl FaultKind {
             Self::FullDisk => "full-disk",
             Self::BitFlip => "bit-flip",
             Self::Blackout => "blackout",
+            Self::Wipe => "wipe",
+            Self::Storm => "storm",
+            Self::Application => "application",
+            Self::Overload => "overload",
+            Self::Stranger => "stranger",
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One simulated host: the shipped node, an application behind it, and callers in front, on a runtime of its own whose
+//! One simulated host: the shipped node, applications behind it, and callers in front, on a runtime of its own whose
 //! clock only the simulation moves.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use weft::api::schema::{PortSpec, ServiceSpec};
@@ -16,12 +15,16 @@ use weft::registry::{self, Local};
 use weft::start::{Host as HostParts, Node, start};
 use weft::world::World;
 use weft_proto::identity::NodeName;
-use weft_proxy::net::{Listener, Net};
 use weft_proxy::plane::Transport;
 
+use crate::application::{self, Seen};
+use crate::call::Call;
+use crate::caller;
+use crate::mesh::assertion::Caller;
+use crate::mesh::{Mesh, Protocol};
 use crate::world::SimWorld;
 use crate::world::disk::SimDisk;
-use crate::world::network::{HostId, Network, SimNet, SimStream};
+use crate::world::network::{HostId, Network, SimNet};
 
 /// What a host's node is at the moment.
 #[derive(Clone, Default)]
@@ -37,41 +40,6 @@ pub enum Stage {
     Refused(String),
 }
 
-/// What callers and applications saw since it was last asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Seen {
-    /// A call's answer: its number and status; none where there was no answer.
-    Answered(u64, Option<u16>),
-    /// A call reached the application.
-    Arrived(Arrived),
-}
-
-/// A call, as the application sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Arrived {
-    /// Its number.
-    pub number: u64,
-    /// The host that it came from.
-    pub from: HostId,
-    /// Its path.
-    pub path: String,
-    /// Whether it is a POST.
-    pub post: bool,
-    /// Whether this is a later part of an answer that goes on.
-    pub goes_on: bool,
-}
-
-/// How a call is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
-    /// A GET with a short answer.
-    Get,
-    /// A POST with a short answer.
-    Post,
-    /// A GET whose answer comes in parts, for a while.
-    Long,
-}
-
 /// One host.
 pub struct Host {
     id: HostId,
@@ -84,28 +52,25 @@ pub struct Host {
     seen: Arc<Mutex<Vec<Seen>>>,
     frozen_until: u64,
     idle_ms: u64,
-    runs_web: bool,
-    /// The services that its node may run, where not all.
-    pub narrow: Option<&'static str>,
+    mesh: Arc<Mesh>,
+    /// The services that run on it, by place.
+    runs: Vec<usize>,
+    /// Whether its applications take connections.
+    open: watch::Sender<bool>,
 }
 
-/// Where the application listens.
-const APPLICATION: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 18_080);
-const PROXY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15_001);
-const MESH_PORT: u16 = 7946;
-/// Bound on a call.
-const CALL_TIMEOUT: Duration = Duration::from_secs(4);
-/// Bound on a call whose caller waits longer than a link takes to be given up.
-const PATIENT_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long the application takes for a POST.
-const WORK: Duration = Duration::from_millis(40);
-/// Parts of an answer that goes on, and the time between them.
-const LONG_PARTS: usize = 40;
-const LONG_PAUSE: Duration = Duration::from_millis(250);
+/// Where local callers reach the mesh.
+pub const PROXY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15_001);
+/// Where nodes reach each other.
+pub const MESH_PORT: u16 = 7946;
+/// The first user of a service's processes; that of the next is one higher.
+const FIRST_USER: u32 = 1000;
+/// Where the first application listens.
+const FIRST_PORT: u16 = 18_000;
 
 impl Host {
     /// A host whose node has not started yet.
-    pub fn new(network: &Arc<Network>, id: HostId, seed: u64, runs_web: bool, lying_disk: bool) -> Self {
+    pub fn new(network: &Arc<Network>, id: HostId, seed: u64, mesh: &Arc<Mesh>, lying_disk: bool) -> Self {
         let disk = SimDisk::new(network.clone(), seed ^ (id as u64) << 32, lying_disk);
         let world = SimWorld::new(network, id, disk.clone(), seed);
         Self {
@@ -119,9 +84,20 @@ impl Host {
             seen: Arc::default(),
             frozen_until: 0,
             idle_ms: 0,
-            runs_web,
-            narrow: None,
+            mesh: mesh.clone(),
+            runs: Vec::new(),
+            open: watch::channel(true).0,
         }
+    }
+
+    /// Has these services run on it, by place.
+    pub fn run(&mut self, services: Vec<usize>) {
+        self.runs = services;
+    }
+
+    /// Whether its applications take connections.
+    pub fn open(&self, open: bool) {
+        self.open.send_replace(open);
     }
 
     /// Its disk.
@@ -160,15 +136,24 @@ impl Host {
         self.lives += 1;
         *self.stage.lock() = Stage::Starting;
         let config = self.config(how);
-        let (world, stage, seen) = (self.world.clone(), self.stage.clone(), self.seen.clone());
+        let (world, stage) = (self.world.clone(), self.stage.clone());
         let parts = self.parts();
+        for service in &self.runs {
+            let application = application::Application {
+                net: world.net().clone(),
+                address: target(*service),
+                service: *service,
+                protocol: self.mesh.services[*service].protocol,
+                seen: self.seen.clone(),
+            };
+            runtime.spawn(application.serve(self.open.subscribe()));
+        }
         runtime.spawn(async move {
             match start(config, world.clone(), parts).await {
                 Err(error) => *stage.lock() = Stage::Refused(error.to_string()),
                 Ok((node, mut records)) => {
                     tokio::spawn(async move { while records.recv().await.is_some() {} });
                     tokio::spawn(node.plane().clone().run_worker(0));
-                    tokio::spawn(serve(world.net().clone(), seen));
                     *stage.lock() = Stage::Running(node);
                 }
             }
@@ -196,25 +181,24 @@ impl Host {
         }
     }
 
-    /// What is registered on the host: `web` where it runs, and who calls.
+    /// What is registered on the host.
     fn parts(&self) -> HostParts {
-        let port = |number| PortSpec { port: number, target: None, protocol: weft_proto::service::Protocol::Http };
-        let spec = |name: &str, ports, caller: Option<&str>| ServiceSpec {
-            name: name.to_owned(),
-            ports,
-            check: None,
-            user: None,
-            caller: caller.map(str::to_owned),
-            weight: None,
-        };
-        let mut specs = vec![spec("front", vec![port(9000)], Some("any"))];
-        if self.runs_web {
-            let web = PortSpec { target: Some(APPLICATION.to_string()), ..port(8080) };
-            specs.push(spec("web", vec![web], None));
-        }
         let mut local = Local::default();
-        for spec in specs {
-            let service = registry::parse(&spec, |_| None).expect("a good specification");
+        for service in &self.runs {
+            let it = &self.mesh.services[*service];
+            let protocol = match it.protocol {
+                Protocol::Http => weft_proto::service::Protocol::Http,
+                Protocol::Tcp => weft_proto::service::Protocol::Tcp,
+            };
+            let spec = ServiceSpec {
+                name: it.name.clone(),
+                ports: vec![PortSpec { port: it.port, target: Some(target(*service).to_string()), protocol }],
+                check: Some("tcp".into()),
+                user: Some(it.name.clone()),
+                caller: None,
+                weight: None,
+            };
+            let service = registry::parse(&spec, |_| Some(user(*service))).expect("a good specification");
             local.services.insert(service.name.clone(), service);
         }
         HostParts {
@@ -263,6 +247,11 @@ impl Host {
         });
     }
 
+    /// Tasks of its process.
+    pub fn tasks(&self) -> usize {
+        self.runtime.as_ref().map_or(0, |runtime| runtime.metrics().num_alive_tasks())
+    }
+
     /// Runs something on the host.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         if let Some(runtime) = &self.runtime {
@@ -270,19 +259,26 @@ impl Host {
         }
     }
 
-    /// Calls `web` from here.
-    pub fn call(&self, number: u64, path: &str, shape: Shape) {
-        let (net, seen) = (self.world.net().clone(), self.seen.clone());
-        let target = format!("{path}?{number}&{}{}", self.id, if shape == Shape::Long { "&long" } else { "" });
-        let bound = match shape {
-            Shape::Get => CALL_TIMEOUT,
-            Shape::Post => PATIENT_TIMEOUT,
-            Shape::Long => LONG_PAUSE * 2 * LONG_PARTS as u32,
+    /// Makes a call from here.
+    pub fn call(&self, number: u64, call: &Call) {
+        let net = match call.from {
+            Caller::Outside => self.world.net().clone(),
+            Caller::Service(service) => self.world.net().of_user(user(service)),
         };
-        let method = if shape == Shape::Post { "POST" } else { "GET" };
+        let (seen, to) = (self.seen.clone(), &self.mesh.services[call.to]);
+        let made = caller::make(net, number, call.clone(), to);
         self.spawn(async move {
-            let status = tokio::time::timeout(bound, call(net, method, &target)).await.ok().flatten();
+            let status = made.await;
             seen.lock().push(Seen::Answered(number, status));
+        });
+    }
+
+    /// Somebody from elsewhere sends something to this host.
+    pub fn be_intruded(&self, net: SimNet, address: SocketAddr, what: Vec<u8>) {
+        let seen = self.seen.clone();
+        self.spawn(async move {
+            let first = caller::intrude(net, address, &what).await;
+            seen.lock().push(Seen::Stranger(first));
         });
     }
 
@@ -292,80 +288,12 @@ impl Host {
     }
 }
 
-async fn call(net: SimNet, method: &str, target: &str) -> Option<u16> {
-    let mut stream = net.dial(PROXY).await.ok()?;
-    let head = format!(
-        "{method} http://web.mesh:8080{target} HTTP/1.1\r\nHost: web.mesh:8080\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    );
-    stream.write_all(head.as_bytes()).await.ok()?;
-    let mut answer = Vec::new();
-    // The status counts even where the rest broke off.
-    let _ = stream.read_to_end(&mut answer).await;
-    let text = String::from_utf8_lossy(&answer);
-    text.get(9..12)?.parse().ok()
+/// The user of a service's processes.
+pub fn user(service: usize) -> u32 {
+    FIRST_USER + u32::try_from(service).unwrap_or(0)
 }
 
-/// The application: tells what reaches it.
-async fn serve(net: SimNet, seen: Arc<Mutex<Vec<Seen>>>) {
-    let Ok(mut listener) = net.listen(APPLICATION) else { return };
-    while let Ok(accepted) = listener.accept().await {
-        tokio::spawn(answer(accepted.stream, seen.clone()));
-    }
-}
-
-async fn answer(mut stream: SimStream, seen: Arc<Mutex<Vec<Seen>>>) {
-    let mut head = Vec::new();
-    loop {
-        let Ok(byte) = stream.read_u8().await else { return };
-        head.push(byte);
-        if !head.ends_with(b"\r\n\r\n") {
-            continue;
-        }
-        let text = String::from_utf8_lossy(&head).into_owned();
-        head.clear();
-        let Some((arrived, long)) = read_request(&text) else { return };
-        seen.lock().push(Seen::Arrived(arrived.clone()));
-        if long {
-            return go_on(stream, seen, arrived).await;
-        }
-        if arrived.post {
-            tokio::time::sleep(WORK).await;
-        }
-        if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.is_err() {
-            return;
-        }
-    }
-}
-
-/// `METHOD PATH?NUMBER&HOST[&long]`
-fn read_request(text: &str) -> Option<(Arrived, bool)> {
-    let mut words = text.split(' ');
-    let (method, target) = (words.next()?, words.next()?);
-    let (path, rest) = target.split_once('?')?;
-    let mut parts = rest.split('&');
-    let number = parts.next()?.parse().ok()?;
-    let from = parts.next()?.parse().ok()?;
-    let arrived = Arrived { number, from, path: path.to_owned(), post: method == "POST", goes_on: false };
-    Some((arrived, parts.next().is_some()))
-}
-
-/// An answer in parts, until it is whole or nobody takes it any more.
-async fn go_on(mut stream: SimStream, seen: Arc<Mutex<Vec<Seen>>>, arrived: Arrived) {
-    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LONG_PARTS}\r\n\r\n");
-    if stream.write_all(head.as_bytes()).await.is_err() {
-        return;
-    }
-    let mut input = [0; 16];
-    for _ in 0..LONG_PARTS {
-        tokio::select! {
-            biased;
-            // The other end says nothing more; that it ends is how a broken exchange shows.
-            read = stream.read(&mut input) => if !matches!(read, Ok(1..)) { return },
-            () = tokio::time::sleep(LONG_PAUSE) => {}
-        }
-        if stream.write_all(b".").await.is_err() {
-            return;
-        }
-        seen.lock().push(Seen::Arrived(Arrived { goes_on: true, ..arrived.clone() }));
-    }
+/// Where the application of a service listens.
+pub fn target(service: usize) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), FIRST_PORT + u16::try_from(service).unwrap_or(0))
 }

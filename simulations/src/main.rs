@@ -1,16 +1,21 @@
 //! `weft-sim`: disasters on demand.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::thread;
-use std::time::Instant;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
+use weft_simulations::chaos;
 use weft_simulations::faults::{FaultKind, KINDS};
+use weft_simulations::mesh::Mesh;
 use weft_simulations::run::{Bug, Report, Setup, run};
 use weft_simulations::timeline;
 use weft_simulations::trace::Kind;
+
+#[path = "main/sweep.rs"]
+mod sweep;
+
+use sweep::{SweepOptions, sweep};
 
 /// Runs the shipped node through disasters that follow from a seed.
 #[derive(Debug, Parser)]
@@ -41,9 +46,8 @@ enum Cmd {
         /// Last seed
         #[arg(long)]
         to: u64,
-        /// Runs at once [default: all cores]
-        #[arg(long)]
-        jobs: Option<usize>,
+        #[command(flatten)]
+        how: SweepOptions,
         #[command(flatten)]
         options: Options,
     },
@@ -64,6 +68,20 @@ enum Cmd {
         #[command(flatten)]
         options: Options,
     },
+    /// Real processes in network namespaces, with real faults; for root. Exit code 1 where an invariant broke
+    Chaos {
+        #[command(flatten)]
+        options: ChaosOptions,
+    },
+    /// What lives on a host of real chaos
+    #[command(hide = true)]
+    Inhabit,
+    /// What is between the hosts of real chaos
+    #[command(hide = true)]
+    Relay {
+        /// How many they are
+        hosts: usize,
+    },
     /// The smallest run of a seed that breaks the same invariant: fewer hosts, minutes, kinds of faults
     Shrink {
         /// The seed
@@ -71,6 +89,40 @@ enum Cmd {
         #[command(flatten)]
         options: Options,
     },
+}
+
+#[derive(Debug, Args)]
+struct ChaosOptions {
+    /// Which faults and which load are drawn; what comes of them is real and differs
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Hosts, 1 to 32
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=32))]
+    nodes: u64,
+    /// Minutes of faults and load
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=100_000))]
+    minutes: u64,
+    /// Faults that may be drawn, comma-separated, or `none` [default: all that real hosts can be struck with]
+    #[arg(long, value_name = "LIST")]
+    faults: Option<String>,
+    /// What runs, of the meshes that come with the program: shop, tiers
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_SCENARIO, conflicts_with = "mesh")]
+    scenario: String,
+    /// What runs: YAML files with a document of kind Simulation, and resources as for `weft apply`
+    #[arg(long, value_name = "FILE")]
+    mesh: Vec<PathBuf>,
+    /// The program that is put through it [default: `weft` beside this one, or in the path]
+    #[arg(long, value_name = "FILE")]
+    weft: Option<PathBuf>,
+    /// Where to write the timeline as an HTML file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Where to leave the nodes' logs
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+    /// Only take away what runs have left behind that were ended in the middle
+    #[arg(long)]
+    clean: bool,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -84,6 +136,12 @@ struct Options {
     /// Faults that may be drawn, comma-separated, or `none` [default: all]
     #[arg(long, value_name = "LIST")]
     faults: Option<String>,
+    /// What runs, of the meshes that come with the program: shop, tiers
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_SCENARIO, conflicts_with = "mesh")]
+    scenario: String,
+    /// What runs: YAML files with a document of kind Simulation, and resources as for `weft apply`
+    #[arg(long, value_name = "FILE")]
+    mesh: Vec<PathBuf>,
     /// Plant a bug that the invariants must find: lying-disk, or one of the node's own in a build with the feature
     /// `planted`
     #[arg(long, value_name = "NAME", value_parser = bug)]
@@ -106,6 +164,8 @@ fn bug(name: &str) -> Result<Named, String> {
 #[derive(Debug, Clone, Copy)]
 struct Named(&'static str, Bug);
 
+/// The mesh of a run that names none.
+const DEFAULT_SCENARIO: &str = "shop";
 const LYING_DISK: &str = "lying-disk";
 
 /// The bugs that this build can plant.
@@ -117,20 +177,38 @@ fn bugs() -> Vec<&'static str> {
     [LYING_DISK].into_iter().chain(own).collect()
 }
 
+/// Reads a list of faults.
+fn faults(list: Option<&str>, all: &[FaultKind]) -> Result<Vec<FaultKind>, String> {
+    match list {
+        None => Ok(all.to_vec()),
+        Some("none") => Ok(Vec::new()),
+        Some(list) => list.split(',').map(|name| name.trim().parse::<FaultKind>()).collect(),
+    }
+}
+
+fn mesh(files: &[PathBuf], scenario: &str) -> Result<Arc<Mesh>, String> {
+    if files.is_empty() { Mesh::scenario(scenario) } else { Mesh::read(files) }.map(Arc::new)
+}
+
 impl Options {
     fn setup(&self, seed: u64) -> Result<Setup, String> {
-        let faults = match self.faults.as_deref() {
-            None => KINDS.to_vec(),
-            Some("none") => Vec::new(),
-            Some(list) => list.split(',').map(|name| name.trim().parse::<FaultKind>()).collect::<Result<_, _>>()?,
-        };
-        let nodes = usize::try_from(self.nodes).unwrap_or(1);
-        Ok(Setup { seed, nodes, minutes: self.minutes, faults, bug: self.bug.map(|Named(_, bug)| bug) })
+        Ok(Setup {
+            seed,
+            nodes: usize::try_from(self.nodes).unwrap_or(1),
+            minutes: self.minutes,
+            faults: faults(self.faults.as_deref(), &KINDS)?,
+            mesh: mesh(&self.mesh, &self.scenario)?,
+            bug: self.bug.map(|Named(_, bug)| bug),
+        })
     }
 
     fn arguments(&self) -> Vec<String> {
         let mut arguments = vec![format!("--nodes={}", self.nodes), format!("--minutes={}", self.minutes)];
         arguments.extend(self.faults.iter().map(|list| format!("--faults={list}")));
+        if self.mesh.is_empty() {
+            arguments.push(format!("--scenario={}", self.scenario));
+        }
+        arguments.extend(self.mesh.iter().map(|file| format!("--mesh={}", file.display())));
         arguments.extend(self.bug.iter().map(|Named(name, _)| format!("--bug={name}")));
         arguments
     }
@@ -140,9 +218,12 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Cmd::Run { seed, options, trace } => one(seed, &options, trace),
         Cmd::Replay { seed, options } => one(seed, &options, true),
-        Cmd::Sweep { from, to, jobs, options } => sweep(from, to, jobs, &options),
+        Cmd::Sweep { from, to, how, options } => sweep(from, to, &how, &options),
         Cmd::Explain { seed, html, options } => explain(seed, html.as_deref(), &options),
         Cmd::Shrink { seed, options } => shrink(seed, options),
+        Cmd::Chaos { options } => chaos(&options),
+        Cmd::Inhabit => real(chaos::inhabitant::live()).map(|()| true),
+        Cmd::Relay { hosts } => real(chaos::relay::serve(hosts)).map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -154,25 +235,76 @@ fn main() -> ExitCode {
     }
 }
 
+/// What is read before the run draws from the seed too: hash maps of this thread get their keys once.
+fn run_seed(seed: u64, options: &Options) -> Result<Report, String> {
+    weft_simulations::entropy::seed(seed);
+    Ok(run(options.setup(seed)?))
+}
+
 fn one(seed: u64, options: &Options, trace: bool) -> Result<bool, String> {
-    let report = run(options.setup(seed)?);
+    let report = run_seed(seed, options)?;
     if trace {
         report.trace.events().iter().for_each(|event| println!("{event}"));
     }
-    println!("{}", line(seed, &report));
+    tell(seed, options, &report);
     Ok(report.breach.is_none())
 }
 
+/// What became of the assertions, where they are those of somebody, and of the run.
+fn tell(seed: u64, options: &Options, report: &Report) {
+    if !options.mesh.is_empty() || options.scenario != DEFAULT_SCENARIO {
+        report.assertions.iter().for_each(|line| println!("{line}"));
+    }
+    println!("{}", line(seed, report));
+}
+
 fn explain(seed: u64, html: Option<&Path>, options: &Options) -> Result<bool, String> {
-    let report = run(options.setup(seed)?);
+    let report = run_seed(seed, options)?;
     let quiet = |kind| matches!(kind, Kind::Allowed | Kind::Denied);
     report.trace.events().iter().filter(|event| !quiet(event.kind)).for_each(|event| println!("{event}"));
-    println!("{}", line(seed, &report));
-    if let Some(path) = html {
-        let page = timeline::page(seed, usize::try_from(options.nodes).unwrap_or(1), &report);
-        std::fs::write(path, page).map_err(|error| format!("{}: {error}", path.display()))?;
-    }
+    tell(seed, options, &report);
+    write_page(html, seed, usize::try_from(options.nodes).unwrap_or(1), &report)?;
     Ok(report.breach.is_none())
+}
+
+/// Runs something that lives in real time.
+fn real<T>(future: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| error.to_string())?.block_on(future)
+}
+
+fn chaos(options: &ChaosOptions) -> Result<bool, String> {
+    println!("{} runs that were ended in the middle are cleared away", chaos::clear_all());
+    if options.clean {
+        return Ok(true);
+    }
+    let beside = std::env::current_exe().map_err(|error| error.to_string())?.with_file_name("weft");
+    let found = if beside.exists() { beside } else { PathBuf::from("weft") };
+    let setup = chaos::Setup {
+        seed: options.seed,
+        nodes: usize::try_from(options.nodes).unwrap_or(1),
+        minutes: options.minutes,
+        faults: faults(options.faults.as_deref(), &chaos::KINDS)?,
+        mesh: mesh(&options.mesh, &options.scenario)?,
+        weft: options.weft.clone().unwrap_or(found),
+    };
+    if let Some(kind) = setup.faults.iter().find(|kind| !chaos::KINDS.contains(kind)) {
+        let names = chaos::KINDS.map(|kind| kind.to_string()).join(", ");
+        return Err(format!("{kind} is not for real hosts; there are: {names}"));
+    }
+    let nodes = setup.nodes;
+    let report = real(chaos::run(setup, options.keep.clone()))?;
+    let quiet = |kind| matches!(kind, Kind::Allowed | Kind::Denied);
+    report.trace.events().iter().filter(|event| !quiet(event.kind)).for_each(|event| println!("{event}"));
+    report.assertions.iter().for_each(|line| println!("{line}"));
+    println!("{}", line(options.seed, &report));
+    write_page(options.html.as_deref(), options.seed, nodes, &report)?;
+    Ok(report.breach.is_none())
+}
+
+fn write_page(file: Option<&Path>, seed: u64, nodes: usize, report: &Report) -> Result<(), String> {
+    let Some(file) = file else { return Ok(()) };
+    std::fs::write(file, timeline::page(seed, nodes, report)).map_err(|error| format!("{}: {error}", file.display()))
 }
 
 /// What a run of a seed breaks, told by a process of its own; none where all holds.
@@ -197,7 +329,7 @@ fn shrink(seed: u64, mut options: Options) -> Result<bool, String> {
         let fewer = |nodes, minutes, kinds: &[FaultKind]| {
             let names: Vec<String> = kinds.iter().map(ToString::to_string).collect();
             let faults = Some(if names.is_empty() { "none".to_owned() } else { names.join(",") });
-            Options { nodes, minutes, faults, bug: options.bug }
+            Options { nodes, minutes, faults, ..options.clone() }
         };
         if options.nodes > 1 {
             smaller.push(fewer(options.nodes - 1, options.minutes, &kinds));
@@ -244,40 +376,14 @@ fn line(seed: u64, report: &Report) -> String {
     )
 }
 
-/// A process a seed: hash maps and tokio draw from counters of the whole process.
-#[expect(clippy::disallowed_methods, reason = "seeds are counted by real time")]
-fn sweep(from: u64, to: u64, jobs: Option<usize>, options: &Options) -> Result<bool, String> {
-    let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let jobs = jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1);
-    let mut running: BTreeMap<u64, Child> = BTreeMap::new();
-    let (mut next, mut done, mut broken) = (from, 0u64, Vec::new());
-    let started = Instant::now();
-    while next <= to || !running.is_empty() {
-        while next <= to && running.len() < jobs {
-            let mut command = Command::new(&program);
-            command.arg("run").arg(format!("--seed={next}")).args(options.arguments());
-            let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-            running.insert(next, child.map_err(|error| format!("a run cannot be started: {error}"))?);
-            next += 1;
-        }
-        let Some((seed, child)) = running.pop_first() else { break };
-        let output = child.wait_with_output().map_err(|error| error.to_string())?;
-        done += 1;
-        if !output.status.success() {
-            let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-            let text =
-                if text.is_empty() { format!("seed {seed}: the process ended with {}", output.status) } else { text };
-            println!("{text}");
-            broken.push(seed);
-        }
-        let rate = f64::from(u32::try_from(done).unwrap_or(u32::MAX)) / started.elapsed().as_secs_f64().max(0.001);
-        eprint!("\r{done} of {} seeds, {} broken, {rate:.1} seeds/s ", to - from + 1, broken.len());
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
     }
-    eprintln!();
-    println!(
-        "{done} seeds, {} broken{}",
-        broken.len(),
-        broken.iter().map(|seed| format!(" {seed}")).collect::<String>()
-    );
-    Ok(broken.is_empty())
 }

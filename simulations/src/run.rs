@@ -1,29 +1,32 @@
 //! One run: hosts, faults, load, and the invariants that are looked at all the time; then calm, and what must be whole
 //! again.
 
+mod calm;
+mod form;
+mod load;
 mod observe;
-mod operate;
 mod strike;
 mod visit;
+
+pub(crate) use calm::{judge_loss, tell_assertions};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-use weft::config::Start;
-use weft_consensus::replica::Role;
-
 use crate::dice::Dice;
 use crate::faults::{Fault, FaultKind, plan};
-use crate::host::{Host, Shape};
+use crate::host::Host;
 use crate::invariants::Breach;
 use crate::invariants::agreement::Agreement;
-use crate::invariants::authorization::Authorization;
+use crate::invariants::claims::Claims;
 use crate::invariants::durability::Durability;
 use crate::invariants::leadership::Leadership;
 use crate::invariants::once::Once;
+use crate::load::Load;
+use crate::mesh::Mesh;
 use crate::trace::{Kind, Trace};
 use crate::world::network::Network;
+use parking_lot::Mutex;
 
 /// What a run is made of.
 #[derive(Debug, Clone)]
@@ -36,6 +39,8 @@ pub struct Setup {
     pub minutes: u64,
     /// Faults that may be drawn.
     pub faults: Vec<FaultKind>,
+    /// What runs, and what must hold of it.
+    pub mesh: Arc<Mesh>,
     /// A planted bug, to test the net.
     pub bug: Option<Bug>,
 }
@@ -65,6 +70,8 @@ pub struct Report {
     pub calls: [u64; 3],
     /// Faults.
     pub faults: usize,
+    /// What became of each assertion, a line each.
+    pub assertions: Vec<String>,
 }
 
 /// Voters that are wanted, as in production by default.
@@ -73,26 +80,18 @@ pub(crate) const VOTERS: usize = 5;
 const STEP: u64 = 5;
 /// How long the mesh has to form.
 const FORMING: u64 = 60_000;
-/// How long it has to be whole again after the last fault.
-const HEALING: u64 = 150_000;
-/// The host whose operator runs a service on it that its node was not admitted for.
-const NARROW: usize = 2;
-/// Rounds of calls in the end, and how long each takes.
-const ROUNDS: usize = 6;
-const ROUND: u64 = 5_000;
-/// Paths that callers ask for; each has a policy that may deny it.
-const PATHS: [&str; 4] = ["/a", "/b", "/c", "/d"];
 /// Time between calls and between decisions, in milliseconds.
 const CALL_GAP: (u64, u64) = (50, 400);
 const DECISION_GAP: (u64, u64) = (300, 3_000);
 
 /// What operators have been told since the last step.
 enum Told {
-    Acknowledged { policy: String, present: bool, index: u64 },
-    Refused { policy: String, present: bool },
+    Furnished(Result<u64, String>),
+    Acknowledged { switch: usize, present: bool, index: u64 },
+    Refused { switch: usize, present: bool },
     Nothing,
     Waited { index: u64, tables: Vec<String> },
-    Line { services: &'static str, line: String, id: String },
+    Line { services: Vec<String>, line: String, id: String },
 }
 
 struct Run {
@@ -103,18 +102,27 @@ struct Run {
     dice: Dice,
     told: Arc<Mutex<Vec<Told>>>,
     /// Join lines, by the services that they are for.
-    lines: BTreeMap<&'static str, String>,
+    lines: BTreeMap<Vec<String>, String>,
     /// The newest token: its line and id.
     token: Option<(String, String)>,
     leadership: Leadership,
     agreement: Agreement,
     durability: Durability,
-    authorization: Authorization,
+    claims: Claims,
     once: Once,
-    next_call: u64,
-    calls: [u64; 3],
+    load: Load,
+    /// Calls allowed, denied, failed.
+    outcomes: [u64; 3],
+    /// What `after any one host is lost` came to, by assertion.
+    losses: BTreeMap<usize, String>,
+    /// What the mesh said to the documents that are kept.
+    furnished: Option<Result<u64, String>>,
     decisions: (u64, u64),
     restarts: Vec<(u64, usize)>,
+    /// Hosts whose processes end again and again.
+    storms: Vec<usize>,
+    /// Hosts whose callers call as fast as they can.
+    overloads: Vec<usize>,
 }
 
 /// Runs.
@@ -126,11 +134,13 @@ pub fn run(setup: Setup) -> Report {
     }
     // One place is for visitors.
     let network = Network::new(setup.nodes + 1, setup.seed);
+    network.rise(setup.nodes);
     let lying = setup.bug == Some(Bug::LyingDisk);
-    let host = |id| Host::new(&network, id, setup.seed, id % 2 == 1 || setup.nodes < 3 || id == NARROW, lying);
-    let mut hosts: Vec<Host> = (0..setup.nodes).map(host).collect();
-    if let Some(host) = hosts.get_mut(NARROW) {
-        host.narrow = Some("front");
+    let mut hosts: Vec<Host> =
+        (0..setup.nodes).map(|id| Host::new(&network, id, setup.seed, &setup.mesh, lying)).collect();
+    for (id, host) in hosts.iter_mut().enumerate() {
+        let services = 0..setup.mesh.services.len();
+        host.run(services.filter(|service| setup.mesh.runs_on(*service, id, setup.nodes)).collect());
     }
     let mut run = Run {
         dice: Dice::new(setup.seed, "load"),
@@ -143,19 +153,19 @@ pub fn run(setup: Setup) -> Report {
         leadership: Leadership::default(),
         agreement: Agreement::default(),
         durability: Durability::default(),
-        authorization: Authorization::default(),
+        claims: Claims::new(setup.mesh.clone()),
         once: Once::default(),
-        next_call: 0,
-        calls: [0; 3],
+        load: Load::new(setup.mesh.clone(), setup.nodes),
+        outcomes: [0; 3],
+        losses: BTreeMap::new(),
+        furnished: None,
         decisions: (0, 0),
         restarts: Vec::new(),
+        storms: Vec::new(),
+        overloads: Vec::new(),
         setup,
     };
-    let end = FORMING + run.setup.minutes * 60_000;
-    let faults = plan(run.setup.seed, &run.setup.faults.clone(), FORMING, end);
-    let count = faults.len();
-    let outcome =
-        run.form().and_then(|()| run.suffer(faults, end)).and_then(|()| run.heal()).and_then(|()| run.visit());
+    let (outcome, faults) = run.live();
     let simulated = run.network.now();
     let breach = outcome.err().map(|breach| (simulated, breach));
     if let Some((at, breach)) = &breach {
@@ -164,46 +174,27 @@ pub fn run(setup: Setup) -> Report {
     for host in &mut run.hosts {
         host.kill(false);
     }
-    Report { trace: run.trace, breach, simulated, decisions: run.decisions, calls: run.calls, faults: count }
+    let assertions = tell_assertions(&run.setup.mesh, run.claims.tallies(), &run.losses);
+    let Run { trace, decisions, outcomes: calls, .. } = run;
+    Report { trace, breach, simulated, decisions, calls, faults, assertions }
 }
-
 impl Run {
-    /// The first node makes the mesh, the others join; ready when all are members.
-    fn form(&mut self) -> Result<(), Breach> {
-        let trust_domain = "mesh.test".parse().expect("a name");
-        self.hosts[0].start(Start::Found { trust_domain, deny_by_default: false });
-        let (mut asked, mut renewed) = (false, false);
-        while self.network.now() < FORMING {
-            self.step()?;
-            if !asked && self.hosts[0].node().is_some() {
-                asked = true;
-                self.ask_for_line(0, "*");
-                self.ask_for_line(0, "front");
-            }
-            if !renewed && self.network.now() > FORMING / 2 {
-                // One that names all voters, for nodes that join anew when the first host is down.
-                renewed = true;
-                self.ask_for_line(self.hosts.len() - 1, "*");
-                self.ask_for_line(self.hosts.len() - 1, "front");
-            }
-            if self.lines.len() == 2 {
-                for host in 1..self.hosts.len() {
-                    if !self.hosts[host].is_up() {
-                        let line = self.line_of(host);
-                        self.hosts[host].start(Start::Join { line });
-                    }
-                }
-            }
+    /// All of it; with the number of faults.
+    fn live(&mut self) -> (Result<(), Breach>, usize) {
+        if let Err(breach) = self.form().and_then(|()| self.furnish()) {
+            return (Err(breach), 0);
         }
-        match self.hosts.iter().all(|host| host.node().is_some_and(|node| node.is_ready())) {
-            true => Ok(()),
-            false => Err(Breach { invariant: "a mesh forms", text: self.shape() }),
-        }
-    }
-
-    /// The line that a host joins by.
-    fn line_of(&self, host: usize) -> String {
-        self.lines.get(self.hosts[host].narrow.unwrap_or("*")).cloned().unwrap_or_default()
+        let from = self.network.now();
+        let end = from + self.setup.minutes * 60_000;
+        let faults = plan(self.setup.seed, &self.setup.faults.clone(), from, end);
+        let count = faults.len();
+        let outcome = self
+            .suffer(faults, end)
+            .and_then(|()| self.heal())
+            .and_then(|()| self.serve())
+            .and_then(|()| self.lose_each())
+            .and_then(|()| self.visit());
+        (outcome, count)
     }
 
     /// Faults and load.
@@ -222,7 +213,10 @@ impl Run {
             over.iter().for_each(|(_, fault)| self.end(fault));
             if now >= next_call {
                 next_call = now + self.dice.range(CALL_GAP.0, CALL_GAP.1);
-                self.call();
+                self.call_somewhere();
+            }
+            for host in self.overloads.clone() {
+                self.call_from(host);
             }
             if now >= next_decision {
                 next_decision = now + self.dice.range(DECISION_GAP.0, DECISION_GAP.1);
@@ -234,73 +228,6 @@ impl Run {
         Ok(())
     }
 
-    /// Nothing goes wrong any more: within a bound the mesh is whole, agrees, decides and serves.
-    fn heal(&mut self) -> Result<(), Breach> {
-        self.network.change(|conditions| {
-            conditions.cut.clear();
-            conditions.loss = 0;
-            conditions.latency = (1, 3);
-        });
-        for host in &mut self.hosts {
-            host.disk().slow(None);
-            host.disk().fill_up(false);
-            host.freeze(0);
-            host.world().skew(0);
-        }
-        self.trace.add(self.network.now(), None, Kind::Fault, "no more faults");
-        let deadline = self.network.now() + HEALING;
-        while self.network.now() < deadline {
-            self.step()?;
-            if self.is_whole() {
-                return self.serve();
-            }
-        }
-        Err(Breach { invariant: "a mesh heals", text: self.shape() })
-    }
-
-    fn is_whole(&self) -> bool {
-        let nodes: Vec<_> = self.hosts.iter().filter_map(Host::node).collect();
-        let index = nodes.iter().map(|node| node.state().index).max().unwrap_or(0);
-        let led = nodes.iter().any(|node| node.raft_status().role == Role::Leader);
-        let names: Vec<_> = nodes.iter().map(|node| node.name().clone()).collect();
-        let wanted = self.hosts.len().min(VOTERS);
-        let voters = if wanted % 2 == 1 { wanted } else { wanted - 1 };
-        let all = |node: &Arc<weft::Node<_>>| {
-            let found = node.raft_status().voters;
-            let voted = found.len() == voters && found.iter().all(|voter| names.contains(voter));
-            node.is_ready() && node.plane().table().index == index && node.live().len() == self.hosts.len() && voted
-        };
-        nodes.len() == self.hosts.len() && led && nodes.iter().all(all)
-    }
-
-    /// A decision is made, and calls from every host succeed. One round may fail: what was sent into a connection that
-    /// had died is not repeated, since nobody can know whether it was acted on.
-    fn serve(&mut self) -> Result<(), Breach> {
-        let before = self.decisions.0;
-        let host = self.dice.below(self.hosts.len());
-        self.decide_at(host, PATHS[0], (true, false));
-        let mut rounds = Vec::new();
-        for _ in 0..ROUNDS {
-            let succeeded = self.calls[0];
-            for host in 0..self.hosts.len() {
-                self.call_from(host, "/open", Shape::Get);
-            }
-            let deadline = self.network.now() + ROUND;
-            while self.network.now() < deadline {
-                self.step()?;
-            }
-            let succeeded = self.calls[0] - succeeded;
-            if self.decisions.0 > before && succeeded >= self.hosts.len() as u64 {
-                self.trace.add(self.network.now(), None, Kind::Node, "the mesh is whole");
-                return Ok(());
-            }
-            rounds.push(succeeded);
-        }
-        let decided = self.decisions.0 > before;
-        let text = format!("calls that succeeded: {rounds:?} of {}, decided: {decided}", self.hosts.len());
-        Err(Breach { invariant: "a whole mesh serves", text })
-    }
-
     /// Lets a moment pass everywhere and looks at all that must hold.
     fn step(&mut self) -> Result<(), Breach> {
         self.network.advance(STEP);
@@ -308,9 +235,32 @@ impl Run {
         for host in &mut self.hosts {
             host.tick(now, STEP);
         }
+        self.storm(now);
         let due: Vec<usize> = self.restarts.extract_if(.., |(at, _)| *at <= now).map(|(_, host)| host).collect();
         due.into_iter().for_each(|host| self.rise(host));
+        self.watch(now);
         self.hear(now)?;
         self.look(now)
+    }
+
+    /// Lets time pass.
+    fn pass(&mut self, millis: u64) -> Result<(), Breach> {
+        let until = self.network.now() + millis;
+        while self.network.now() < until {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// Lets time pass until it holds; whether it does within the bound.
+    fn until(&mut self, bound: u64, holds: impl Fn(&Self) -> bool) -> Result<bool, Breach> {
+        let deadline = self.network.now() + bound;
+        while !holds(self) {
+            if self.network.now() >= deadline {
+                return Ok(false);
+            }
+            self.step()?;
+        }
+        Ok(true)
     }
 }

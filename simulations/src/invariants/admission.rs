@@ -4,6 +4,8 @@ use weft_consensus::state::State;
 use weft_proto::identity::Identity;
 
 use super::Breach;
+use crate::call::Call;
+use crate::mesh::Mesh;
 
 /// Every certificate that is recorded is one that its node may have.
 pub fn certificates(state: &State) -> Result<(), Breach> {
@@ -22,12 +24,12 @@ pub fn certificates(state: &State) -> Result<(), Breach> {
     Ok(())
 }
 
-/// A call of `caller` reached the application of `host`, which was not admitted for it.
-pub fn arrived(host: usize, caller: usize) -> Result<(), Breach> {
-    if host == caller {
-        // A host's own callers may use what runs there.
+/// A call reached an application on `host`, whose node was admitted for the service or not.
+pub fn arrived(host: usize, call: &Call, mesh: &Mesh) -> Result<(), Breach> {
+    // A host's own callers may use what runs there.
+    if mesh.admits(host, call.to) || host == call.host {
         return Ok(());
     }
-    let text = format!("a call from n{caller} reached n{host}, which was not admitted for the service");
+    let text = format!("{} reached n{host}, which was not admitted for the service", call.describe(mesh));
     Err(Breach { invariant: "instances only as admitted", text })
 }

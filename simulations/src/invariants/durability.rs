@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use weft_consensus::state::State;
-use weft_proto::resource::{Kind, ResourceKey};
+use weft_proto::resource::ResourceKey;
 
-use super::Breach;
+use super::{Breach, Decisions};
 
 /// What operators were told, by the policy they changed.
 #[derive(Debug, Default)]
 pub struct Durability {
-    policies: BTreeMap<String, Told>,
+    policies: BTreeMap<ResourceKey, Told>,
 }
 
 #[derive(Debug, Default)]
@@ -23,13 +22,13 @@ struct Told {
 
 impl Durability {
     /// A change begins.
-    pub fn began(&mut self, policy: &str, present: bool) {
-        self.policies.entry(policy.to_owned()).or_default().open.push(present);
+    pub fn began(&mut self, policy: &ResourceKey, present: bool) {
+        self.policies.entry(policy.clone()).or_default().open.push(present);
     }
 
     /// It was acknowledged with this index.
-    pub fn acknowledged(&mut self, policy: &str, present: bool, index: u64) {
-        let told = self.policies.entry(policy.to_owned()).or_default();
+    pub fn acknowledged(&mut self, policy: &ResourceKey, present: bool, index: u64) {
+        let told = self.policies.entry(policy.clone()).or_default();
         if let Some(at) = told.open.iter().position(|open| *open == present) {
             told.open.remove(at);
         }
@@ -39,30 +38,28 @@ impl Durability {
     }
 
     /// It was refused for good.
-    pub fn refused(&mut self, policy: &str, present: bool) {
-        let told = self.policies.entry(policy.to_owned()).or_default();
+    pub fn refused(&mut self, policy: &ResourceKey, present: bool) {
+        let told = self.policies.entry(policy.clone()).or_default();
         if let Some(at) = told.open.iter().position(|open| *open == present) {
             told.open.remove(at);
         }
     }
 
     /// A node's state must hold all that was acknowledged up to its index.
-    pub fn check(&self, host: usize, state: &State) -> Result<(), Breach> {
+    pub fn check(&self, host: usize, state: &impl Decisions) -> Result<(), Breach> {
         for (policy, told) in &self.policies {
             let Some((index, present)) = told.acknowledged else { continue };
-            if state.index < index {
+            if state.index() < index {
                 continue;
             }
-            let key =
-                ResourceKey { kind: Kind::AuthorizationPolicy, namespace: "default".into(), name: policy.clone() };
-            let found = state.resources.get(&key);
-            let changed_since = found.is_some_and(|resource| resource.version > index);
+            let found = state.version(policy);
+            let changed_since = found.is_some_and(|version| version > index);
             let may_differ = told.open.iter().any(|open| *open != present) || changed_since;
             if found.is_some() != present && !may_differ {
                 let text = format!(
                     "{policy} was acknowledged as {} at index {index}; n{host} has the opposite at index {}",
                     if present { "there" } else { "gone" },
-                    state.index
+                    state.index()
                 );
                 return Err(Breach { invariant: "acknowledged decisions are kept", text });
             }

@@ -2,9 +2,10 @@
 
 use weft_consensus::replica::Role;
 
-use super::{PATHS, Run, Told};
-use crate::host::{Arrived, Host, Seen, Stage};
-use crate::invariants::{Breach, admission, waiting};
+use super::{Run, Told};
+use crate::application::{Arrived, Seen};
+use crate::host::{Host, Stage};
+use crate::invariants::{Breach, admission, strangers, waiting};
 use crate::trace::Kind;
 
 impl Run {
@@ -18,12 +19,16 @@ impl Run {
                     self.token = Some((line, id));
                 }
                 Told::Nothing => self.decisions.1 += 1,
-                Told::Refused { policy, present } => self.durability.refused(&policy, present),
-                Told::Acknowledged { policy, present, index } => {
+                Told::Furnished(outcome) => self.furnished = Some(outcome),
+                Told::Refused { switch, present } => {
+                    self.durability.refused(&self.setup.mesh.switches[switch].key, present);
+                }
+                Told::Acknowledged { switch, present, index } => {
                     self.decisions.0 += 1;
+                    let key = &self.setup.mesh.switches[switch].key;
                     let what = if present { "there" } else { "gone" };
-                    self.trace.add(now, None, Kind::Decision, format!("{policy} is {what} at index {index}"));
-                    self.durability.acknowledged(&policy, present, index);
+                    self.trace.add(now, None, Kind::Decision, format!("{} is {what} at index {index}", key.name));
+                    self.durability.acknowledged(key, present, index);
                 }
                 Told::Waited { index, tables } => {
                     let found = self.hosts.iter().filter_map(Host::node);
@@ -38,15 +43,19 @@ impl Run {
         for host in 0..self.hosts.len() {
             for seen in self.hosts[host].take_seen() {
                 match seen {
-                    Seen::Arrived(call) => self.arrived(host, &call, now)?,
+                    Seen::Arrived(arrived) => self.arrived(host, arrived, now)?,
+                    Seen::Stranger(first) => strangers::answered(first)?,
                     Seen::Answered(number, status) => {
                         let (kind, at) = match status {
                             Some(200) => (Kind::Allowed, 0),
                             Some(403) => (Kind::Denied, 1),
                             _ => (Kind::Failed, 2),
                         };
-                        self.calls[at] += 1;
+                        self.outcomes[at] += 1;
                         self.trace.add(now, Some(host), kind, format!("call {number}: {status:?}"));
+                        if let Some(call) = self.load.ended(number, now, status) {
+                            self.claims.answered(call, status)?;
+                        }
                     }
                 }
             }
@@ -55,22 +64,35 @@ impl Run {
     }
 
     /// A call reached an application, or more of its answer was taken there.
-    fn arrived(&mut self, host: usize, call: &Arrived, now: u64) -> Result<(), Breach> {
-        if !call.goes_on {
-            self.trace.add(now, Some(host), Kind::Allowed, format!("call {} to {} arrived", call.number, call.path));
-            if call.post {
-                self.once.arrived(call.number)?;
+    fn arrived(&mut self, host: usize, arrived: Arrived, now: u64) -> Result<(), Breach> {
+        let Some(call) = self.load.get(arrived.number) else { return Ok(()) };
+        let mesh = &self.setup.mesh;
+        if arrived.service != call.to {
+            let text = format!("{} reached {}", call.describe(mesh), mesh.services[arrived.service].name);
+            return Err(Breach { invariant: "calls reach whom they are for", text });
+        }
+        if !arrived.goes_on {
+            let text = format!("call {}, {}, arrived", arrived.number, call.describe(mesh));
+            self.trace.add(now, Some(host), Kind::Allowed, text);
+            if call.only_once() {
+                self.once.arrived(arrived.number)?;
             }
         }
-        if self.hosts[host].narrow.is_some() {
-            admission::arrived(host, call.from)?;
+        admission::arrived(host, call, mesh)?;
+        self.claims.arrived(host, call, now)
+    }
+
+    /// What the nodes have in force.
+    pub(super) fn watch(&mut self, now: u64) {
+        for id in 0..self.hosts.len() {
+            if let Some(node) = self.hosts[id].node() {
+                self.claims.saw(id, &*node.state(), node.plane().table().index, now);
+            }
         }
-        self.authorization.arrived(host, &call.path, now)
     }
 
     /// The nodes themselves.
     pub(super) fn look(&mut self, now: u64) -> Result<(), Breach> {
-        let paths: Vec<String> = PATHS.map(str::to_owned).to_vec();
         for id in 0..self.hosts.len() {
             if let Stage::Refused(why) = self.hosts[id].stage() {
                 self.give_up(id, &why, now);
@@ -87,9 +109,8 @@ impl Run {
             let state = node.state();
             if self.agreement.saw(id, &state)? {
                 admission::certificates(&state)?;
-                self.durability.check(id, &state)?;
+                self.durability.check(id, &*state)?;
             }
-            self.authorization.saw(id, &state, node.plane().table().index, &paths, now);
         }
         Ok(())
     }
@@ -102,8 +123,7 @@ impl Run {
         self.fall(host, false);
         self.hosts[host].disk().fill_up(false);
         if fresh {
-            let (network, seed) = (self.network.clone(), self.setup.seed);
-            self.hosts[host].wipe(&network, seed);
+            self.wipe(host);
         }
         let wait = self.dice.range(200, 2_000);
         self.restarts.push((now + wait, host));

@@ -1,11 +1,17 @@
 //! Faults begin and end.
 
+use std::net::SocketAddr;
+
 use weft::config::Start;
 
 use super::Run;
 use crate::faults::{Fault, FaultKind};
-use crate::host::Host;
+use crate::host::{Host, MESH_PORT};
 use crate::trace::Kind;
+use crate::world::network::SimNet;
+
+/// Of so many steps a process lives one is its last, in a storm.
+const STORM_STEPS: u64 = 200;
 
 impl Run {
     pub(super) fn begin(&mut self, fault: &Fault) {
@@ -54,6 +60,47 @@ impl Run {
                 }
             }
             FaultKind::FullDisk => self.hosts[pick].disk().fill_up(true),
+            FaultKind::Wipe => {
+                let spare = self.may_lose_a_disk();
+                self.fall(pick, true);
+                if spare {
+                    self.wipe(pick);
+                }
+            }
+            FaultKind::Storm => self.storms.push(pick),
+            FaultKind::Application => self.hosts[pick].open(false),
+            FaultKind::Overload => self.overloads.push(pick),
+            FaultKind::Stranger => self.intrude(pick, amount),
+        }
+    }
+
+    /// A fresh disk and a new name.
+    pub(super) fn wipe(&mut self, host: usize) {
+        let (network, seed) = (self.network.clone(), self.setup.seed);
+        self.hosts[host].wipe(&network, seed);
+    }
+
+    /// Processes that end again and again do.
+    pub(super) fn storm(&mut self, now: u64) {
+        for host in self.storms.clone() {
+            if self.hosts[host].is_up() && self.dice.chance(STORM_STEPS) {
+                self.fall(host, false);
+                self.restarts.push((now + self.dice.range(5, 1_000), host));
+            }
+        }
+    }
+
+    /// A stranger sends this and that to the port of a host, and listens for what comes back.
+    fn intrude(&mut self, host: usize, amount: u64) {
+        let net = SimNet::new(self.network.clone(), self.hosts.len());
+        let address = SocketAddr::new(SimNet::address(host), MESH_PORT);
+        let mut noise = vec![0; 1 + usize::try_from(amount % 3000).unwrap_or(0)];
+        self.dice.fill(&mut noise);
+        let mut hello = vec![22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3];
+        hello.extend_from_slice(&noise);
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+        for what in [noise, hello, preface, b"GET /metrics HTTP/1.1\r\nHost: n0\r\n\r\n".to_vec(), Vec::new()] {
+            self.hosts[host].be_intruded(net.clone(), address, what);
         }
     }
 
@@ -70,7 +117,7 @@ impl Run {
         let pick = usize::try_from(fault.choice % count as u64).unwrap_or(0);
         self.trace.add(self.network.now(), None, Kind::Fault, format!("{} ends", fault.kind));
         match fault.kind {
-            FaultKind::Kill | FaultKind::Power | FaultKind::BitFlip => self.rise(pick),
+            FaultKind::Kill | FaultKind::Power | FaultKind::BitFlip | FaultKind::Wipe => self.rise(pick),
             FaultKind::Blackout => (0..count).for_each(|host| self.rise(host)),
             FaultKind::Partition | FaultKind::OneWay | FaultKind::Isolate | FaultKind::Flap => {
                 self.network.change(|conditions| conditions.cut.clear());
@@ -81,13 +128,17 @@ impl Run {
             FaultKind::Clock => self.hosts[pick].world().skew(0),
             FaultKind::SlowDisk => self.hosts.iter().for_each(|host| host.disk().slow(None)),
             FaultKind::FullDisk => self.hosts[pick].disk().fill_up(false),
+            FaultKind::Storm => self.storms.retain(|host| *host != pick),
+            FaultKind::Application => self.hosts[pick].open(true),
+            FaultKind::Overload => self.overloads.retain(|host| *host != pick),
+            FaultKind::Stranger => {}
         }
     }
 
     pub(super) fn fall(&mut self, host: usize, power: bool) {
         self.hosts[host].kill(power);
         self.agreement.ended(host);
-        self.authorization.ended(host);
+        self.claims.ended(host);
     }
 
     pub(super) fn rise(&mut self, host: usize) {

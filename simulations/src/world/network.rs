@@ -53,6 +53,8 @@ pub struct Conditions {
 /// A connection: what `a` sends to `b` and back.
 struct Pipe {
     hosts: [HostId; 2],
+    /// Whose process has opened it.
+    user: Option<u32>,
     halves: [Half; 2],
 }
 

@@ -19,12 +19,25 @@ use super::{HostId, Network, Pipe, Segment, WINDOW};
 pub struct SimNet {
     network: Arc<Network>,
     host: HostId,
+    user: Option<u32>,
+}
+
+/// Ports that connections come from.
+const PORTS: (u64, u64) = (20_000, 40_000);
+
+fn port_of(pipe: u64) -> u16 {
+    u16::try_from(PORTS.0 + pipe % PORTS.1).unwrap_or(0)
 }
 
 impl SimNet {
     /// The host's.
     pub fn new(network: Arc<Network>, host: HostId) -> Self {
-        Self { network, host }
+        Self { network, host, user: None }
+    }
+
+    /// The same for a process of that user.
+    pub fn of_user(&self, user: u32) -> Self {
+        Self { user: Some(user), ..self.clone() }
     }
 
     /// All of it.
@@ -59,9 +72,9 @@ impl SimNet {
         let Some(listener) = listener else { return Some(Err(io::ErrorKind::ConnectionRefused.into())) };
         let id = inner.next_pipe;
         inner.next_pipe += 1;
-        inner.pipes.insert(id, Pipe { hosts: [self.host, to], halves: Default::default() });
+        inner.pipes.insert(id, Pipe { hosts: [self.host, to], user: self.user, halves: Default::default() });
         drop(inner);
-        let port = u16::try_from(20_000 + id % 40_000).unwrap_or(20_000);
+        let port = port_of(id);
         let from = if self.host == to && address.ip().is_loopback() { address.ip() } else { Self::address(self.host) };
         let theirs = SocketAddr::new(from, port);
         let stream = |side| SimStream { network: self.network.clone(), id, side };
@@ -111,8 +124,10 @@ impl Net for SimNet {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    fn owner(&self, _: SocketAddr, _: SocketAddr) -> Option<u32> {
-        None
+    fn owner(&self, _: SocketAddr, theirs: SocketAddr) -> Option<u32> {
+        let inner = self.network.inner.lock();
+        let from_here = |(id, pipe): &(&u64, &Pipe)| pipe.hosts[0] == self.host && port_of(**id) == theirs.port();
+        inner.pipes.iter().rev().find(from_here).and_then(|(_, pipe)| pipe.user)
     }
 }
 

@@ -1,0 +1,154 @@
+//! What runs behind the nodes: applications that answer, and tell what reaches them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
+use weft_proxy::net::{Listener, Net};
+
+use crate::mesh::Protocol;
+
+/// What callers and applications saw since they were last asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seen {
+    /// A call's answer: its number and status; none where there was no answer.
+    Answered(u64, Option<u16>),
+    /// A call reached an application.
+    Arrived(Arrived),
+    /// A stranger was answered with this first byte, or with none.
+    Stranger(Option<u8>),
+}
+
+/// A call, as an application sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arrived {
+    /// Its number.
+    pub number: u64,
+    /// The service that it reached, by place.
+    pub service: usize,
+    /// Whether this is a later part of an answer that goes on.
+    pub goes_on: bool,
+}
+
+/// How long an application takes for what is not a GET.
+const WORK: Duration = Duration::from_millis(40);
+/// Parts of an answer that goes on.
+pub const LONG_PARTS: u32 = 40;
+/// Time between them.
+pub const LONG_PAUSE: Duration = Duration::from_millis(250);
+
+/// One application.
+#[derive(Clone)]
+pub struct Application<N> {
+    /// Its host's network.
+    pub net: N,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its service, by place.
+    pub service: usize,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Where it tells what it sees.
+    pub seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+impl<N: Net> Application<N> {
+    /// Serves while it is to be open.
+    pub async fn serve(self, mut open: watch::Receiver<bool>) {
+        while open.wait_for(|open| *open).await.is_ok() {
+            let Ok(mut listener) = self.net.listen(self.address) else { return };
+            loop {
+                tokio::select! {
+                    biased;
+                    _ = open.wait_for(|open| !*open) => break,
+                    accepted = listener.accept() => match accepted {
+                        Err(_) => return,
+                        Ok(accepted) => drop(tokio::spawn(self.clone().answer(accepted.stream))),
+                    },
+                }
+            }
+        }
+    }
+
+    async fn answer(self, stream: N::Stream) {
+        match self.protocol {
+            Protocol::Http => self.http(stream).await,
+            Protocol::Tcp => self.opaque(stream).await,
+        }
+    }
+
+    fn saw(&self, number: u64, goes_on: bool) {
+        self.seen.lock().push(Seen::Arrived(Arrived { number, service: self.service, goes_on }));
+    }
+
+    /// A line with a number, answered by a line.
+    async fn opaque(self, mut stream: N::Stream) {
+        let mut line = String::new();
+        while !line.ends_with('\n') {
+            let Ok(byte) = stream.read_u8().await else { return };
+            line.push(char::from(byte));
+        }
+        let Ok(number) = line.trim().parse() else { return };
+        self.saw(number, false);
+        tokio::time::sleep(WORK).await;
+        // Who asked may be gone.
+        let _ = stream.write_all(b"ok\n").await;
+    }
+
+    async fn http(self, mut stream: N::Stream) {
+        let mut head = Vec::new();
+        loop {
+            let Ok(byte) = stream.read_u8().await else { return };
+            head.push(byte);
+            if !head.ends_with(b"\r\n\r\n") {
+                continue;
+            }
+            let Some((method, number, long)) = read_request(&String::from_utf8_lossy(&head)) else { return };
+            head.clear();
+            self.saw(number, false);
+            if long {
+                return self.go_on(stream, number).await;
+            }
+            if method != "GET" {
+                tokio::time::sleep(WORK).await;
+            }
+            if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// An answer in parts, until it is whole or nobody takes it any more.
+    async fn go_on(self, mut stream: N::Stream, number: u64) {
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LONG_PARTS}\r\n\r\n");
+        if stream.write_all(head.as_bytes()).await.is_err() {
+            return;
+        }
+        let mut input = [0; 16];
+        for _ in 0..LONG_PARTS {
+            tokio::select! {
+                biased;
+                // The other end says nothing more; that it ends is how a broken exchange shows.
+                read = stream.read(&mut input) => if !matches!(read, Ok(1..)) { return },
+                () = tokio::time::sleep(LONG_PAUSE) => {}
+            }
+            if stream.write_all(b".").await.is_err() {
+                return;
+            }
+            self.saw(number, true);
+        }
+    }
+}
+
+/// `METHOD PATH?NUMBER[&long]`
+fn read_request(text: &str) -> Option<(String, u64, bool)> {
+    let mut words = text.split(' ');
+    let (method, target) = (words.next()?, words.next()?);
+    let (_, query) = target.split_once('?')?;
+    let (number, long) = query.split_once('&').map_or((query, false), |(number, _)| (number, true));
+    Some((method.to_owned(), number.parse().ok()?, long))
+}

@@ -1,0 +1,55 @@
+//! Calls of the load.
+
+use serde::{Deserialize, Serialize};
+
+use crate::mesh::Mesh;
+use crate::mesh::assertion::Caller;
+
+/// A call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// The host that it is made on.
+    pub host: usize,
+    /// Who calls.
+    pub from: Caller,
+    /// Which service, by its place.
+    pub to: usize,
+    /// Its method; empty on an opaque stream.
+    pub method: String,
+    /// Its path; empty on an opaque stream.
+    pub path: String,
+    /// Whether its answer comes in parts, for a while.
+    pub long: bool,
+    /// When it began.
+    pub began: u64,
+    /// When it ended, and with which status; none where there was no answer.
+    pub ended: Option<(u64, Option<u16>)>,
+}
+
+impl Call {
+    /// Whether it succeeded.
+    pub fn succeeded(&self) -> bool {
+        matches!(self.ended, Some((_, Some(200))))
+    }
+
+    /// Whether it speaks HTTP.
+    pub fn is_http(&self) -> bool {
+        !self.method.is_empty()
+    }
+
+    /// Whether it may reach an application only once.
+    pub fn only_once(&self) -> bool {
+        self.method != "GET"
+    }
+
+    /// As people say it.
+    pub fn describe(&self, mesh: &Mesh) -> String {
+        let from = match self.from {
+            Caller::Outside => "outside",
+            Caller::Service(service) => &mesh.services[service].name,
+        };
+        let what = format!("{} {}", self.method, self.path);
+        let to = &mesh.services[self.to].name;
+        format!("a call of {from} on n{} to {to} {}", self.host, what.trim()).trim_end().to_owned()
+    }
+}

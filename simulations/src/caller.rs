@@ -1,0 +1,87 @@
+//! Callers: local processes that reach services through their node's forward proxy.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use weft_proxy::net::{Net, Stream};
+
+use crate::application::{LONG_PARTS, LONG_PAUSE};
+use crate::call::Call;
+use crate::host::PROXY;
+use crate::mesh::{Protocol, Service};
+
+/// Bound on a call that may be made again.
+const TIMEOUT: Duration = Duration::from_secs(4);
+/// Bound on a call whose caller waits longer than a link takes to be given up.
+const PATIENT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Makes a call; its status, or none where there was no answer. An opaque stream that is answered has status 200.
+pub fn make<N: Net>(
+    net: N,
+    number: u64,
+    call: Call,
+    to: &Service,
+) -> impl Future<Output = Option<u16>> + Send + 'static + use<N> {
+    let bound = match (call.long, call.only_once()) {
+        (true, _) => LONG_PAUSE * 2 * LONG_PARTS,
+        (false, true) => PATIENT_TIMEOUT,
+        (false, false) => TIMEOUT,
+    };
+    let (name, protocol) = (format!("{}.mesh:{}", to.name, to.port), to.protocol);
+    async move {
+        let exchange = async {
+            let stream = net.dial(PROXY).await.ok()?;
+            match protocol {
+                Protocol::Http => http(stream, number, &call, &name).await,
+                Protocol::Tcp => opaque(stream, number, &name).await,
+            }
+        };
+        tokio::time::timeout(bound, exchange).await.ok().flatten()
+    }
+}
+
+/// Sends something to an address; the first byte of what comes back.
+pub async fn intrude<N: Net>(net: N, address: SocketAddr, what: &[u8]) -> Option<u8> {
+    let exchange = async {
+        let mut stream = net.dial(address).await.ok()?;
+        stream.write_all(what).await.ok()?;
+        stream.read_u8().await.ok()
+    };
+    tokio::time::timeout(PATIENT_TIMEOUT, exchange).await.ok().flatten()
+}
+
+async fn http<S: Stream>(mut stream: S, number: u64, call: &Call, name: &str) -> Option<u16> {
+    let Call { method, path, .. } = call;
+    let long = if call.long { "&long" } else { "" };
+    let head = format!(
+        "{method} http://{name}{path}?{number}{long} HTTP/1.1\r\nHost: {name}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.ok()?;
+    let mut answer = Vec::new();
+    // The status counts even where the rest broke off.
+    let _ = stream.read_to_end(&mut answer).await;
+    status(&answer)
+}
+
+/// A tunnel to the port, and a line through it.
+async fn opaque<S: Stream>(mut stream: S, number: u64, name: &str) -> Option<u16> {
+    let head = format!("CONNECT {name} HTTP/1.1\r\nHost: {name}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.ok()?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(stream.read_u8().await.ok()?);
+    }
+    let tunnel = status(&answer)?;
+    if tunnel != 200 {
+        return Some(tunnel);
+    }
+    stream.write_all(format!("{number}\n").as_bytes()).await.ok()?;
+    let mut line = Vec::new();
+    let _ = stream.read_to_end(&mut line).await;
+    (line == b"ok\n").then_some(200)
+}
+
+fn status(answer: &[u8]) -> Option<u16> {
+    String::from_utf8_lossy(answer).get(9..12)?.parse().ok()
+}

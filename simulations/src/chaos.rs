@@ -21,7 +21,7 @@ use weft::client::{Client, ClientError};
 
 use crate::application::Seen;
 use crate::dice::Dice;
-use crate::faults::{Fault, FaultKind, plan};
+use crate::faults::{Fault, FaultKind, Kinds, plan};
 use crate::invariants::Breach;
 use crate::invariants::claims::Claims;
 use crate::invariants::durability::Durability;
@@ -198,7 +198,7 @@ impl Chaos {
         self.furnish().await?;
         let from = self.now();
         let end = from + self.setup.minutes * 60_000;
-        let planned = plan(self.setup.seed, &self.setup.faults.clone(), from, end);
+        let planned = plan(self.setup.seed, (&self.setup.faults, Kinds::All), from, end);
         *faults = planned.len();
         self.suffer(planned, end).await?;
         self.heal().await?;
@@ -236,7 +236,11 @@ impl Chaos {
                 self.decide(host, switch, (present, wait));
             }
             self.cycle().await?;
+            let [allowed, denied, failed] = self.outcomes;
+            let (passed, decisions) = (self.now() / 1000, self.decisions.0);
+            eprint!("\r{passed} s, {decisions} decisions, {allowed} calls allowed, {denied} denied, {failed} failed ");
         }
+        eprintln!();
         for (_, fault) in ending {
             self.end(&fault).await?;
         }

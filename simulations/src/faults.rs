@@ -133,11 +133,20 @@ const GAP: (u64, u64) = (1_000, 15_000);
 /// How long a fault lasts.
 const LASTS: (u64, u64) = (500, 20_000);
 
+/// Which of the kinds that are allowed a run may meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kinds {
+    /// About half of them, drawn from the seed, so that rare combinations come up in many short runs.
+    Some,
+    /// All of them, for a long run.
+    All,
+}
+
 /// The faults of a run: kinds from `allowed`, moments in `[from, to)`.
-pub fn plan(seed: u64, allowed: &[FaultKind], from: u64, to: u64) -> Vec<Fault> {
+pub fn plan(seed: u64, (allowed, which): (&[FaultKind], Kinds), from: u64, to: u64) -> Vec<Fault> {
     let mut dice = Dice::new(seed, "faults");
     let mut kinds: Vec<FaultKind> = allowed.iter().copied().filter(|_| dice.chance(2)).collect();
-    if kinds.is_empty() {
+    if kinds.is_empty() || which == Kinds::All {
         kinds = allowed.to_vec();
     }
     let mut faults = Vec::new();

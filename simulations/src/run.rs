@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::dice::Dice;
-use crate::faults::{Fault, FaultKind, plan};
+use crate::faults::{Fault, FaultKind, Kinds, plan};
 use crate::host::Host;
 use crate::invariants::Breach;
 use crate::invariants::agreement::Agreement;
@@ -186,7 +186,7 @@ impl Run {
         }
         let from = self.network.now();
         let end = from + self.setup.minutes * 60_000;
-        let faults = plan(self.setup.seed, &self.setup.faults.clone(), from, end);
+        let faults = plan(self.setup.seed, (&self.setup.faults, Kinds::Some), from, end);
         let count = faults.len();
         let outcome = self
             .suffer(faults, end)

@@ -148,31 +148,7 @@ fn simulated(document: Value, policies: &[&str]) -> Result<Mesh, Vec<String>> {
         faults.push(format!("spec.services: {} given; name 1 to {SERVICES_MAX}", spec.services.len()));
     }
     let names: Vec<String> = spec.services.iter().map(|service| service.name.clone()).collect();
-    let mut services = Vec::new();
-    for (at, service) in spec.services.into_iter().enumerate() {
-        let (path, ServiceSpec { name, hosts, port, protocol }) = (format!("spec.services[{at}]"), service);
-        if let Err(error) = name.parse::<weft_proto::service::ServiceName>() {
-            faults.push(format!("{path}.name: {error}"));
-        }
-        if names[..at].contains(&name) || name == "outside" {
-            faults.push(format!("{path}.name: {name:?} is taken"));
-        }
-        if port == 0 {
-            faults.push(format!("{path}.port: 1 to 65535"));
-        }
-        let mut places = Vec::new();
-        for host in &hosts {
-            match place(host) {
-                Some(place) => places.push(place),
-                None => faults.push(format!("{path}.hosts: {host} is no host; write numbers from 0, all, odd, even")),
-            }
-        }
-        let protocol = match protocol {
-            ProtocolSpec::Http => Protocol::Http,
-            ProtocolSpec::Tcp => Protocol::Tcp,
-        };
-        services.push(Service { name, hosts: places, port, protocol });
-    }
+    let services = services(spec.services, &mut faults);
     for (at, admission) in spec.admissions.iter().enumerate() {
         if admission.host == 0 {
             faults.push(format!("spec.admissions[{at}].host: host 0 makes the mesh; its node may run every service"));
@@ -201,6 +177,36 @@ fn simulated(document: Value, policies: &[&str]) -> Result<Mesh, Vec<String>> {
         switches: Vec::new(),
         assertions,
     })
+}
+
+/// The services, and what is wrong with them.
+fn services(specs: Vec<ServiceSpec>, faults: &mut Vec<String>) -> Vec<Service> {
+    let mut services: Vec<Service> = Vec::new();
+    for (at, service) in specs.into_iter().enumerate() {
+        let (path, ServiceSpec { name, hosts, port, protocol }) = (format!("spec.services[{at}]"), service);
+        if let Err(error) = name.parse::<weft_proto::service::ServiceName>() {
+            faults.push(format!("{path}.name: {error}"));
+        }
+        if services.iter().any(|other| other.name == name) || name == "outside" {
+            faults.push(format!("{path}.name: {name:?} is taken"));
+        }
+        if port == 0 {
+            faults.push(format!("{path}.port: 1 to 65535"));
+        }
+        let mut places = Vec::new();
+        for host in &hosts {
+            match place(host) {
+                Some(place) => places.push(place),
+                None => faults.push(format!("{path}.hosts: {host} is no host; write numbers from 0, all, odd, even")),
+            }
+        }
+        let protocol = match protocol {
+            ProtocolSpec::Http => Protocol::Http,
+            ProtocolSpec::Tcp => Protocol::Tcp,
+        };
+        services.push(Service { name, hosts: places, port, protocol });
+    }
+    services
 }
 
 fn place(host: &Value) -> Option<Place> {

@@ -71,6 +71,7 @@ async fn route<W: World>(node: &Node<W>, request: Request<Incoming>) -> Answer {
         (&Method::DELETE, ["v1", "services", namespace, name]) => {
             json(&node.api_remove_service(&format!("{namespace}/{name}"))?)
         }
+        (&Method::GET, ["v1", "index"]) => json(&node.api_index().await?),
         (&Method::GET, ["v1", "resources"]) => json(&node.api_resources(&query)?),
         (&Method::POST, ["v1", "resources"]) => {
             let dry_run = query.get("dry_run").is_some_and(|value| value == "true");

@@ -18,8 +18,8 @@ use weft_proto::resource::Kind;
 use weft_proto::service::ServiceName;
 
 use crate::api::schema::{
-    Applied, ApplyRequest, Enforced, Error, ExplainRequest, Member, Service, ServiceSpec, Services, Status, Token,
-    TokenCreated, TokenRequest,
+    Applied, ApplyRequest, Enforced, Error, ExplainRequest, Member, Reached, Service, ServiceSpec, Services, Status,
+    Token, TokenCreated, TokenRequest,
 };
 
 /// The API's socket within a data directory.
@@ -110,6 +110,11 @@ impl Client {
     /// Applies documents, all or none.
     pub async fn apply(&self, request: &ApplyRequest, dry_run: bool) -> Called<Applied> {
         self.post(if dry_run { "/v1/resources?dry_run=true" } else { "/v1/resources" }, request).await
+    }
+
+    /// Waits until the node has applied every decision that was acknowledged anywhere before.
+    pub async fn index(&self) -> Called<Reached> {
+        self.get("/v1/index").await
     }
 
     /// Documents of a kind. Namespace and name are DNS labels; none means all.

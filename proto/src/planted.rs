@@ -28,6 +28,8 @@ pub enum Bug {
     DeadVotersKept,
     /// Nodes that are dead stay listed as live.
     DeadStayLive,
+    /// What a read must wait for is told without asking a majority.
+    StaleRead,
     /// Waiting returns without asking the other nodes.
     WaitingSkipped,
     /// An index is announced as enforced before its table is in force.
@@ -53,7 +55,7 @@ pub enum Bug {
 }
 
 /// All of them, with the names by which they are asked for.
-pub const BUGS: [(&str, Bug); 22] = [
+pub const BUGS: [(&str, Bug); 23] = [
     ("flush-skipped", Bug::FlushSkipped),
     ("vote-not-kept", Bug::VoteNotKept),
     ("checksum-ignored", Bug::ChecksumIgnored),
@@ -65,6 +67,7 @@ pub const BUGS: [(&str, Bug); 22] = [
     ("promotion-ignored", Bug::PromotionIgnored),
     ("dead-voters-kept", Bug::DeadVotersKept),
     ("dead-stay-live", Bug::DeadStayLive),
+    ("stale-read", Bug::StaleRead),
     ("waiting-skipped", Bug::WaitingSkipped),
     ("announced-early", Bug::AnnouncedEarly),
     ("policy-left-out", Bug::PolicyLeftOut),

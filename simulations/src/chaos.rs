@@ -27,6 +27,7 @@ use crate::invariants::claims::Claims;
 use crate::invariants::durability::Durability;
 use crate::invariants::leadership::Leadership;
 use crate::invariants::once::Once;
+use crate::invariants::reads::Reads;
 use crate::load::Load;
 use crate::mesh::Mesh;
 use crate::mesh::assertion::Caller;
@@ -85,6 +86,7 @@ enum Answer {
     Refused { switch: usize, present: bool },
     Nothing,
     Waited { index: u64, began: u64, absent: Vec<String> },
+    Read { host: usize, wanted: u64, index: u64 },
 }
 
 struct Chaos {
@@ -98,6 +100,7 @@ struct Chaos {
     load: Load,
     claims: Claims,
     once: Once,
+    reads: Reads,
     leadership: Leadership,
     durability: Durability,
     told: mpsc::UnboundedReceiver<(usize, Told)>,
@@ -147,6 +150,7 @@ pub async fn run(setup: Setup, keep: Option<PathBuf>) -> Result<Report, String> 
         load: Load::new(setup.mesh.clone(), setup.nodes),
         claims: Claims::new(setup.mesh.clone()),
         once: Once::default(),
+        reads: Reads::default(),
         leadership: Leadership::default(),
         durability: Durability::default(),
         told,
@@ -234,6 +238,7 @@ impl Chaos {
                     (self.dice.below(self.setup.nodes), self.dice.below(self.setup.mesh.switches.len()));
                 let (present, wait) = (self.dice.chance(2), self.dice.chance(3));
                 self.decide(host, switch, (present, wait));
+                self.read();
             }
             self.cycle().await?;
             let [allowed, denied, failed] = self.outcomes;
@@ -255,6 +260,18 @@ impl Chaos {
             Caller::Service(service) => Some(service),
         };
         self.stage.order(call.host, service, &Order::Call(number, call.clone())).await
+    }
+
+    /// An operator reads at a node what has been decided everywhere.
+    fn read(&mut self) {
+        let host = self.dice.below(self.setup.nodes);
+        let (client, answers, wanted) = (self.client(host), self.answers.0.clone(), self.reads.begin());
+        tokio::spawn(async move {
+            if let Ok(reached) = client.index().await {
+                // Nobody listens any more at the end.
+                let _ = answers.send(Answer::Read { host, wanted, index: reached.index });
+            }
+        });
     }
 
     /// An operator changes a policy at a node.

@@ -7,6 +7,7 @@ pub mod claims;
 pub mod durability;
 pub mod leadership;
 pub mod once;
+pub mod reads;
 pub mod strangers;
 pub mod waiting;
 

@@ -22,6 +22,7 @@ use crate::invariants::claims::Claims;
 use crate::invariants::durability::Durability;
 use crate::invariants::leadership::Leadership;
 use crate::invariants::once::Once;
+use crate::invariants::reads::Reads;
 use crate::load::Load;
 use crate::mesh::Mesh;
 use crate::trace::{Kind, Trace};
@@ -80,9 +81,10 @@ pub(crate) const VOTERS: usize = 5;
 const STEP: u64 = 5;
 /// How long the mesh has to form.
 const FORMING: u64 = 60_000;
-/// Time between calls and between decisions, in milliseconds.
+/// Time between calls, between decisions, and between consistent reads, in milliseconds.
 const CALL_GAP: (u64, u64) = (50, 400);
 const DECISION_GAP: (u64, u64) = (300, 3_000);
+const READ_GAP: (u64, u64) = (300, 2_000);
 
 /// What operators have been told since the last step.
 enum Told {
@@ -90,6 +92,7 @@ enum Told {
     Acknowledged { switch: usize, present: bool, index: u64 },
     Refused { switch: usize, present: bool },
     Nothing,
+    Read { host: usize, wanted: u64, index: u64 },
     Waited { index: u64, tables: Vec<String> },
     Line { services: Vec<String>, line: String, id: String },
 }
@@ -110,6 +113,7 @@ struct Run {
     durability: Durability,
     claims: Claims,
     once: Once,
+    reads: Reads,
     load: Load,
     /// Calls allowed, denied, failed.
     outcomes: [u64; 3],
@@ -155,6 +159,7 @@ pub fn run(setup: Setup) -> Report {
         durability: Durability::default(),
         claims: Claims::new(setup.mesh.clone()),
         once: Once::default(),
+        reads: Reads::default(),
         load: Load::new(setup.mesh.clone(), setup.nodes),
         outcomes: [0; 3],
         losses: BTreeMap::new(),
@@ -201,7 +206,8 @@ impl Run {
     fn suffer(&mut self, faults: Vec<Fault>, end: u64) -> Result<(), Breach> {
         let mut coming = faults.into_iter().peekable();
         let mut ending: Vec<(u64, Fault)> = Vec::new();
-        let (mut next_call, mut next_decision) = (self.network.now(), self.network.now());
+        let now = self.network.now();
+        let (mut next_call, mut next_decision, mut next_read) = (now, now, now);
         while self.network.now() < end {
             let now = self.network.now();
             while let Some(fault) = coming.next_if(|fault| fault.at <= now) {
@@ -221,6 +227,10 @@ impl Run {
             if now >= next_decision {
                 next_decision = now + self.dice.range(DECISION_GAP.0, DECISION_GAP.1);
                 self.decide();
+            }
+            if now >= next_read {
+                next_read = now + self.dice.range(READ_GAP.0, READ_GAP.1);
+                self.read();
             }
             self.step()?;
         }

@@ -17,7 +17,7 @@ pub fn page(seed: u64, hosts: usize, report: &Report) -> String {
     let height = TOP + (hosts + 2) * LANE + 30;
     let mut page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>weft-sim, seed {seed}</title>\n<style>{STYLE}</style>\n\
-         <h1>Seed {seed}</h1><p>{}</p>\n<div class=\"scroll\"><svg width=\"{width}\" height=\"{height}\">\n",
+         <h1>Seed {seed}</h1><p>{}</p>\n<p>{LEGEND}</p>\n<div class=\"scroll\"><svg width=\"{width}\" height=\"{height}\">\n",
         summary(report)
     );
     lanes(&mut page, hosts, report);
@@ -119,6 +119,14 @@ fn class(kind: Kind) -> &'static str {
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
+
+/// What the marks are; each tells more when it is pointed at.
+const LEGEND: &str = "<b style=\"color:#c0392b\">&#9646;</b> a fault begins or ends \
+<b style=\"color:#1d6fd1\">&#9646;</b> a node starts, ends, leads \
+<b style=\"color:#1d6fd1\">&#9679;</b> a decision \
+<b style=\"color:#2a9d5c\">&#9679;</b> a call was allowed \
+<b style=\"color:#8a63d2\">&#9679;</b> denied \
+<b style=\"color:#d97706\">&#9679;</b> failed. Seconds from left to right; point at a mark to read it.";
 
 const STYLE: &str = "body{font:14px sans-serif;margin:24px;color:#222}.scroll{overflow-x:auto;border:1px solid #ddd}\
 svg text{font-size:12px}svg line{stroke:#ccc}.tick{fill:#888}circle.allowed{fill:#2a9d5c}circle.denied{fill:#8a63d2}\

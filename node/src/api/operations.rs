@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use weft_consensus::replica::ProposeError;
 use weft_consensus::state::State;
 use weft_proto::Index;
@@ -17,7 +17,8 @@ use weft_proto::wire::mesh::JoinLine;
 use weft_proxy::table::Table;
 
 use super::schema::{
-    Applied, ApplyRequest, Error, Service, ServiceInstance, ServiceSpec, Services, Token, TokenCreated, TokenRequest,
+    Applied, ApplyRequest, Error, Reached, Service, ServiceInstance, ServiceSpec, Services, Token, TokenCreated,
+    TokenRequest,
 };
 use crate::Node;
 use crate::compile::compile;
@@ -238,6 +239,18 @@ impl<W: World> Node<W> {
         match query.get("name") {
             Some(name) if found.is_empty() => Err(Failure::not_found(format!("there is no {name:?}"))),
             _ => Ok(found),
+        }
+    }
+
+    /// `GET /v1/index`: what is read here after it is linearizable.
+    pub async fn api_index(&self) -> Answered<Reached> {
+        let index = self.replica.read_index(DECISION_TIMEOUT).await?;
+        // What is read is what was published, which follows what was applied.
+        let mut published = self.replica.state();
+        let reached = published.wait_for(|state| state.index >= index);
+        match timeout(DECISION_TIMEOUT, reached).await {
+            Ok(Ok(_)) => Ok(Reached { index }),
+            _ => Err(ProposeError::Timeout.into()),
         }
     }
 

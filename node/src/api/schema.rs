@@ -11,6 +11,7 @@
 //! | `GET /v1/services` | → [`Services`] |
 //! | `DELETE /v1/services/{namespace}/{name}` | → `{}` |
 //! | `POST /v1/resources?dry_run=true` | [`ApplyRequest`] → [`Applied`] |
+//! | `GET /v1/index` | → [`Reached`], after every decision acknowledged anywhere before is applied here |
 //! | `GET /v1/resources?kind=&namespace=&name=` | → `[document]` |
 //! | `DELETE /v1/resources/{kind}/{namespace}/{name}?expected=` | → [`Applied`] |
 //! | `GET /v1/enforced?index=&timeout_ms=` | → [`Enforced`] |
@@ -234,6 +235,13 @@ pub struct Applied {
     pub index: Index,
     /// One line a document: `AuthorizationPolicy default/x created`.
     pub changes: Vec<String>,
+}
+
+/// A node has applied every decision that was acknowledged anywhere before it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    /// Up to which index.
+    pub index: Index,
 }
 
 /// Who enforces an index.

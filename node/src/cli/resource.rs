@@ -55,6 +55,9 @@ pub(super) struct Get {
     /// Namespace [default: all, or `default` with a name]
     #[arg(short, long, value_parser = values::name)]
     namespace: Option<String>,
+    /// First wait until this node has every change that was acknowledged anywhere before; needs a majority of voters
+    #[arg(long)]
+    consistent: bool,
     /// How documents are printed
     #[arg(short = 'o', value_enum, value_name = "FORMAT")]
     format: Option<Format>,
@@ -114,6 +117,9 @@ impl Apply {
 impl Get {
     pub(super) async fn execute(self, context: &Context) -> Ended {
         let namespace = self.namespace.as_deref().or(self.name.as_ref().map(|_| DEFAULT_NAMESPACE));
+        if self.consistent {
+            context.client.index().await?;
+        }
         let documents = context.client.resources(self.kind, namespace, self.name.as_deref()).await?;
         let format = self.format.unwrap_or(if context.output == Output::Json { Format::Json } else { Format::Table });
         let text = match (format, documents.as_slice()) {

@@ -101,10 +101,12 @@ impl Chaos {
     pub(super) async fn answered(&mut self, answer: Answer) -> Result<(), Stop> {
         let (now, mesh) = (self.now(), self.setup.mesh.clone());
         match answer {
+            Answer::Read { host, wanted, index } => self.reads.check(host, wanted, index)?,
             Answer::Nothing => self.decisions.1 += 1,
             Answer::Refused { switch, present } => self.durability.refused(&mesh.switches[switch].key, present),
             Answer::Acknowledged { switch, present, index } => {
                 self.decisions.0 += 1;
+                self.reads.acknowledged(index);
                 let key = &mesh.switches[switch].key;
                 let what = if present { "there" } else { "gone" };
                 self.trace.add(now, None, Kind::Decision, format!("{} is {what} at index {index}", key.name));

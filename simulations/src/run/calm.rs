@@ -73,6 +73,7 @@ impl Run {
         self.pass(STRAGGLING)?;
         for present in [true, false] {
             self.switch(present)?;
+            self.read_everywhere()?;
             let wanted = self.load.wanted(present);
             self.call_all(&wanted)?;
         }
@@ -86,6 +87,16 @@ impl Run {
     fn left(&self) -> Left {
         let tasks = self.hosts.iter().map(Host::tasks).max().unwrap_or(0);
         Left { hosts: self.hosts.len(), connections: self.network.connections(), tasks }
+    }
+
+    /// A consistent read is answered at every host.
+    fn read_everywhere(&mut self) -> Result<(), Breach> {
+        let done = self.reads.done() + self.hosts.len();
+        (0..self.hosts.len()).for_each(|host| self.read_at(host));
+        match self.until(DECIDING, |run| run.reads.done() >= done)? {
+            true => Ok(()),
+            false => Err(Breach { invariant: "a whole mesh serves", text: "consistent reads are not answered".into() }),
+        }
     }
 
     /// Every policy of a condition is there, or none; everywhere.

@@ -31,6 +31,22 @@ impl Run {
         self.decide_at(host, switch, how);
     }
 
+    /// An operator reads somewhere what has been decided everywhere.
+    pub(super) fn read(&mut self) {
+        let host = self.dice.below(self.hosts.len());
+        self.read_at(host);
+    }
+
+    pub(super) fn read_at(&self, host: usize) {
+        let Some(node) = self.hosts[host].node() else { return };
+        let (wanted, told) = (self.reads.begin(), self.told.clone());
+        self.hosts[host].spawn(async move {
+            if node.api_index().await.is_ok() {
+                told.lock().push(Told::Read { host, wanted, index: node.state().index });
+            }
+        });
+    }
+
     pub(super) fn decide_at(&mut self, host: usize, switch: usize, (present, wait): (bool, bool)) {
         let Some(node) = self.hosts[host].node() else { return };
         let (document, told) = (self.setup.mesh.switches[switch].clone(), self.told.clone());

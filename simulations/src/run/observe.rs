@@ -19,12 +19,14 @@ impl Run {
                     self.token = Some((line, id));
                 }
                 Told::Nothing => self.decisions.1 += 1,
+                Told::Read { host, wanted, index } => self.reads.check(host, wanted, index)?,
                 Told::Furnished(outcome) => self.furnished = Some(outcome),
                 Told::Refused { switch, present } => {
                     self.durability.refused(&self.setup.mesh.switches[switch].key, present);
                 }
                 Told::Acknowledged { switch, present, index } => {
                     self.decisions.0 += 1;
+                    self.reads.acknowledged(index);
                     let key = &self.setup.mesh.switches[switch].key;
                     let what = if present { "there" } else { "gone" };
                     self.trace.add(now, None, Kind::Decision, format!("{} is {what} at index {index}", key.name));

@@ -253,6 +253,7 @@ fn open_bounded(path: &Path) -> Result<sled::Db, OpenError> {
 
 fn open_sled(path: &Path) -> sled::Result<sled::Db> {
     std::fs::create_dir_all(path)?;
+    discard_unfinished(path)?;
     sled::Config::new()
         .path(path)
         .segment_size(SEGMENT_BYTES)
@@ -260,6 +261,28 @@ fn open_sled(path: &Path) -> sled::Result<sled::Db> {
         .mode(sled::Mode::LowSpace)
         .flush_every_ms(None)
         .open()
+}
+
+/// Removes snapshots that sled was writing when the process ended or the disk was full. sled 0.34 would take the newest of
+/// them for a finished one and call the store corrupt, although it is whole: a snapshot only shortens the reading of the
+/// log, and the finished one before it is still there.
+fn discard_unfinished(path: &Path) -> io::Result<()> {
+    let log = match File::open(path.join("db")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        log => log?,
+    };
+    // The lock is sled's own: whoever has it may be writing one just now. That it is taken is for sled to tell.
+    if log.try_lock().is_err() {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(path)? {
+        let name = entry?.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with("snap.") && name.ends_with(".generating")) {
+            tracing::warn!(file = %name.display(), "a snapshot of the store was not finished, and is not needed");
+            std::fs::remove_file(path.join(name))?;
+        }
+    }
+    log.unlock()
 }
 
 /// Finishes the creation of a new store; makes sure that an old one is the one that was created.
@@ -396,6 +419,18 @@ mod tests {
         assert_eq!(keys(&disk, 10), [b"a", b"c"]);
         assert_eq!(disk.read(b"d").expect("read"), Some(vec![7; 32 << 10]));
         assert_eq!(disk.read(b"b").expect("read"), None);
+    }
+
+    #[test]
+    fn a_snapshot_that_was_not_finished_does_no_harm() {
+        let directory = directory();
+        let path = directory.path().join("store");
+        let disk = SledDisk::open(&path).expect("created");
+        write(&disk, &[("a", Some(b"1"))]);
+        drop(disk);
+        std::fs::write(path.join("snap.FFFFFFFFFFFFFFFF.generating"), b"half of one").expect("written");
+        let disk = SledDisk::open(&path).expect("whole");
+        assert_eq!(disk.read(b"a").expect("read"), Some(b"1".to_vec()));
     }
 
     #[test]

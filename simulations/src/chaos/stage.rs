@@ -129,7 +129,7 @@ impl Stage {
             tool(&format!("ip netns exec {hub} nft {line}")).await?;
         }
         let count = self.hosts.len().to_string();
-        let mut child = self.inside(&hub, &["relay", &count])?;
+        let mut child = self.inside(&hub, None, &["relay", &count])?;
         let (input, output) = (child.stdin.take(), child.stdout.take());
         let (Some(input), Some(output)) = (input, output) else { return Err("the relay has no pipes".into()) };
         let mut first = BufReader::new(output).lines();
@@ -141,15 +141,15 @@ impl Stage {
         Ok(())
     }
 
-    /// This program in a namespace.
-    fn inside(&self, namespace: &str, arguments: &[&str]) -> Result<Child, String> {
+    /// This program in a namespace, as a user where one is named.
+    fn inside(&self, namespace: &str, user: Option<u32>, arguments: &[&str]) -> Result<Child, String> {
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
         let mut command = Command::new("ip");
         command.args(["netns", "exec", namespace]);
-        if let ["inhabit", user] = arguments {
+        if let Some(user) = user {
             command.args(["setpriv", &format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups"]);
         }
-        command.arg(program).args(&arguments[..arguments.len().min(if arguments[0] == "inhabit" { 1 } else { 2 })]);
+        command.arg(program).args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
         command.spawn().map_err(|error| format!("ip: {error}; is it installed?"))
     }
@@ -159,9 +159,7 @@ impl Stage {
         let here: Vec<usize> = (0..mesh.services.len()).filter(|service| mesh.runs_on(*service, host, count)).collect();
         let callers = here.iter().map(|service| Some(*service));
         for service in [None].into_iter().chain(callers) {
-            let number = service.map(|service| user(service).to_string());
-            let arguments: Vec<&str> = ["inhabit"].into_iter().chain(number.as_deref()).collect();
-            let mut child = self.inside(&self.namespace(host), &arguments)?;
+            let mut child = self.inside(&self.namespace(host), service.map(user), &["inhabit"])?;
             let (input, output) = (child.stdin.take(), child.stdout.take());
             let (Some(mut input), Some(output)) = (input, output) else { return Err("no pipes".into()) };
             let applications = if service.is_none() { here.clone() } else { Vec::new() };

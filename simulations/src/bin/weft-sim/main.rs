@@ -12,7 +12,6 @@ use weft_simulations::run::{Bug, Report, Setup, run};
 use weft_simulations::timeline;
 use weft_simulations::trace::Kind;
 
-#[path = "main/sweep.rs"]
 mod sweep;
 
 use sweep::{SweepOptions, sweep};

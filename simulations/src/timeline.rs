@@ -85,7 +85,14 @@ fn mark(page: &mut String, hosts: usize, event: &Event) {
             "<line class=\"{kind}\" x1=\"{x}\" x2=\"{x}\" y1=\"{TOP}\" y2=\"{}\"><title>{title}</title></line>",
             TOP + (hosts + 2) * LANE
         ),
-        Kind::Fault | Kind::Node => writeln!(
+        Kind::Fault => writeln!(
+            page,
+            "<rect class=\"{kind}\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"20\"><title>{title}</title></rect>",
+            x - 2,
+            y - 10,
+            pixels(lasts(&event.text)).max(5)
+        ),
+        Kind::Node => writeln!(
             page,
             "<rect class=\"{kind}\" x=\"{}\" y=\"{}\" width=\"5\" height=\"20\"><title>{title}</title></rect>",
             x - 2,
@@ -93,6 +100,12 @@ fn mark(page: &mut String, hosts: usize, event: &Event) {
         ),
         _ => writeln!(page, "<circle class=\"{kind}\" cx=\"{x}\" cy=\"{y}\" r=\"3\"><title>{title}</title></circle>"),
     };
+}
+
+/// How long a fault lasts that begins, in milliseconds, as its event tells it at its end.
+fn lasts(text: &str) -> u64 {
+    let number = text.strip_suffix(" ms").and_then(|text| text.rsplit(' ').next());
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "pixels")]
@@ -121,7 +134,7 @@ fn escape(text: &str) -> String {
 }
 
 /// What the marks are; each tells more when it is pointed at.
-const LEGEND: &str = "<b style=\"color:#c0392b\">&#9646;</b> a fault begins or ends \
+const LEGEND: &str = "<b style=\"color:#c0392b\">&#9646;</b> a fault, from its beginning to its end \
 <b style=\"color:#1d6fd1\">&#9646;</b> a node starts, ends, leads \
 <b style=\"color:#1d6fd1\">&#9679;</b> a decision \
 <b style=\"color:#2a9d5c\">&#9679;</b> a call was allowed \
@@ -130,6 +143,6 @@ const LEGEND: &str = "<b style=\"color:#c0392b\">&#9646;</b> a fault begins or e
 
 const STYLE: &str = "body{font:14px sans-serif;margin:24px;color:#222}.scroll{overflow-x:auto;border:1px solid #ddd}\
 svg text{font-size:12px}svg line{stroke:#ccc}.tick{fill:#888}circle.allowed{fill:#2a9d5c}circle.denied{fill:#8a63d2}\
-circle.failed{fill:#d97706}circle.decision{fill:#1d6fd1}rect.fault{fill:#c0392b}rect.node{fill:#1d6fd1}\
+circle.failed{fill:#d97706}circle.decision{fill:#1d6fd1}rect.fault{fill:#c0392b;fill-opacity:.45}rect.node{fill:#1d6fd1}\
 line.broken{stroke:#c0392b;stroke-width:3}table{margin-top:16px;border-collapse:collapse}td{padding:1px 10px 1px 0}\
 tr.fault td,tr.broken td{color:#c0392b}tr.broken{font-weight:bold}tr.failed td{color:#b45309}";

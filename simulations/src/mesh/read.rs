@@ -106,15 +106,18 @@ impl Mesh {
             let documents: Vec<Value> = serde_saphyr::from_multiple(text)
                 .map_err(|error| format!("{source}: not valid YAML: {}", error.without_snippet()))?;
             for (at, document) in documents.into_iter().enumerate().filter(|(_, document)| !document.is_null()) {
-                let source = format!("{source}, document {}", at + 1);
                 if document["kind"] == "Simulation" {
-                    simulations.push((source, document));
-                } else {
-                    let text = document.to_string();
-                    match document::parse(&source, &text) {
-                        Ok(read) => resources.extend(read.into_iter().map(|resource| (resource.key, text.clone()))),
-                        Err(found) => faults.extend(found.iter().map(ToString::to_string)),
-                    }
+                    simulations.push((format!("{source}, document {}", at + 1), document));
+                    continue;
+                }
+                let text = document.to_string();
+                match document::parse(source, &text) {
+                    Ok(read) => resources.extend(read.into_iter().map(|resource| (resource.key, text.clone()))),
+                    // Each was read alone; its place is that in the file.
+                    Err(found) => faults.extend(found.into_iter().map(|fault| {
+                        let fault = document::Fault { document: at + 1, ..fault };
+                        fault.to_string()
+                    })),
                 }
             }
         }

@@ -31,6 +31,9 @@ pub struct ServiceSettings {
     /// What to do with `%2F`, `%5C` and `\` in a path.
     #[serde(default)]
     pub escaped_slashes: EscapedSlashes,
+    /// What to do with `_` in the names of header fields.
+    #[serde(default)]
+    pub underscore_headers: UnderscoreHeaders,
 }
 
 /// A port and what it speaks.
@@ -51,6 +54,17 @@ pub enum EscapedSlashes {
     #[default]
     Refuse,
     /// Pass it on as it is.
+    Allow,
+}
+
+/// What to do with `_` in the names of header fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum UnderscoreHeaders {
+    /// Answer 400: CGI, WSGI and their like read `a_b` and `a-b` as one field (RFC 3875, 4.1.18).
+    #[default]
+    Refuse,
+    /// Pass them on, without those that such a server would take for one that only Weft sets.
     Allow,
 }
 

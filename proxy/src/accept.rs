@@ -113,6 +113,12 @@ impl<N: Net> Connection<N> {
         if self.peer.is_some() { End::Callee } else { End::Caller }
     }
 
+    /// Whether policies ask for what only a request has, so that the verdict on a stream says nothing of requests.
+    pub(crate) fn is_judged_by_http(&self) -> bool {
+        let Destination::Fixed(name, _) = &self.destination else { return false };
+        self.worker.plane.table.load().service(name).is_some_and(|service| service.authorization.needs_http())
+    }
+
     /// The user that the calling process runs as: asked from the kernel once, and only where it matters.
     pub(crate) fn user(&self, table: &Table) -> Option<u32> {
         if table.callers.is_empty() {

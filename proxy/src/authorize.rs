@@ -80,7 +80,7 @@ fn judge<N: Net>(
     }
     let keeps_headers = relation.service.headers_matter;
     let asked = request.map(|(asked, headers)| Asked { headers: keeps_headers.then(|| headers.clone()), ..asked });
-    open.enter(Current { relation: relation.clone(), addresses, asked });
+    open.enter(Current { relation: relation.clone(), addresses, asked, request_fault: None });
     if permitted { Ok(Permit { relation, here }) } else { Err(Reject::Denied) }
 }
 

@@ -1,16 +1,19 @@
 //! Bodies, as they stream through: no box, no copy.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use crate::connect::instance::Lease;
 use crate::connect::link::Ticket;
+use crate::forward::headers;
+use crate::reject::Reject;
 use crate::revoke::Hold;
 use crate::stream::{Fault, GivenUp, Source};
 use crate::task::Aborting;
@@ -58,6 +61,18 @@ pub(crate) enum BodyError {
 }
 
 impl BodyError {
+    /// What the exchange ends with whose request body it was: the caller is to blame.
+    pub(crate) fn reject(&self) -> Reject {
+        match self {
+            Self::Http1(error) if is_malformed(error) => {
+                Reject::BadRequest("the request's body is not framed as its head says")
+            }
+            Self::Http1(_) | Self::Stream(_) => Reject::Gone,
+            Self::Deadline => Reject::Timeout,
+            Self::Revoked => Reject::Revoked,
+        }
+    }
+
     /// What the other end of the exchange is told.
     pub(crate) fn given_up(&self) -> GivenUp {
         match self {
@@ -67,6 +82,12 @@ impl BodyError {
     }
 }
 
+/// Whether what arrived breaks the rules of framing, rather than not arriving.
+fn is_malformed(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| matches!(cause.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData))
+}
+
 impl Body {
     pub(crate) fn full(text: impl Into<Bytes>) -> Self {
         Self::Full(text.into())
@@ -74,6 +95,17 @@ impl Body {
 
     pub(crate) fn http1(incoming: Incoming) -> Self {
         if incoming.is_end_stream() { Self::Empty } else { Self::Http1(incoming) }
+    }
+
+    /// All of it, whose length is known to be small.
+    pub(crate) async fn whole(&mut self) -> Result<Bytes, BodyError> {
+        let mut whole = BytesMut::new();
+        while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut *self).poll_frame(cx)).await {
+            if let Ok(data) = frame?.into_data() {
+                whole.extend_from_slice(&data);
+            }
+        }
+        Ok(whole.freeze())
     }
 
     /// The body of a request that came on a stream.
@@ -106,24 +138,14 @@ impl HttpBody for Body {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut *self {
-            Self::Empty => Poll::Ready(None),
-            Self::Full(text) => {
-                let text = std::mem::take(text);
-                *self = Self::Empty;
-                Poll::Ready(Some(Ok(Frame::data(text))))
-            }
-            Self::Http1(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
-            Self::Instance(incoming, lease) => {
-                let polled = ready!(Pin::new(&mut *incoming).poll_frame(cx));
-                if polled.is_none() || incoming.is_end_stream() {
-                    lease.end();
-                }
-                Poll::Ready(polled.map(|frame| frame.map_err(BodyError::from)))
-            }
-            Self::Stream(body) => body.source.poll_body(cx).map_err(BodyError::from),
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut frame = ready!(self.poll_next(cx));
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            headers::clean_trailers(trailers);
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -141,6 +163,28 @@ impl HttpBody for Body {
             Self::Full(text) => SizeHint::with_exact(text.len() as u64),
             Self::Http1(incoming) | Self::Instance(incoming, _) => incoming.size_hint(),
             Self::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl Body {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(text) => {
+                let text = std::mem::take(text);
+                *self = Self::Empty;
+                Poll::Ready(Some(Ok(Frame::data(text))))
+            }
+            Self::Http1(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
+            Self::Instance(incoming, lease) => {
+                let polled = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+                if polled.is_none() || incoming.is_end_stream() {
+                    lease.end();
+                }
+                Poll::Ready(polled.map(|frame| frame.map_err(BodyError::from)))
+            }
+            Self::Stream(body) => body.source.poll_body(cx).map_err(BodyError::from),
         }
     }
 }
@@ -212,7 +256,12 @@ impl HttpBody for Upload {
                 // Trailers are not kept.
                 None => this.forget(),
             },
-            Some(Err(_)) => this.lost = true,
+            Some(Err(error)) => {
+                this.lost = true;
+                if let Some(hold) = &this.hold {
+                    hold.request_broke(error.reject());
+                }
+            }
             None => {}
         }
         Poll::Ready(frame)

@@ -19,7 +19,7 @@ use crate::retry::{Again, Failure};
 use crate::route::Route;
 use crate::table::Table;
 use crate::worker::Worker;
-use instance::{InstanceSlot, Lease};
+use instance::{InstanceSlot, Lease, Reuse};
 use link::{LinkError, LinkSlot, Ticket, Way};
 use transport::Transports;
 
@@ -43,12 +43,12 @@ pub(crate) enum StreamUpstream<S> {
 }
 
 /// Reaches the endpoint for an HTTP exchange. `http2` is what an instance is spoken to with whose port does not say;
-/// `fresh` asks for a connection that was not used before.
+/// `reuse` says which connections that were used before will do.
 pub(crate) async fn http<N: Net>(
     worker: &Arc<Worker<N>>,
     route: &Route,
     chosen: &Chosen,
-    (http2, fresh): (bool, bool),
+    (http2, reuse): (bool, Reuse),
 ) -> Result<Upstream, Failure> {
     let limit = route.settings().connect_timeout;
     if !chosen.here() {
@@ -59,7 +59,7 @@ pub(crate) async fn http<N: Net>(
     let reached = if http2 {
         link::ticket(worker, &slot.http2, limit).await.map(Upstream::InstanceHttp2)
     } else {
-        instance::lease(worker, slot, fresh, limit).await.map(Upstream::Instance)
+        instance::lease(worker, slot, reuse, limit).await.map(Upstream::Instance)
     };
     reached.map_err(|error| failed(chosen, error))
 }
@@ -128,7 +128,7 @@ impl<N: Net> Worker<N> {
     }
 
     fn instance_slot(&self, target: std::net::SocketAddr) -> Arc<InstanceSlot> {
-        self.instances.lock().entry(target).or_insert_with(|| Arc::new(InstanceSlot::new(target))).clone()
+        self.instances.lock().entry(target).or_insert_with(|| Arc::new(InstanceSlot::new::<N>(target))).clone()
     }
 
     /// Links to places that the table no longer names take no new exchanges: a node that died and comes back is reached on

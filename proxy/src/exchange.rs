@@ -1,46 +1,38 @@
 //! An exchange, step by step: identify → authorize → route → balance → connect → forward → record.
 
+pub(crate) mod tunnel;
+
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use ::bytes::Bytes;
+use bytes::Bytes;
 use http::request::Parts;
-use http::uri::Authority;
-use http::{HeaderMap, HeaderName, Response};
+use http::{HeaderMap, HeaderName, Response, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
-use crate::accept::host::Host;
-use crate::accept::request;
-use crate::accept::{Connection, End};
+use crate::accept::request::{self, Origin};
+use crate::accept::{Connection, Destination, End};
 use crate::body::{Body, BodyError, Upload};
-use crate::connect::StreamUpstream;
-use crate::forward::bytes::{self, End as Far, Passed};
+use crate::connect::instance::Reuse;
 use crate::forward::headers;
 use crate::forward::http::{Answer, Outgoing};
 use crate::net::Net;
 use crate::record::Open;
 use crate::reject::Reject;
-use crate::retry::{Failure, Tries};
+use crate::retry::Tries;
 use crate::revoke::{Hold, revocable};
 use crate::route::Route;
 use crate::{authorize, balance, connect, forward, identify, route};
+use tunnel::Tunnel;
 
 /// What the caller gets.
 pub(crate) struct Outcome {
     pub(crate) response: Response<Tracked>,
     /// What follows on the same connection once the response is out.
     pub(crate) tunnel: Option<Tunnel>,
-}
-
-/// An opaque stream to the callee that waits for its near end.
-pub(crate) struct Tunnel {
-    far: Far,
-    open: Open,
-    hold: Arc<Hold>,
-    idle_timeout: Option<Duration>,
 }
 
 /// An HTTP exchange, up to the head of its answer.
@@ -52,8 +44,8 @@ pub(crate) async fn http<N: Net>(
 ) -> Outcome {
     let version = head.version;
     let protocol = match version {
-        http::Version::HTTP_3 => "quic",
-        http::Version::HTTP_2 => "h2",
+        Version::HTTP_3 => "quic",
+        Version::HTTP_2 => "h2",
         _ => "http/1.1",
     };
     let mut open = Open::new(hold, protocol);
@@ -64,6 +56,7 @@ pub(crate) async fn http<N: Net>(
     };
     match result {
         Err(reject) => {
+            let reject = hold.blame(reject);
             open.rejected(&reject);
             let response = reject.response(version, grpc, connection.end() == End::Callee);
             Outcome { response: response.map(|body| Tracked::new(body, open, None)), tunnel: None }
@@ -113,9 +106,20 @@ fn permit<N: Net>(
     grpc: &mut bool,
 ) -> Result<Permitted, Reject> {
     let random = &connection.worker.recorder.random;
-    let from_node = connection.end() == End::Callee;
-    let mut received = request::read(head, &mut connection.memory.lock().host, from_node, random)?;
+    let fixed = match &connection.destination {
+        Destination::Fixed(service, _) if head.version < Version::HTTP_11 => Some(service.host()),
+        _ => None,
+    };
+    let origin = Origin { from_node: connection.end() == End::Callee, host: fixed.as_deref() };
+    let mut received = request::read(head, &mut connection.memory.lock().host, &origin, random)?;
+    match (&mut received.upgrade, &body) {
+        (Some(_), Body::Empty) | (None, _) => {}
+        (Some(upgrade), Body::Full(whole)) => upgrade.with(whole.clone()),
+        // What comes before what is spoken then has no end that is known.
+        (upgrade, _) => *upgrade = None,
+    }
     let relation = identify::relation(connection, Some(&received.host))?;
+    received.check_names(relation.service.settings.underscore_headers)?;
     let asked = received.normalise(relation.service.settings.escaped_slashes)?;
     let permit = authorize::http(connection, relation, asked, &received.head.headers, open)?;
     let route = route::choose(permit);
@@ -138,7 +142,8 @@ async fn attempt<N: Net>(
         let chosen = balance::choose(route, &tries, &worker.recorder.random)?;
         tries.begin(&chosen);
         open.sent_to(&chosen);
-        let reached = connect::http(worker, route, &chosen, (outgoing.http2, tries.fresh())).await;
+        let reuse = if tries.fresh() { Reuse::Never } else { outgoing.reuse() };
+        let reached = connect::http(worker, route, &chosen, (outgoing.http2, reuse)).await;
         let failure = match reached {
             Err(failure) => failure,
             Ok(upstream) => match forward::http::send(route, upstream, outgoing, tries.may_repeat()).await {
@@ -182,98 +187,22 @@ fn grpc_timeout(text: &[u8]) -> Option<Duration> {
 }
 
 impl Done {
-    fn outcome(self, mut open: Open, hold: &Arc<Hold>, version: http::Version) -> Outcome {
+    fn outcome(self, mut open: Open, hold: &Arc<Hold>, version: Version) -> Outcome {
         let Answer { mut response, tunnel } = self.answer;
         *response.version_mut() = version;
-        if let (Some(far), Some(upgrade)) = (tunnel, &self.outgoing.upgrade) {
-            if version < http::Version::HTTP_2 {
+        if let (Some(taken), Some(upgrade)) = (tunnel, &self.outgoing.upgrade) {
+            if version < Version::HTTP_2 {
                 let (mut parts, body) = response.into_parts();
-                upgrade.grant(&mut parts.status, &mut parts.headers);
+                upgrade.grant(taken.protocol.as_ref(), &mut parts.status, &mut parts.headers);
                 response = Response::from_parts(parts, body);
             }
             open.answered(response.status().as_u16());
-            let tunnel = Tunnel { far, open, hold: hold.clone(), idle_timeout: self.idle_timeout };
+            let tunnel = Tunnel::new(taken, open, hold, self.idle_timeout);
             return Outcome { response: response.map(Tracked::untracked), tunnel: Some(tunnel) };
         }
         open.answered(response.status().as_u16());
         let deadline = self.deadline;
         Outcome { response: response.map(|body| Tracked::new(body, open, deadline)), tunnel: None }
-    }
-}
-
-/// An opaque stream, up to its far end.
-pub(crate) async fn stream<N: Net>(
-    connection: &Arc<Connection<N>>,
-    hold: &Arc<Hold>,
-    host: Option<Arc<Host>>,
-) -> Result<Tunnel, Reject> {
-    let mut open = Open::new(hold, "tcp");
-    let result = {
-        let run = pin!(run_stream(connection, host, &mut open));
-        revocable(hold, run).await.unwrap_or(Err(Reject::Revoked))
-    };
-    match result {
-        Ok((far, idle_timeout)) => Ok(Tunnel { far, open, hold: hold.clone(), idle_timeout }),
-        Err(reject) => {
-            open.rejected(&reject);
-            Err(reject)
-        }
-    }
-}
-
-async fn run_stream<N: Net>(
-    connection: &Arc<Connection<N>>,
-    host: Option<Arc<Host>>,
-    open: &mut Open,
-) -> Result<(Far, Option<Duration>), Reject> {
-    let relation = identify::relation(connection, host.as_ref())?;
-    let permit = authorize::stream(connection, relation.clone(), open)?;
-    let route = route::choose(permit);
-    let mut tries = Tries::new(&route);
-    let worker = &connection.worker;
-    loop {
-        let chosen = balance::choose(&route, &tries, &worker.recorder.random)?;
-        tries.begin(&chosen);
-        open.sent_to(&chosen);
-        let failure = match connect::stream(worker, &route, &chosen).await {
-            Err(failure) => failure,
-            Ok(StreamUpstream::Instance(stream)) => {
-                open.streaming(&relation.series);
-                return Ok((Far::io(stream), route.settings().idle_timeout));
-            }
-            Ok(StreamUpstream::Link(ticket)) => match over_link(ticket, &route).await {
-                Ok(far) => {
-                    open.streaming(&relation.series);
-                    return Ok((far, route.settings().idle_timeout));
-                }
-                Err(failure) => failure,
-            },
-        };
-        tries.again(failure, &worker.recorder.random).await?;
-    }
-}
-
-async fn over_link(mut ticket: connect::link::Ticket, route: &Route) -> Result<Far, Failure> {
-    let relation = route.relation();
-    let authority = format!("{}:{}", relation.service.name.host(), route.port().port);
-    let authority: Authority = authority.parse().expect("a host name and a port are an authority");
-    let far = forward::multiplexed::connect(&mut ticket, &authority).await?;
-    Ok(far.with(ticket))
-}
-
-impl Tunnel {
-    /// Joins both ends until both directions have ended, or the exchange is denied.
-    pub(crate) async fn join(self, near: Far) {
-        let Self { far, mut open, hold, idle_timeout } = self;
-        let mut passed = Passed::default();
-        let ended = {
-            let copied = pin!(bytes::copy(near, far, idle_timeout, &mut passed));
-            revocable(&hold, copied).await
-        };
-        open.streamed(passed.there, passed.back);
-        if let Some(Ok(())) = ended {
-            open.whole();
-        }
     }
 }
 
@@ -295,11 +224,6 @@ impl Tracked {
 
     pub(crate) fn untracked(body: Body) -> Self {
         Self { body, open: None, deadline: None }
-    }
-
-    /// A short text of Weft's own, outside any exchange.
-    pub(crate) fn text(text: String) -> Self {
-        Self::untracked(Body::full(text))
     }
 }
 

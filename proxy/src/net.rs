@@ -1,6 +1,7 @@
 //! The port to a world's sockets.
 
 pub mod host;
+pub(crate) mod rejoined;
 
 use std::future::Future;
 use std::io;
@@ -33,6 +34,48 @@ pub trait Net: Clone + Send + Sync + 'static {
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Makes its end an abrupt one, so that the other side does not take what it got for the whole (TCP's reset).
     fn abort(&mut self);
+
+    /// Tells, without keeping it open, whether the stream is of no use any more; none where that can't be told.
+    fn watch(&self) -> Option<Watch> {
+        None
+    }
+}
+
+/// Tells whether the other end of a stream has ended it, or has sent what nobody asked for.
+pub struct Watch(Box<dyn Fn() -> bool + Send + Sync>);
+
+impl Watch {
+    /// A look that does not wait.
+    pub fn new(look: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Box::new(look))
+    }
+
+    /// Looks.
+    pub(crate) fn is_spent(&self) -> bool {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watch")
+    }
+}
+
+impl<S: Stream> Stream for tokio_rustls::server::TlsStream<S> {
+    fn abort(&mut self) {
+        self.get_mut().0.abort();
+    }
+}
+
+impl Stream for Box<dyn Stream> {
+    fn abort(&mut self) {
+        (**self).abort();
+    }
+
+    fn watch(&self) -> Option<Watch> {
+        (**self).watch()
+    }
 }
 
 impl Stream for tokio::io::DuplexStream {

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use weft_proto::UnixMillis;
 use weft_proto::identity::Identity;
 
+use crate::connect::link::LINK_STREAMS_MAX;
 use crate::net::Net;
 use crate::tls::{ALPN_CONTROL, ALPN_EXCHANGE, Clients, Identities, TlsError, expiry, peer_identity};
 use stream::{Receiver, Sender, StreamError};
@@ -219,7 +220,7 @@ fn transport() -> TransportConfig {
         .max_concurrent_uni_streams(VarInt::from_u32(GOODBYES_MAX))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
-        .send_window(u64::from(CONNECTION_WINDOW));
+        .send_window(SEND_WINDOW);
     config
 }
 
@@ -230,12 +231,15 @@ const INITIAL_RTT: Duration = Duration::from_millis(20);
 const IDLE_TIMEOUT_MS: u32 = 10_000;
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// Exchanges at once on one connection.
-const STREAMS_MAX: u32 = 1024;
+const STREAMS_MAX: u32 = LINK_STREAMS_MAX;
 /// A server that drains says so on a stream of its own.
 const GOODBYES_MAX: u32 = 1;
-/// Bytes under way on one stream, and on one connection.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Bytes under way on one stream. Twice that of links over TCP: QUIC links are the long ones.
+const STREAM_WINDOW: u32 = 512 << 10;
+/// Bytes that wait to be read on one connection: those of all its streams, so that none is held up by others.
+const CONNECTION_WINDOW: u32 = STREAMS_MAX * STREAM_WINDOW;
+/// Bytes that are sent and not yet acknowledged on one connection.
+const SEND_WINDOW: u64 = 16 << 20;
 /// Handshakes waiting to be taken.
 const INCOMING_MAX: usize = 4096;
 /// Open connections above which addresses must be validated first.

@@ -153,6 +153,8 @@ pub(crate) struct Open {
     /// Whether the answer was complete.
     whole: bool,
     stream: Option<Arc<Series>>,
+    /// Whether it may come to nothing, and then leaves no trace.
+    trial: bool,
 }
 
 impl Open {
@@ -172,12 +174,32 @@ impl Open {
             response_bytes: 0,
             whole: false,
             stream: None,
+            trial: false,
         }
     }
 
     /// What its policy decision is remembered by.
     pub(crate) fn hold(&self) -> &Hold {
         &self.hold
+    }
+
+    /// The hold itself.
+    pub(crate) fn shared_hold(&self) -> Arc<Hold> {
+        self.hold.clone()
+    }
+
+    /// It may come to nothing.
+    pub(crate) fn on_trial(&mut self) {
+        self.trial = true;
+    }
+
+    /// It has come to something, and counts from now on.
+    pub(crate) fn certain(&mut self) {
+        if std::mem::take(&mut self.trial)
+            && let Some(series) = &self.stream
+        {
+            series.stream_opened();
+        }
     }
 
     /// It may be judged again from now on.
@@ -225,7 +247,9 @@ impl Open {
 
     /// It is an opaque stream, or has become one.
     pub(crate) fn streaming(&mut self, series: &Arc<Series>) {
-        series.stream_opened();
+        if !self.trial {
+            series.stream_opened();
+        }
         self.stream = Some(series.clone());
     }
 
@@ -248,6 +272,10 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
+        if self.trial {
+            drop(self.hold.close());
+            return;
+        }
         if !self.whole && self.reason.is_empty() {
             self.ended_early();
         }

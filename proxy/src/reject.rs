@@ -128,11 +128,6 @@ impl Reject {
     }
 
     /// What went wrong, for a person. A denial names no policy.
-    /// The reason as a line of text.
-    pub(crate) fn explain(&self) -> String {
-        format!("{}\n", self.text())
-    }
-
     fn text(&self) -> Cow<'static, str> {
         match self {
             Self::BadRequest(why) => (*why).into(),

@@ -17,6 +17,7 @@ use crate::accept::host::Host;
 use crate::authorize;
 use crate::identify::Relation;
 use crate::record::Recorder;
+use crate::reject::Reject;
 use crate::table::Table;
 
 /// What one task holds open: a connection's or stream's task, with at most one exchange at a time.
@@ -37,6 +38,8 @@ pub(crate) struct Current {
     pub(crate) addresses: Addresses,
     /// None on an opaque stream.
     pub(crate) asked: Option<Asked>,
+    /// What the request's body broke off with.
+    pub(crate) request_fault: Option<Reject>,
 }
 
 /// Both ends of a call, as the policies of the callee see them.
@@ -156,6 +159,18 @@ impl Hold {
     /// Whether the exchange was ended by a change of policy.
     pub(crate) fn is_ended(&self) -> bool {
         self.ended.load(Ordering::Relaxed)
+    }
+
+    /// The request's body broke off.
+    pub(crate) fn request_broke(&self, why: Reject) {
+        if let Some(current) = &mut *self.current.lock() {
+            current.request_fault = Some(why);
+        }
+    }
+
+    /// What the exchange ends with: where its own request broke off, that is why, whatever followed from it.
+    pub(crate) fn blame(&self, reject: Reject) -> Reject {
+        self.current.lock().as_mut().and_then(|current| current.request_fault.take()).unwrap_or(reject)
     }
 
     fn end(&self) {

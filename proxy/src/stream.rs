@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
@@ -224,6 +224,24 @@ impl Source {
             }
             Self::Quic(receiver) => receiver.poll_bytes(cx).map_err(Fault::from),
         }
+    }
+}
+
+impl Source {
+    /// The first bytes of an opaque stream, exactly so many; none where it brings fewer, or more at once.
+    pub(crate) async fn take(&mut self, length: usize) -> Option<Bytes> {
+        let (mut taken, mut passed_on) = (BytesMut::with_capacity(length), 0);
+        while taken.len() < length {
+            let bytes = std::future::poll_fn(|cx| self.poll_bytes(cx, passed_on)).await.ok()??;
+            passed_on = bytes.len();
+            taken.extend_from_slice(&bytes);
+        }
+        if let Self::Http2(stream) = self
+            && passed_on > 0
+        {
+            stream.flow_control().release_capacity(passed_on).ok()?;
+        }
+        (taken.len() == length).then(|| taken.freeze())
     }
 }
 

@@ -17,7 +17,7 @@ use weft_proto::Index;
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
 use weft_proto::policy::{AuthorizationPolicy, ROOT_NAMESPACES};
 use weft_proto::service::{Protocol, ServiceName, ServicePort};
-use weft_proto::settings::{EscapedSlashes, ServiceSettings, Span};
+use weft_proto::settings::{EscapedSlashes, ServiceSettings, Span, UnderscoreHeaders};
 
 use authz::{Authorization, CompileError, PolicyDescription};
 use description::{Bind, Description, LocalInstance, LocalPort, ServiceDescription};
@@ -74,6 +74,7 @@ pub(crate) struct Settings {
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) retries: u8,
     pub(crate) escaped_slashes: EscapedSlashes,
+    pub(crate) underscore_headers: UnderscoreHeaders,
 }
 
 /// Why a table cannot be built.
@@ -269,6 +270,7 @@ impl Settings {
             idle_timeout,
             retries: settings.retries.unwrap_or(RETRIES),
             escaped_slashes: settings.escaped_slashes,
+            underscore_headers: settings.underscore_headers,
         }
     }
 }

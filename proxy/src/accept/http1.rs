@@ -5,30 +5,33 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 
-use super::{Connection, Destination, named};
+use super::{Connection, Destination, local, named};
 use crate::body::Body;
 use crate::exchange::{self, Outcome, Tracked};
 use crate::forward::bytes::End as Near;
-use crate::net::Net;
+use crate::forward::upgrade;
+use crate::net::rejoined::under;
+use crate::net::{Net, Stream};
+use crate::reject::Reject;
 use crate::revoke::Place;
 
 /// Serves a connection until it ends or the node drains.
 pub(crate) async fn serve<N: Net, S>(connection: Arc<Connection<N>>, stream: S)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Stream,
 {
     let worker = connection.worker.clone();
     // One exchange at a time has the place of the connection.
     let place = Arc::new(worker.holds.enter(&worker.recorder));
     let service = hyper::service::service_fn(move |request| {
         let (connection, place) = (connection.clone(), place.clone());
-        async move { Ok::<_, Infallible>(respond(connection, place, request).await) }
+        async move { Ok::<_, Infallible>(respond::<N, S>(connection, place, request).await) }
     });
     let serving = builder().serve_connection(TokioIo::new(stream), service).with_upgrades();
     let mut serving = pin!(serving);
@@ -47,27 +50,38 @@ fn builder() -> Builder {
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_header_size(HEADER_LENGTH_MAX)
+        .max_headers(FIELDS_MAX)
+        // A caller that has said all may close its half and wait for the answer (RFC 9112, 9.6).
+        .half_close(true)
         .auto_date_header(false)
         .pipeline_flush(false);
     builder
 }
 
-async fn respond<N: Net>(
+async fn respond<N: Net, S: Stream>(
     connection: Arc<Connection<N>>,
     place: Arc<Place>,
     mut request: Request<Incoming>,
 ) -> Response<Tracked> {
     if request.method() == Method::CONNECT {
-        return tunnel(&connection, request);
+        return Box::pin(tunnel::<N, S>(&connection, request)).await;
     }
     let upgrades = request.headers().contains_key(http::header::UPGRADE);
-    let upgrade = upgrades.then(|| hyper::upgrade::on(&mut request));
+    let upgraded = upgrades.then(|| hyper::upgrade::on(&mut request));
     let (head, body) = request.into_parts();
-    let Outcome { response, tunnel } = exchange::http(&connection, &place.hold, head, Body::http1(body)).await;
-    if let (Some(tunnel), Some(upgrade)) = (tunnel, upgrade) {
+    let mut body = Body::http1(body);
+    if upgrades && matches!(body, Body::Http1(_)) && upgrade::is_short(&head.headers) {
+        match timeout(OFFER_TIMEOUT, body.whole()).await {
+            Ok(Ok(whole)) => body = Body::full(whole),
+            Ok(Err(error)) => return refused(&error.reject()),
+            Err(_) => return refused(&Reject::BadRequest("the request's body did not come in time")),
+        }
+    }
+    let Outcome { response, tunnel } = exchange::http(&connection, &place.hold, head, body).await;
+    if let (Some(tunnel), Some(upgraded)) = (tunnel, upgraded) {
         tokio::spawn(async move {
-            if let Ok(upgraded) = upgrade.await {
-                tunnel.join(Near::io(TokioIo::new(upgraded))).await;
+            if let Some(stream) = upgraded.await.ok().and_then(under::<S>) {
+                tunnel.join(Near::Io(stream)).await;
             }
             drop(place);
         });
@@ -76,35 +90,43 @@ async fn respond<N: Net>(
 }
 
 /// `CONNECT` to a forward proxy: what follows is the service's own protocol.
-fn tunnel<N: Net>(connection: &Arc<Connection<N>>, mut request: Request<Incoming>) -> Response<Tracked> {
+async fn tunnel<N: Net, S: Stream>(
+    connection: &Arc<Connection<N>>,
+    mut request: Request<Incoming>,
+) -> Response<Tracked> {
     if connection.destination != Destination::Named {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is taken by the forward proxy only\n".into());
+        return refused(&Reject::Method);
     }
     let authority = request.uri().authority().map(|authority| (authority.host().to_owned(), authority.port_u16()));
     let Some((host, port)) = authority else {
-        return text(StatusCode::BAD_REQUEST, "CONNECT names HOST:PORT\n".into());
+        return refused(&Reject::BadRequest("CONNECT names HOST:PORT"));
     };
-    match named::target(connection, &host, port) {
-        Err(why) => text(StatusCode::BAD_GATEWAY, why),
-        Ok((connection, protocol)) => {
-            let upgrade = hyper::upgrade::on(&mut request);
-            tokio::spawn(async move {
-                if let Ok(upgraded) = upgrade.await {
-                    super::local::serve(connection, TokioIo::new(upgraded), protocol).await;
-                }
-            });
-            text(StatusCode::OK, String::new())
+    let (connection, protocol) = match named::target(connection, &host, port) {
+        Ok(target) => target,
+        Err(reject) => return refused(&reject),
+    };
+    let opened = match local::open(&connection, protocol).await {
+        Ok(opened) => opened,
+        Err(reject) => return refused(&reject),
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        if let Some(stream) = upgrade.await.ok().and_then(under::<S>) {
+            local::serve_opened(connection, Near::Io(stream), protocol, opened).await;
         }
-    }
+    });
+    Response::new(Tracked::untracked(Body::Empty))
 }
 
-fn text(status: StatusCode, text: String) -> Response<Tracked> {
-    let mut response = Response::new(Tracked::text(text));
-    *response.status_mut() = status;
-    response
+fn refused(reject: &Reject) -> Response<Tracked> {
+    reject.response(Version::HTTP_11, false, false).map(Tracked::untracked)
 }
 
 /// How long a head may take to arrive, and a connection may be idle before it.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest header section, in bytes; longer ones are answered with 431.
 const HEADER_LENGTH_MAX: usize = 64 << 10;
+/// Most fields of a request; more are answered with 431.
+pub(crate) const FIELDS_MAX: usize = 2048;
+/// Bound on the body of a request that offers an upgrade, which is at most 64 KiB.
+const OFFER_TIMEOUT: Duration = Duration::from_secs(10);

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Connection, End, streams};
-use crate::connect::link::{CONNECTION_WINDOW, FRAME_LENGTH_MAX, HEADER_LENGTH_MAX, STREAM_WINDOW};
+use crate::connect::link::{CONNECTION_WINDOW, FRAME_LENGTH_MAX, HEADER_LENGTH_MAX, LINK_STREAMS_MAX, STREAM_WINDOW};
 use crate::net::Net;
 use crate::stream::{Responder, Source};
 
@@ -33,6 +33,10 @@ where
         .max_header_list_size(HEADER_LENGTH_MAX)
         .max_concurrent_streams(streams_max)
         .enable_connect_protocol();
+    if connection.end() == End::Callee {
+        // Admitted nodes may give up all that they have asked for at once; the bounds against floods are for strangers.
+        builder.max_pending_accept_reset_streams(LINK_RESETS_MAX).max_local_error_reset_streams(None);
+    }
     let Ok(Ok(mut serving)) = timeout(HANDSHAKE_TIMEOUT, builder.handshake::<_, Bytes>(stream)).await else { return };
     let mut draining = connection.worker.plane.draining.subscribe();
     let mut leaving = false;
@@ -61,8 +65,9 @@ where
     }
 }
 
-/// Exchanges at once on a caller's connection, and on a link.
+/// Exchanges at once on a caller's connection.
 const CALLER_STREAMS_MAX: u32 = 256;
-const LINK_STREAMS_MAX: u32 = 1024;
+/// Exchanges of a link that may have been given up before they were looked at.
+const LINK_RESETS_MAX: usize = 4 * LINK_STREAMS_MAX as usize;
 /// Bound on the first frames.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use weft_proto::service::{Protocol, ServiceName};
 
 use super::{Connection, Destination, links, local, named};
+use crate::forward::bytes::End as Near;
 use crate::net::{Accepted, Listener, Net};
 use crate::table::Table;
 use crate::task::Aborting;
@@ -120,13 +121,13 @@ async fn accept<N: Net>(worker: Arc<Worker<N>>, mut listener: N::Listener, purpo
             Purpose::Proxy => {
                 let Accepted { stream, ours, theirs } = accepted;
                 let connection = Connection::local(&worker, Destination::Named, (ours, theirs));
-                tokio::spawn(named::serve(connection, stream));
+                tokio::spawn(named::serve(connection, Near::io(stream)));
             }
             Purpose::Service(service, port, protocol) => {
                 let Accepted { stream, ours, theirs } = accepted;
                 let destination = Destination::Fixed(service.clone(), *port);
                 let connection = Connection::local(&worker, destination, (ours, theirs));
-                tokio::spawn(local::serve(connection, stream, *protocol));
+                tokio::spawn(local::serve(connection, Near::io(stream), *protocol));
             }
         }
     }

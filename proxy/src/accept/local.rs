@@ -1,50 +1,171 @@
 //! Connections of local processes to a service's port.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::time::timeout;
 use weft_proto::service::Protocol;
 
-use super::sniff::{Speech, sniff};
+use super::sniff::{Sniffing, Speech};
 use super::{Connection, http1, http2};
-use crate::exchange;
+use crate::exchange::tunnel::{self, Trial};
 use crate::forward::bytes::End as Near;
-use crate::net::{Net, Stream};
+use crate::net::Net;
+use crate::reject::Reject;
+use crate::revoke::{Place, revocable};
+
+/// A callee that is there, asked before its caller is told so.
+pub(crate) struct Opened {
+    place: Place,
+    trial: Trial,
+}
 
 /// Serves a connection whose destination is fixed, in the protocol that the port speaks.
-pub(crate) async fn serve<N: Net, S>(connection: Arc<Connection<N>>, stream: S, protocol: Protocol)
-where
-    S: Stream,
-{
-    let bound = match protocol {
-        Protocol::Tcp => return opaque(connection, stream).await,
-        Protocol::Auto => AUTO_BOUND,
-        Protocol::Http | Protocol::Http2 | Protocol::Grpc => FIRST_BYTES_TIMEOUT,
-    };
-    let Ok((stream, speech)) = sniff(stream, bound).await else { return };
-    match speech {
-        Speech::Http1 => http1::serve(connection, stream).await,
-        Speech::Http2 => http2::serve(connection, stream, None).await,
-        Speech::Socks5 | Speech::Opaque if protocol == Protocol::Auto => opaque(connection, stream).await,
-        // Answered with what is wrong with it.
-        Speech::Socks5 | Speech::Opaque => http1::serve(connection, stream).await,
+pub(crate) async fn serve<N: Net>(connection: Arc<Connection<N>>, near: Near, protocol: Protocol) {
+    match protocol {
+        Protocol::Tcp => opaque(&connection, near, None).await,
+        Protocol::Auto => auto(connection, near).await,
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc => http(connection, Sniffing::new(near)).await,
     }
 }
 
-async fn opaque<N: Net, S>(connection: Arc<Connection<N>>, mut stream: S)
-where
-    S: Stream,
-{
+/// Asks for the callee of a tunnel. Where its port speaks HTTP each request is judged for itself later; here it is asked
+/// whether any could come to something.
+pub(crate) async fn open<N: Net>(connection: &Arc<Connection<N>>, protocol: Protocol) -> Result<Opened, Reject> {
     let worker = &connection.worker;
     let place = worker.holds.enter(&worker.recorder);
-    match exchange::stream(&connection, &place.hold, None).await {
-        Ok(tunnel) => tunnel.join(Near::io(stream)).await,
-        Err(_) => stream.abort(),
+    let trial = match protocol {
+        Protocol::Tcp => Trial::Open(Box::new(tunnel::stream(connection, &place.hold).await?)),
+        Protocol::Auto => tunnel::trial(connection, &place.hold).await?,
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc => tunnel::probe(connection, &place.hold).await?,
+    };
+    Ok(Opened { place, trial })
+}
+
+/// Asks, for another node, whether the instance on this one is there; nothing is sent to it.
+pub(crate) async fn probe<N: Net>(connection: &Arc<Connection<N>>) -> Result<Opened, Reject> {
+    let worker = &connection.worker;
+    let place = worker.holds.enter(&worker.recorder);
+    let trial = tunnel::trial(connection, &place.hold).await?;
+    Ok(Opened { place, trial })
+}
+
+/// Serves a tunnel whose callee has been asked for. Boxed: a tunnel may carry a connection on which there are tunnels.
+pub(crate) fn serve_opened<N: Net>(
+    connection: Arc<Connection<N>>,
+    near: Near,
+    protocol: Protocol,
+    opened: Opened,
+) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        match (protocol, opened.trial) {
+            (Protocol::Tcp, Trial::Open(tunnel)) => {
+                tunnel.join(near).await;
+                drop(opened.place);
+            }
+            (Protocol::Auto, trial) => either(connection, Sniffing::new(near), Opened { trial, ..opened }).await,
+            _ => http(connection, Sniffing::new(near)).await,
+        }
+    })
+}
+
+/// A port that does not say what it speaks. The client's first bytes tell; while it is silent the server may be the one
+/// to speak first, and is asked.
+async fn auto<N: Net>(connection: Arc<Connection<N>>, near: Near) {
+    let mut sniffing = Sniffing::new(near);
+    match timeout(AUTO_BOUND, sniffing.speech()).await {
+        Ok(Ok(speech)) => return speak(connection, sniffing, speech).await,
+        Ok(Err(_)) => return,
+        Err(_) => {}
+    }
+    let place = connection.worker.holds.enter(&connection.worker.recorder);
+    let trial = tokio::select! {
+        biased;
+        speech = sniffing.speech() => Err(speech),
+        trial = tunnel::trial(&connection, &place.hold) => Ok(trial),
+    };
+    match trial {
+        Err(Ok(speech)) => speak(connection, sniffing, speech).await,
+        Err(Err(_)) => {}
+        Ok(Err(_)) => sniffing.abort(),
+        Ok(Ok(trial)) => either(connection, sniffing, Opened { place, trial }).await,
     }
 }
 
-/// How long an `auto` port waits for first bytes before it takes the stream for opaque: what a protocol in which the
-/// server speaks first loses once a connection.
+/// Whoever speaks first tells what is spoken.
+async fn either<N: Net>(connection: Arc<Connection<N>>, mut sniffing: Sniffing, opened: Opened) {
+    let Opened { place, trial } = opened;
+    let mut tunnel = match trial {
+        Trial::Open(tunnel) => tunnel,
+        Trial::HttpOnly => {
+            drop(place);
+            if let Ok(Ok(speech)) = timeout(FIRST_BYTES_TIMEOUT, sniffing.speech()).await {
+                speak(connection, sniffing, speech).await;
+            }
+            return;
+        }
+    };
+    let heard = {
+        let first = pin!(async {
+            tokio::select! {
+                biased;
+                speech = sniffing.speech() => Some(speech),
+                () = tunnel.hear() => None,
+            }
+        });
+        revocable(&place.hold, first).await
+    };
+    match heard {
+        None => {
+            sniffing.abort();
+        }
+        Some(Some(Ok(speech @ (Speech::Http1 | Speech::Http2)))) => {
+            drop((tunnel, place));
+            speak(connection, sniffing, speech).await;
+        }
+        Some(Some(Err(_))) => {}
+        Some(None | Some(Ok(_))) => {
+            let (near, first) = sniffing.into_near();
+            tunnel.join_after(first, near).await;
+        }
+    }
+}
+
+async fn speak<N: Net>(connection: Arc<Connection<N>>, sniffing: Sniffing, speech: Speech) {
+    match speech {
+        Speech::Http1 => http1::serve(connection, sniffing.into_stream()).await,
+        Speech::Http2 => http2::serve(connection, sniffing.into_stream(), None).await,
+        Speech::Socks5 | Speech::Opaque => {
+            let (near, first) = sniffing.into_near();
+            opaque(&connection, near, Some(first)).await;
+        }
+    }
+}
+
+/// A port that speaks HTTP. What is none is answered with what is wrong with it.
+async fn http<N: Net>(connection: Arc<Connection<N>>, mut sniffing: Sniffing) {
+    match timeout(FIRST_BYTES_TIMEOUT, sniffing.speech()).await {
+        Ok(Ok(Speech::Http2)) => http2::serve(connection, sniffing.into_stream(), None).await,
+        Ok(Ok(_)) => http1::serve(connection, sniffing.into_stream()).await,
+        Ok(Err(_)) | Err(_) => {}
+    }
+}
+
+/// `first` has been read where the port does not say that it is opaque.
+async fn opaque<N: Net>(connection: &Arc<Connection<N>>, mut near: Near, first: Option<Bytes>) {
+    let place = connection.worker.holds.enter(&connection.worker.recorder);
+    match (tunnel::stream(connection, &place.hold).await, first) {
+        (Ok(tunnel), None) => tunnel.join(near).await,
+        (Ok(tunnel), Some(first)) => tunnel.join_after(first, near).await,
+        (Err(_), _) => near.abort(),
+    }
+}
+
+/// How long an `auto` port waits for first bytes before it asks the server: what a protocol in which the server speaks
+/// first loses once a connection.
 const AUTO_BOUND: Duration = Duration::from_millis(300);
 /// How long an HTTP port waits for first bytes.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(60);

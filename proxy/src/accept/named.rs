@@ -7,60 +7,60 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
-use weft_proto::service::Protocol;
+use weft_proto::service::{Protocol, ServicePort};
 
-use super::sniff::{Speech, sniff};
+use super::local::Opened;
+use super::sniff::{Sniffing, Speech};
 use super::{Connection, Destination, http1, http2, local};
+use crate::forward::bytes::End as Near;
 use crate::identify;
-use crate::net::{Net, Stream};
+use crate::net::Net;
+use crate::reject::Reject;
+use crate::table::{Service, Table};
 
 /// Serves a connection to the forward proxy.
-pub(crate) async fn serve<N: Net, S>(connection: Arc<Connection<N>>, stream: S)
-where
-    S: Stream,
-{
-    let Ok((mut stream, speech)) = sniff(stream, FIRST_BYTES_TIMEOUT).await else { return };
+pub(crate) async fn serve<N: Net>(connection: Arc<Connection<N>>, near: Near) {
+    let mut sniffing = Sniffing::new(near);
+    let Ok(Ok(speech)) = timeout(FIRST_BYTES_TIMEOUT, sniffing.speech()).await else { return };
+    let mut stream = sniffing.into_stream();
     match speech {
         Speech::Http2 => http2::serve(connection, stream, None).await,
         Speech::Http1 | Speech::Opaque => http1::serve(connection, stream).await,
         Speech::Socks5 => {
             let asked = timeout(SOCKS_TIMEOUT, socks(&connection, &mut stream)).await;
-            if let Ok(Ok(Some((connection, protocol)))) = asked {
-                local::serve(connection, stream, protocol).await;
+            if let Ok(Ok(Some((connection, protocol, opened)))) = asked {
+                local::serve_opened(connection, Near::io(stream), protocol, opened).await;
             }
         }
     }
 }
 
-/// The connection towards what a host and port name, and what is spoken there.
+/// The connection towards what a host and port name.
 pub(crate) fn target<N: Net>(
     connection: &Connection<N>,
     host: &str,
     port: Option<u16>,
-) -> Result<(Arc<Connection<N>>, Protocol), String> {
+) -> Result<(Arc<Connection<N>>, Protocol), Reject> {
     let table = connection.worker.plane.table.load();
     let (service, port) = match host.parse::<Ipv4Addr>() {
         Ok(address) => by_address(&table, address, port),
-        Err(_) => identify::named(&table, &crate::path::host(host), port).map_err(|reject| reject.explain()),
+        Err(_) => identify::named(&table, &crate::path::host(host), port),
     }?;
     Ok((connection.towards(Destination::Fixed(service.name.clone(), port.port)), port.protocol))
 }
 
-fn by_address(
-    table: &crate::table::Table,
-    address: Ipv4Addr,
-    port: Option<u16>,
-) -> Result<(Arc<crate::table::Service>, weft_proto::service::ServicePort), String> {
+fn by_address(table: &Table, address: Ipv4Addr, port: Option<u16>) -> Result<(Arc<Service>, ServicePort), Reject> {
     let service = table.services().find(|service| service.address == Some(address));
-    let service = service.ok_or_else(|| format!("{address} is no service of the mesh\n"))?;
+    let service = service.ok_or_else(|| Reject::UnknownHost(address.to_string()))?;
     let port = port.and_then(|number| service.port(number));
-    Ok((service.clone(), port.ok_or_else(|| format!("{} has no such port\n", service.name))?))
+    let port = port.ok_or_else(|| Reject::UnknownPort(format!("{} has no such port", service.name)))?;
+    Ok((service.clone(), port))
 }
 
 async fn socks<N: Net, S>(
     connection: &Connection<N>,
     stream: &mut S,
-) -> io::Result<Option<(Arc<Connection<N>>, Protocol)>>
+) -> io::Result<Option<(Arc<Connection<N>>, Protocol, Opened)>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -91,15 +91,29 @@ where
         stream.write_all(&reply(COMMAND_NOT_SUPPORTED)).await?;
         return Ok(None);
     }
-    match target(connection, &host, Some(port)) {
-        Ok(target) => {
+    let opened = match target(connection, &host, Some(port)) {
+        Ok((target, protocol)) => local::open(&target, protocol).await.map(|opened| (target, protocol, opened)),
+        Err(reject) => Err(reject),
+    };
+    match opened {
+        Ok(opened) => {
             stream.write_all(&reply(SUCCEEDED)).await?;
-            Ok(Some(target))
+            Ok(Some(opened))
         }
-        Err(_) => {
-            stream.write_all(&reply(HOST_UNREACHABLE)).await?;
+        Err(reject) => {
+            stream.write_all(&reply(code(&reject))).await?;
             Ok(None)
         }
+    }
+}
+
+/// Why, as far as SOCKS can tell it (RFC 1928, 6).
+fn code(reject: &Reject) -> u8 {
+    match reject {
+        Reject::Denied | Reject::Revoked | Reject::NoCertificate(_) => NOT_ALLOWED,
+        Reject::UnknownHost(_) => HOST_UNREACHABLE,
+        Reject::UnknownPort(_) | Reject::NoInstance | Reject::Unreachable(_) => REFUSED,
+        _ => FAILED,
     }
 }
 
@@ -123,6 +137,9 @@ const CONNECT: u8 = 1;
 const IPV4: u8 = 1;
 const DOMAIN: u8 = 3;
 const SUCCEEDED: u8 = 0;
+const FAILED: u8 = 1;
+const NOT_ALLOWED: u8 = 2;
+const REFUSED: u8 = 5;
 const HOST_UNREACHABLE: u8 = 4;
 const COMMAND_NOT_SUPPORTED: u8 = 7;
 const KIND_NOT_SUPPORTED: u8 = 8;

@@ -6,7 +6,7 @@ use http::header::HOST;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Uri, Version};
-use weft_proto::settings::EscapedSlashes;
+use weft_proto::settings::{EscapedSlashes, UnderscoreHeaders};
 
 use super::host::{Host, in_target};
 use crate::forward::headers::{self, TRACEPARENT};
@@ -24,13 +24,24 @@ pub(crate) struct Received {
     /// Whether the application spoke HTTP/2.
     pub(crate) http2: bool,
     pub(crate) upgrade: Option<Upgrade>,
+    /// Whether the name of a field holds `_`.
+    underscores: bool,
 }
 
-/// Reads a head. `from_node` is whether another node of the mesh has sent it.
+/// What a listener or link knows about a request before it is read.
+#[derive(Debug)]
+pub(crate) struct Origin<'a> {
+    /// Whether another node of the mesh has sent it.
+    pub(crate) from_node: bool,
+    /// The host that is meant by HTTP/1.0, which need not name one; none where each exchange has to.
+    pub(crate) host: Option<&'a str>,
+}
+
+/// Reads a head.
 pub(crate) fn read(
     mut head: Parts,
     last_host: &mut Option<Arc<Host>>,
-    from_node: bool,
+    origin: &Origin<'_>,
     random: &Random,
 ) -> Result<Received, Reject> {
     let http2 = head.version >= Version::HTTP_2;
@@ -54,7 +65,7 @@ pub(crate) fn read(
     {
         return Err(Reject::BadRequest("the only Transfer-Encoding that is passed on is chunked"));
     }
-    let host = host(&head, last_host)?;
+    let host = host(&head, origin.host, last_host)?;
     let upgrade = match http2 {
         true => Upgrade::in_http2(&mut head, random),
         false if seen.upgrade => Upgrade::in_http1(&mut head, random),
@@ -62,12 +73,12 @@ pub(crate) fn read(
     };
     headers::clean_request(&mut head.headers, &seen);
     headers::trace(&mut head.headers, seen.trace, random);
-    let http2 = if from_node { seen.http2 } else { http2 };
-    Ok(Received { head, host, http2, upgrade })
+    let http2 = if origin.from_node { seen.http2 } else { http2 };
+    Ok(Received { head, host, http2, upgrade, underscores: seen.underscores })
 }
 
 /// The host: of the target where it has one, which must be that of `Host`, else of `Host` (RFC 9112, 3.2).
-fn host(head: &Parts, last: &mut Option<Arc<Host>>) -> Result<Arc<Host>, Reject> {
+fn host(head: &Parts, default: Option<&str>, last: &mut Option<Arc<Host>>) -> Result<Arc<Host>, Reject> {
     const NOT_A_HOST: Reject = Reject::BadRequest("the Host is not one");
     let in_field = head.headers.get(HOST).map(HeaderValue::as_bytes);
     let text = match (in_target(&head.uri), in_field) {
@@ -80,24 +91,53 @@ fn host(head: &Parts, last: &mut Option<Arc<Host>>) -> Result<Arc<Host>, Reject>
             target.as_bytes()
         }
         (None, Some(field)) => field,
-        (None, None) if head.version < Version::HTTP_11 => return Err(Reject::BadRequest("the request names no host")),
+        (None, None) if head.version < Version::HTTP_11 => {
+            default.ok_or(Reject::BadRequest("the request names no host"))?.as_bytes()
+        }
         (None, None) => return Err(Reject::BadRequest("there is no Host")),
     };
     Host::of(text, last).ok_or(NOT_A_HOST)
 }
 
 impl Received {
+    /// Refuses names that servers fold into others, unless the service takes them.
+    pub(crate) fn check_names(&self, underscores: UnderscoreHeaders) -> Result<(), Reject> {
+        match underscores {
+            UnderscoreHeaders::Refuse if self.underscores => Err(Reject::BadRequest(
+                "the name of a header field holds '_', which servers read as '-'; underscoreHeaders: allow takes it",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The request target in origin form, or `*`. In absolute form an empty path is `/`, and `*` where the method is
+    /// OPTIONS and there is no query either (RFC 9112, 3.2.1 and 3.2.4).
+    fn target(&self) -> Result<PathAndQuery, Reject> {
+        let root = PathAndQuery::from_static("/");
+        let given = self.head.uri.path_and_query();
+        let given = given.ok_or(Reject::BadRequest("only CONNECT names a host and a port alone"))?;
+        let options = self.head.method == Method::OPTIONS;
+        match given.as_str() {
+            "*" if options => Ok(given.clone()),
+            "*" => Err(Reject::BadRequest("the request target '*' is for OPTIONS only")),
+            // An empty path reads as "/", but is not the same.
+            "/" if options && *given != root => Ok(PathAndQuery::from_static("*")),
+            "/" => Ok(root),
+            text if text.starts_with('?') => PathAndQuery::try_from(format!("/{text}"))
+                .map_err(|_| Reject::BadRequest("the request target is not one")),
+            _ => Ok(given.clone()),
+        }
+    }
+
     /// Brings the path into its normal form, which is what is judged and what is forwarded.
     pub(crate) fn normalise(&mut self, slashes: EscapedSlashes) -> Result<Asked, Reject> {
-        let given = self.head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        let path = match path::normalise(given, slashes).map_err(Reject::Path)? {
-            std::borrow::Cow::Borrowed(_) => self.head.uri.path_and_query().cloned(),
+        let target = self.target()?;
+        let path = match path::normalise(target.as_str(), slashes).map_err(Reject::Path)? {
+            std::borrow::Cow::Borrowed(_) => target,
             std::borrow::Cow::Owned(normal) => {
-                let normal = PathAndQuery::try_from(normal);
-                Some(normal.map_err(|_| Reject::BadRequest("the request target is not one"))?)
+                PathAndQuery::try_from(normal).map_err(|_| Reject::BadRequest("the request target is not one"))?
             }
         };
-        let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
         self.head.uri = Uri::from(path.clone());
         Ok(Asked {
             method: self.head.method.clone(),

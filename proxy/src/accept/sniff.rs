@@ -1,15 +1,15 @@
-//! What a connection speaks, told from its first bytes within a bound, and the stream with those bytes in front again.
+//! What a connection speaks, told from its first bytes, which are then put in front again.
 
+use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, timeout_at};
 
+use crate::forward::bytes::End as Near;
 use crate::net::Stream;
+use crate::net::rejoined::Rejoined;
 
 /// What the first bytes say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,107 +20,167 @@ pub(crate) enum Speech {
     Http2,
     /// SOCKS5.
     Socks5,
-    /// Something else, or nothing yet.
+    /// Something else.
     Opaque,
 }
 
-/// A stream whose first bytes have been looked at.
-pub(crate) struct Sniffed<S> {
-    stream: S,
+/// The near end of a connection that is being listened to.
+pub(crate) struct Sniffing {
+    near: Near,
     first: BytesMut,
+    /// How long bytes that don't tell yet are waited on.
+    until: Option<Instant>,
 }
 
-/// Looks at the first bytes until they tell, or until the bound has passed.
-pub(crate) async fn sniff<S: AsyncRead + Unpin>(mut stream: S, bound: Duration) -> io::Result<(Sniffed<S>, Speech)> {
-    let deadline = Instant::now() + bound;
-    let mut first = BytesMut::with_capacity(FIRST_LENGTH);
-    loop {
-        if let Some(speech) = told(&first) {
-            return Ok((Sniffed { stream, first }, speech));
+impl Sniffing {
+    pub(crate) fn new(near: Near) -> Self {
+        Self { near, first: BytesMut::new(), until: None }
+    }
+
+    /// Listens until the first bytes tell. Given up and asked again it goes on where it was.
+    pub(crate) async fn speech(&mut self) -> io::Result<Speech> {
+        loop {
+            if let Some(speech) = told(&self.first) {
+                return Ok(speech);
+            }
+            if self.first.is_empty() {
+                if !poll_fn(|cx| self.near.poll_first(cx, &mut self.first)).await? {
+                    return Ok(Speech::Opaque);
+                }
+                continue;
+            }
+            if !is_likely(&self.first) {
+                return Ok(Speech::Opaque);
+            }
+            let until = *self.until.get_or_insert_with(|| Instant::now() + LINE_TIMEOUT);
+            if !timeout_at(until, poll_fn(|cx| self.near.poll_first(cx, &mut self.first))).await.unwrap_or(Ok(false))? {
+                return Ok(Speech::Opaque);
+            }
         }
-        match timeout_at(deadline, pin!(stream.read_buf(&mut first))).await {
-            Err(_) => return Ok((Sniffed { stream, first }, Speech::Opaque)),
-            Ok(Ok(0)) => return Ok((Sniffed { stream, first }, Speech::Opaque)),
-            Ok(read) => drop(read?),
-        }
+    }
+
+    /// The connection as a stream, with its first bytes in front.
+    pub(crate) fn into_stream(self) -> Rejoined<Box<dyn Stream>> {
+        Rejoined::new(self.first.freeze(), self.near.into_stream())
+    }
+
+    /// The connection as an end of an opaque stream, and its first bytes.
+    pub(crate) fn into_near(self) -> (Near, Bytes) {
+        (self.near, self.first.freeze())
+    }
+
+    /// Ends the connection abruptly.
+    pub(crate) fn abort(mut self) {
+        self.near.abort();
     }
 }
 
-/// What these bytes say; none while more could change it.
+/// The first line of a stream that was taken for opaque before its first line was whole.
+#[derive(Debug)]
+pub(crate) struct FirstLine(Option<Vec<u8>>);
+
+impl FirstLine {
+    pub(crate) fn new() -> Self {
+        Self(Some(Vec::new()))
+    }
+
+    /// Whether no more of it needs to be seen.
+    pub(crate) fn is_told(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// More of the stream. True where it is HTTP after all, which must not pass as something else: the fields that only
+    /// Weft sets would be the client's.
+    pub(crate) fn is_http(&mut self, more: &[u8]) -> bool {
+        let Some(line) = &mut self.0 else { return false };
+        line.extend_from_slice(&more[..more.len().min(LINE_LENGTH_MAX + 1)]);
+        let told = told(line);
+        if told.is_some() {
+            self.0 = None;
+        }
+        matches!(told, Some(Speech::Http1 | Speech::Http2))
+    }
+}
+
+/// Whether bytes that don't tell yet are worth waiting for the rest of the line: they look like a method, or a method and
+/// the start of a target.
+fn is_likely(first: &[u8]) -> bool {
+    let start = first.iter().position(|byte| !matches!(byte, b'\r' | b'\n'));
+    let rest = &first[start.unwrap_or(first.len())..];
+    let end = rest.iter().position(|byte| !is_token(*byte)).unwrap_or(rest.len());
+    let (word, target) = (&rest[..end], rest[end..].trim_ascii_start());
+    let begins = |method: &&[u8]| method.len() >= word.len() && method[..word.len()].eq_ignore_ascii_case(word);
+    let method = word.iter().all(u8::is_ascii_uppercase) || METHODS.iter().any(begins);
+    match target.first() {
+        None => method,
+        Some(first) => matches!(first, b'/' | b'*' | b'h' | b'H') || word.eq_ignore_ascii_case(b"CONNECT"),
+    }
+}
+
+/// What these bytes say; none while more could change it. HTTP/1 is a request line up to its version: nothing less, or a
+/// server that knows another protocol would be told of in HTTP. Empty lines before it don't count (RFC 9112, 2.2).
 fn told(first: &[u8]) -> Option<Speech> {
-    if first.is_empty() {
-        return None;
-    }
-    if first[0] == SOCKS5 {
+    if first.first() == Some(&SOCKS5) {
         return Some(Speech::Socks5);
     }
     if first.starts_with(PREFACE) {
         return Some(Speech::Http2);
     }
-    if PREFACE.starts_with(first) {
+    let start = first.iter().position(|byte| !matches!(byte, b'\r' | b'\n'));
+    let Some(start) = start else {
+        return (first.len() > LINE_LENGTH_MAX).then_some(Speech::Opaque);
+    };
+    let rest = &first[start..];
+    if start == 0 && PREFACE.starts_with(rest) {
         return None;
     }
-    let method = first.iter().position(|byte| !byte.is_ascii_uppercase());
-    match method {
-        None if first.len() <= METHOD_LENGTH_MAX => None,
-        Some(end) if end >= METHOD_LENGTH_MIN && first[end] == b' ' => Some(Speech::Http1),
-        _ => Some(Speech::Opaque),
+    let end = rest.iter().position(|byte| *byte == b'\n');
+    let line = &rest[..end.unwrap_or(rest.len())];
+    if !may_be_request_line(line) {
+        return Some(Speech::Opaque);
+    }
+    match end {
+        Some(_) if is_request_line(line) => Some(Speech::Http1),
+        Some(_) => Some(Speech::Opaque),
+        // A target that is too long is answered in HTTP, where it came after a method and within a line.
+        None if line.len() > LINE_LENGTH_MAX => Some(Speech::Http1),
+        None => None,
     }
 }
 
-impl<S: Stream> Stream for Sniffed<S> {
-    fn abort(&mut self) {
-        self.stream.abort();
-    }
+/// Whether a line that begins so may become a request line: a method, then text.
+fn may_be_request_line(line: &[u8]) -> bool {
+    let end = line.iter().position(|byte| !is_token(*byte)).unwrap_or(line.len());
+    let blank = line.get(end).is_none_or(|byte| matches!(byte, b' ' | b'\t'));
+    let method = end > 0 && end <= METHOD_LENGTH_MAX && blank;
+    method && line[end..].iter().all(|byte| *byte >= b' ' && *byte != 0x7f || matches!(byte, b'\t' | b'\r'))
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Sniffed<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.first.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buffer);
-        }
-        let count = self.first.len().min(buffer.remaining());
-        buffer.put_slice(&self.first[..count]);
-        self.first.advance(count);
-        Poll::Ready(Ok(()))
-    }
+/// Whether a whole line ends in a version of HTTP. Blanks are taken as servers that are lenient take them: what such a
+/// server would serve must not pass for something else.
+fn is_request_line(line: &[u8]) -> bool {
+    let mut words = line.split(|byte| matches!(byte, b' ' | b'\t' | b'\r')).filter(|word| !word.is_empty());
+    let (method, last) = (words.next(), words.next_back());
+    method.is_some() && last.is_some_and(|word| word.starts_with(b"HTTP/"))
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Sniffed<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
+/// RFC 9110, 5.6.2.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Bytes that are read to tell.
-const FIRST_LENGTH: usize = 4096;
+/// Methods that are known in small letters too.
+const METHODS: [&[u8]; 9] = [b"get", b"head", b"post", b"put", b"delete", b"connect", b"options", b"trace", b"patch"];
+/// How long a line that begins like a request line may take.
+const LINE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest line that is waited for, in bytes: that of the longest target that is answered with more than its length.
+const LINE_LENGTH_MAX: usize = 17 << 10;
 /// How every HTTP/2 connection begins (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How every SOCKS5 connection begins (RFC 1928, 3).
 const SOCKS5: u8 = 5;
-/// Shortest and longest method that is taken for one.
-const METHOD_LENGTH_MIN: usize = 3;
-const METHOD_LENGTH_MAX: usize = 16;
+/// Longest method that is taken for one.
+const METHOD_LENGTH_MAX: usize = 32;
 
 #[cfg(test)]
 mod tests {
@@ -128,19 +188,28 @@ mod tests {
 
     #[test]
     fn first_bytes_tell() {
-        for (bytes, speech) in [
-            (&b"GET / HTTP/1.1"[..], Some(Speech::Http1)),
-            (b"OPTIONS * HTTP/1.1", Some(Speech::Http1)),
-            (b"GE", None),
-            (b"PRI * HT", None),
-            (PREFACE, Some(Speech::Http2)),
-            (b"\x05\x01\x00", Some(Speech::Socks5)),
-            (b"\x00\x00\x00\x08\x04\xd2\x16\x2f", Some(Speech::Opaque)),
-            (b"get / http", Some(Speech::Opaque)),
-            (b"ABCDEFGHIJKLMNOPQRSTUV", Some(Speech::Opaque)),
-            (b"", None),
+        for (first, expected) in [
+            ("", None),
+            ("\r\n", None),
+            ("GE", None),
+            ("GET /", None),
+            ("GET / HTTP/1.1\r\n", Some(Speech::Http1)),
+            ("\r\n\r\nGET / HTTP/1.1\r\n", Some(Speech::Http1)),
+            ("\nGET / HTTP/1.1\n", Some(Speech::Http1)),
+            ("GET  /  HTTP/1.0\r\n", Some(Speech::Http1)),
+            ("get / HTTP/1.1\r\n", Some(Speech::Http1)),
+            ("PRI * HTTP/2.0\r\n", None),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(Speech::Http2)),
+            ("\x05\x01\x00", Some(Speech::Socks5)),
+            ("HELO there\r\n", Some(Speech::Opaque)),
+            ("GET key\r\n", Some(Speech::Opaque)),
+            ("SET key value\r\n", Some(Speech::Opaque)),
+            ("*1\r\n$4\r\nPING\r\n", Some(Speech::Opaque)),
+            ("\x16\x03\x01", Some(Speech::Opaque)),
+            ("\0\0\0\x08\x04\x12\x16\x2f", Some(Speech::Opaque)),
+            ("GET / \0", Some(Speech::Opaque)),
         ] {
-            assert_eq!(told(bytes), speech, "{}", bytes.escape_ascii());
+            assert_eq!(told(first.as_bytes()), expected, "{first:?}");
         }
     }
 }

@@ -2,15 +2,21 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Duration;
 
+use http::header::CONTENT_LENGTH;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
+use tokio::time::timeout;
+use weft_proto::service::{Protocol, ServiceName};
 
-use super::{Connection, Destination, named};
+use super::{Connection, Destination, End, local, named};
 use crate::body::Body;
 use crate::exchange::{self, Outcome};
 use crate::forward::bytes::End as Near;
+use crate::forward::headers::PROBE_HEADER;
 use crate::forward::pipe::Pipe;
+use crate::forward::upgrade::{UPGRADE_HEADER, carried, tell};
 use crate::net::Net;
 use crate::reject::Reject;
 use crate::stream::{Responder, Source};
@@ -32,15 +38,26 @@ async fn exchange<N: Net>(
 ) {
     let worker = &connection.worker;
     let place = worker.holds.enter(&worker.recorder);
-    let (head, received) = request.into_parts();
-    let (body, received) = if upgrade { (Body::Empty, Some(received)) } else { (Body::request(received), None) };
+    let (head, mut received) = request.into_parts();
+    let (body, received) = match upgrade {
+        false => (Body::request(received), None),
+        true => {
+            let length = carried(&head.headers).map_or(0, |(_, length)| length);
+            let Ok(Some(body)) = timeout(OFFER_TIMEOUT, received.take(length)).await else { return };
+            (if body.is_empty() { Body::Empty } else { Body::full(body) }, Some(received))
+        }
+    };
+    let carried = upgrade && head.headers.contains_key(UPGRADE_HEADER);
     let outcome = tokio::select! {
         biased;
         outcome = exchange::http(&connection, &place.hold, head, body) => outcome,
         () = poll_fn(|cx| responder.poll_gone(cx)) => return,
     };
     let Outcome { response, tunnel } = outcome;
-    let (parts, body) = response.into_parts();
+    let (mut parts, body) = response.into_parts();
+    if carried {
+        tell(&mut parts.headers, tunnel.as_ref().map(|tunnel| tunnel.protocol.as_ref()));
+    }
     let empty = tunnel.is_none() && body.is_end_stream();
     let Ok(sink) = responder.send(Response::from_parts(parts, ()), empty) else { return };
     if let (Some(tunnel), Some(received)) = (tunnel, received) {
@@ -52,37 +69,79 @@ async fn exchange<N: Net>(
     }
 }
 
-/// An opaque stream: on a link to the link's own service, at the forward proxy to the one that is named.
+/// A tunnel: on a link to the link's own service, at the forward proxy to the one that is named.
 async fn connect<N: Net>(mut connection: Arc<Connection<N>>, request: Request<Source>, mut responder: Responder) {
-    let refuse = async |responder: &mut Responder, reject: &Reject| {
-        let (parts, _) = reject.response(http::Version::HTTP_2, false, true).into_parts();
-        if let Ok(mut sink) = responder.send(Response::from_parts(parts, ()), true) {
-            let _ = poll_fn(|cx| sink.poll_flush(cx)).await;
+    let (head, mut received) = request.into_parts();
+    let target = match &connection.destination {
+        Destination::Fixed(service, port) => fixed(&connection, service, *port).map(|protocol| (connection, protocol)),
+        Destination::Named => {
+            let asked = head.uri.authority().ok_or(Reject::BadRequest("CONNECT names HOST:PORT"));
+            asked.and_then(|asked| named::target(&connection, asked.host(), asked.port_u16()))
         }
     };
-    let worker = connection.worker.clone();
-    if connection.destination == Destination::Named {
-        let authority = request.uri().authority().cloned();
-        let target = authority.map(|authority| named::target(&connection, authority.host(), authority.port_u16()));
-        let Some(Ok((target, _))) = target else {
-            return refuse(&mut responder, &Reject::UnknownHost("what CONNECT names".into())).await;
-        };
-        connection = target;
+    let protocol;
+    (connection, protocol) = match target {
+        Ok(target) => target,
+        Err(reject) => return refuse(&mut responder, &mut received, &reject).await,
+    };
+    let from_node = connection.end() == End::Callee;
+    let probe = from_node && head.headers.contains_key(PROBE_HEADER);
+    if from_node && !probe && !matches!(protocol, Protocol::Tcp | Protocol::Auto) {
+        // Fields that only Weft sets would be the other end's.
+        let reject = Reject::BadRequest("the port speaks HTTP, and takes no opaque streams");
+        return refuse(&mut responder, &mut received, &reject).await;
     }
-    let place = worker.holds.enter(&worker.recorder);
+    let open = async {
+        match probe {
+            true => local::probe(&connection).await,
+            false => local::open(&connection, protocol).await,
+        }
+    };
     let opened = tokio::select! {
         biased;
-        opened = exchange::stream(&connection, &place.hold, None) => opened,
+        opened = open => opened,
         () = poll_fn(|cx| responder.poll_gone(cx)) => return,
     };
-    match opened {
-        Err(reject) => refuse(&mut responder, &reject).await,
-        Ok(tunnel) => {
-            let mut response = Response::new(());
-            *response.status_mut() = StatusCode::OK;
-            if let Ok(sink) = responder.send(response, false) {
-                tunnel.join(Near::stream(request.into_body(), sink)).await;
-            }
-        }
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(reject) => return refuse(&mut responder, &mut received, &reject).await,
+    };
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::OK;
+    if probe {
+        return answer(&mut responder, &mut received, response).await;
     }
+    let Ok(sink) = responder.send(response, false) else { return };
+    let near = Near::stream(received, sink);
+    local::serve_opened(connection, near, protocol, opened).await;
 }
+
+async fn refuse(responder: &mut Responder, received: &mut Source, reject: &Reject) {
+    let (mut parts, _) = reject.response(http::Version::HTTP_2, false, true).into_parts();
+    // The text stays here.
+    parts.headers.remove(CONTENT_LENGTH);
+    answer(responder, received, Response::from_parts(parts, ())).await;
+}
+
+/// Answers without a stream. The other end's half is kept until it has seen the answer: let go before, it would be reset
+/// in front of it.
+async fn answer(responder: &mut Responder, received: &mut Source, response: Response<()>) {
+    let Ok(mut sink) = responder.send(response, true) else { return };
+    let _ = poll_fn(|cx| sink.poll_flush(cx)).await;
+    let ended = async { while let Ok(Some(_)) = poll_fn(|cx| received.poll_bytes(cx, 0)).await {} };
+    let _ = timeout(ANSWER_TIMEOUT, ended).await;
+}
+
+/// What the port speaks: at the callee's node as its instance declares it.
+fn fixed<N: Net>(connection: &Connection<N>, service: &ServiceName, port: u16) -> Result<Protocol, Reject> {
+    let table = connection.worker.plane.table.load();
+    let service = table.service(service).ok_or_else(|| Reject::UnknownHost(service.host()))?;
+    let declared = service.local_port(port).map(|(port, _)| port.protocol);
+    let known = declared.or_else(|| service.port(port).map(|port| port.protocol));
+    known.ok_or_else(|| Reject::UnknownPort(format!("{} has no port {port}", service.name)))
+}
+
+/// Bound on the body of a request that offers an upgrade, which is at most 64 KiB.
+const OFFER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the other end may take to see that a stream was refused.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);

@@ -32,9 +32,13 @@ where
         .max_frame_size(FRAME_LENGTH_MAX)
         .max_header_list_size(HEADER_LENGTH_MAX)
         .enable_push(false);
+    if ends.is_some() {
+        // Bounds against servers that break the rules; the other end of a link is a node of the mesh.
+        builder.max_local_error_reset_streams(None);
+    }
     let (link, mut connection) = builder.handshake::<_, Bytes>(stream).await.map_err(into_io)?;
     let keepalive = ends.and_then(|_| connection.ping_pong());
-    let shared = Shared::new(worker, Opener::Http2(link));
+    let shared = Shared::new(worker, Opener::Http2(link), ends.is_some());
     let open = ends.map(|_| OpenLink::out(&worker.recorder, Over::Tcp));
     let watched = Arc::downgrade(&shared);
     tokio::spawn(async move {
@@ -54,7 +58,7 @@ where
 
 /// Exchanges on a QUIC connection, which keeps itself alive.
 pub(super) fn quic<N: Net>(worker: &Worker<N>, link: QuicLink, ends: Instant) -> Arc<Shared> {
-    let shared = Shared::new(worker, Opener::Quic(link.clone()));
+    let shared = Shared::new(worker, Opener::Quic(link.clone()), true);
     let open = OpenLink::out(&worker.recorder, Over::Quic);
     let watched = Arc::downgrade(&shared);
     tokio::spawn(async move {

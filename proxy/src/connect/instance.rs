@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::link::{LinkError, LinkSlot, Way};
+use crate::accept::http1::FIELDS_MAX;
 use crate::body::Upload;
-use crate::net::Net;
+use crate::net::rejoined::under;
+use crate::net::{Net, Stream, Watch};
 use crate::worker::Worker;
 
 /// Where an instance listens, and the connections to it.
@@ -21,11 +24,14 @@ pub(crate) struct InstanceSlot {
     /// Newest last, and the newest is used first.
     idle: Mutex<Vec<Idle>>,
     pub(crate) http2: Arc<LinkSlot>,
+    /// What is below an upgraded connection.
+    under: fn(Upgraded) -> Option<Box<dyn Stream>>,
 }
 
 #[derive(Debug)]
 struct Idle {
     sender: SendRequest<Upload>,
+    watch: Option<Watch>,
     since: Instant,
 }
 
@@ -34,18 +40,36 @@ struct Idle {
 pub(crate) struct Lease {
     slot: Arc<InstanceSlot>,
     sender: Option<SendRequest<Upload>>,
+    watch: Option<Watch>,
     idle: Option<Duration>,
+}
+
+/// How old a connection may be that was used before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reuse {
+    /// Any that is still open: what is sent may be sent again.
+    Any,
+    /// Only one that was used just now: the instance may be about to close others, and what is sent then is lost.
+    Young,
+    /// None.
+    Never,
 }
 
 /// A pooled connection, or a fresh one.
 pub(crate) async fn lease<N: Net>(
     worker: &Arc<Worker<N>>,
     slot: &Arc<InstanceSlot>,
-    fresh: bool,
+    reuse: Reuse,
     limit: Duration,
 ) -> Result<Lease, LinkError> {
-    if !fresh && let Some((sender, idle)) = slot.take() {
-        return Ok(Lease { slot: slot.clone(), sender: Some(sender), idle: Some(idle) });
+    let age_max = match reuse {
+        Reuse::Any => IDLE_TIMEOUT,
+        Reuse::Young => RACE,
+        Reuse::Never => Duration::ZERO,
+    };
+    if let Some((taken, idle)) = slot.take(age_max) {
+        let Idle { sender, watch, .. } = taken;
+        return Ok(Lease { slot: slot.clone(), sender: Some(sender), watch, idle: Some(idle) });
     }
     Box::pin(dial(worker, slot, limit)).await
 }
@@ -55,31 +79,39 @@ async fn dial<N: Net>(worker: &Worker<N>, slot: &Arc<InstanceSlot>, limit: Durat
         Ok(dialled) => dialled.map_err(|error| LinkError::io(slot.target, &error))?,
         Err(_) => return Err(LinkError::late(slot.target, limit)),
     };
+    let watch = dialled.watch();
     let mut builder = Builder::new();
-    builder.max_header_size(HEADER_LENGTH_MAX);
+    builder.max_header_size(HEADER_LENGTH_MAX).max_headers(FIELDS_MAX);
     let made = builder.handshake(TokioIo::new(dialled)).await;
     let (sender, connection) = made.map_err(|error| LinkError::Unreachable(error.to_string().into()))?;
     tokio::spawn(connection.with_upgrades());
-    Ok(Lease { slot: slot.clone(), sender: Some(sender), idle: None })
+    Ok(Lease { slot: slot.clone(), sender: Some(sender), watch, idle: None })
 }
 
 impl InstanceSlot {
-    pub(crate) fn new(target: SocketAddr) -> Self {
-        Self { target, idle: Mutex::default(), http2: Arc::new(LinkSlot::new(Way::Plain(target))) }
+    pub(crate) fn new<N: Net>(target: SocketAddr) -> Self {
+        let http2 = Arc::new(LinkSlot::new(Way::Plain(target)));
+        Self { target, idle: Mutex::default(), http2, under: under::<N::Stream> }
     }
 
-    fn take(&self) -> Option<(SendRequest<Upload>, Duration)> {
+    /// The one that was used last, and how long ago, if that is less than `age_max`.
+    fn take(&self, age_max: Duration) -> Option<(Idle, Duration)> {
         let now = Instant::now();
         let mut idle = self.idle.lock();
         let mut at = idle.len();
         while at > 0 {
             at -= 1;
             let candidate = &idle[at];
-            if candidate.sender.is_closed() || now - candidate.since >= IDLE_TIMEOUT {
+            let age = now - candidate.since;
+            if candidate.sender.is_closed() || age >= IDLE_TIMEOUT {
                 idle.remove(at);
+            } else if age >= age_max {
+                return None;
             } else if candidate.sender.is_ready() {
                 let taken = idle.remove(at);
-                return Some((taken.sender, now - taken.since));
+                if !taken.watch.as_ref().is_some_and(Watch::is_spent) {
+                    return Some((taken, age));
+                }
             }
         }
         None
@@ -104,6 +136,11 @@ impl Lease {
         self.sender.as_mut().expect("a lease has its connection until its answer is complete")
     }
 
+    /// What is below the connection, which has been upgraded.
+    pub(crate) fn unwrap(&self, upgraded: Upgraded) -> Result<Box<dyn Stream>, String> {
+        (self.slot.under)(upgraded).ok_or_else(|| "the upgraded connection is not the one that was made".to_owned())
+    }
+
     /// The answer is complete: the connection may be used again.
     pub(crate) fn end(&mut self) {
         let Some(sender) = self.sender.take() else { return };
@@ -112,11 +149,13 @@ impl Lease {
         }
         let mut idle = self.slot.idle.lock();
         if idle.len() < IDLE_MAX {
-            idle.push(Idle { sender, since: Instant::now() });
+            idle.push(Idle { sender, watch: self.watch.take(), since: Instant::now() });
         }
     }
 }
 
+/// Idle time from which on a connection may be on the point of being closed by the instance.
+pub(crate) const RACE: Duration = Duration::from_millis(100);
 /// Most idle connections to one instance.
 const IDLE_MAX: usize = 256;
 /// How long an idle connection is kept.

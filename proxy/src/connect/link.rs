@@ -64,6 +64,7 @@ pub(super) struct Shared {
     exchanges: AtomicUsize,
     pub(super) closed: AtomicBool,
     retires: Instant,
+    is_link: bool,
 }
 
 /// An exchange's share of a connection.
@@ -191,13 +192,14 @@ impl Drop for Shared {
 }
 
 impl Shared {
-    pub(super) fn new<N: Net>(worker: &Worker<N>, opener: Opener) -> Arc<Self> {
+    pub(super) fn new<N: Net>(worker: &Worker<N>, opener: Opener, is_link: bool) -> Arc<Self> {
         let age = LINK_AGE_MAX + Duration::from_millis(worker.recorder.random.below(LINK_AGE_SPREAD_MS) as u64);
         Arc::new(Self {
             opener,
             exchanges: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             retires: Instant::now() + age,
+            is_link,
         })
     }
 
@@ -227,6 +229,11 @@ impl Ticket {
     /// What to send on.
     pub(crate) fn opener(&mut self) -> &mut Opener {
         &mut self.opener
+    }
+
+    /// Whether the other end is a node.
+    pub(crate) fn is_link(&self) -> bool {
+        self.shared.is_link
     }
 
     /// Whether the other end takes extended CONNECT, which it says in its first frame (RFC 8441, 3). On QUIC it does.
@@ -287,10 +294,13 @@ const LINKS_MAX: usize = 2;
 const EXCHANGES_BUSY: usize = 100;
 /// How often a wait for a link ends in a new wait.
 const OPENINGS_MAX: usize = 3;
-/// Bytes that may be under way on one stream.
-pub(crate) const STREAM_WINDOW: u32 = 1 << 20;
-/// Bytes that may be under way on one link.
-pub(crate) const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Exchanges at once on one link.
+pub(crate) const LINK_STREAMS_MAX: u32 = 1024;
+/// Bytes that may be under way on one stream. What a reader does not take lies at its own node, at most this much.
+pub(crate) const STREAM_WINDOW: u32 = 256 << 10;
+/// Bytes that may be under way on one link: the windows of all its streams, so that those that nobody reads leave room for
+/// those that somebody does.
+pub(crate) const CONNECTION_WINDOW: u32 = LINK_STREAMS_MAX * STREAM_WINDOW;
 /// Longest frame, in bytes.
 pub(crate) const FRAME_LENGTH_MAX: u32 = 64 << 10;
 /// Longest header section, in bytes.

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::poll_fn;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::accept::sniff::FirstLine;
 use crate::connect::link::Ticket;
 use crate::net::Stream;
 use crate::stream::{GivenUp, Sink, Source};
@@ -39,6 +40,7 @@ struct Way {
     read_all: bool,
     closed: bool,
     bytes: u64,
+    line: Option<FirstLine>,
 }
 
 /// Bytes that have passed.
@@ -50,11 +52,31 @@ pub(crate) struct Passed {
     pub(crate) back: u64,
 }
 
+/// What was read of both ends before they were joined.
+#[derive(Debug, Default)]
+pub(crate) struct Begun {
+    /// From the caller.
+    pub(crate) there: Bytes,
+    /// From the callee.
+    pub(crate) back: Bytes,
+    /// Set where the stream must not turn out to be HTTP.
+    pub(crate) line: Option<FirstLine>,
+}
+
 /// Copies until both directions have ended. `passed` is kept up to date, so that it is right however this ends. Ended
 /// otherwise, neither side can take what it got for the whole.
-pub(crate) async fn copy(near: End, far: End, idle_timeout: Option<Duration>, passed: &mut Passed) -> io::Result<()> {
+pub(crate) async fn copy(
+    (near, far): (End, End),
+    begun: Begun,
+    idle_timeout: Option<Duration>,
+    passed: &mut Passed,
+) -> io::Result<()> {
     let mut ends = Ends { near, far, whole: false };
-    let (mut there, mut back) = (Way::new(), Way::new());
+    let (mut there, mut back) = (Way::new(begun.there), Way::new(begun.back));
+    there.line = begun.line;
+    if there.is_forbidden() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
     let mut idle = idle_timeout.map(Idle::new);
     let copied = poll_fn(|cx| {
         let before = there.bytes + back.bytes;
@@ -93,8 +115,19 @@ impl Drop for Ends {
 }
 
 impl Way {
-    fn new() -> Self {
-        Self { buffer: BytesMut::new(), chunk: Bytes::new(), read_all: false, closed: false, bytes: 0 }
+    fn new(chunk: Bytes) -> Self {
+        let bytes = chunk.len() as u64;
+        Self { buffer: BytesMut::new(), chunk, read_all: false, closed: false, bytes, line: None }
+    }
+
+    /// Whether what was read last makes HTTP of a stream that was let through as something else.
+    fn is_forbidden(&mut self) -> bool {
+        let Some(line) = &mut self.line else { return false };
+        let http = line.is_http(&self.chunk);
+        if line.is_told() {
+            self.line = None;
+        }
+        http
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, from: &mut End, to: &mut End) -> Poll<io::Result<()>> {
@@ -121,6 +154,9 @@ impl Way {
                 Some(chunk) => {
                     self.bytes += chunk.len() as u64;
                     self.chunk = chunk;
+                    if self.is_forbidden() {
+                        return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                    }
                 }
                 None => self.read_all = true,
             }
@@ -148,15 +184,38 @@ impl End {
         self
     }
 
-    fn abort(&mut self) {
+    pub(crate) fn abort(&mut self) {
         match self {
             Self::Io(io) => io.abort(),
             Self::Stream(end) => end.sink.reset(GivenUp::Cancelled),
         }
     }
 
+    /// Adds the first bytes to the buffer; false at the end.
+    pub(crate) fn poll_first(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<bool>> {
+        match self {
+            Self::Io(io) => {
+                buffer.reserve(FIRST_LENGTH);
+                Poll::Ready(Ok(ready!(pin!(io.read_buf(buffer)).poll(cx))? > 0))
+            }
+            Self::Stream(_) => {
+                let chunk = ready!(self.poll_read(cx, &mut BytesMut::new()))?;
+                buffer.extend_from_slice(chunk.as_deref().unwrap_or_default());
+                Poll::Ready(Ok(chunk.is_some()))
+            }
+        }
+    }
+
+    /// The same end as a stream.
+    pub(crate) fn into_stream(self) -> Box<dyn Stream> {
+        match self {
+            Self::Io(io) => io,
+            Self::Stream(_) => Box::new(StreamIo { end: self, chunk: Bytes::new(), waiting: Bytes::new() }),
+        }
+    }
+
     /// The next bytes; none at the end. What was handed out before has been passed on by now.
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<Option<Bytes>>> {
+    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<Option<Bytes>>> {
         match self {
             Self::Io(io) => {
                 if buffer.capacity() < BUFFER_MIN {
@@ -212,6 +271,63 @@ impl End {
     }
 }
 
+/// A stream of a connection that carries many, as any other stream.
+struct StreamIo {
+    end: End,
+    /// Read and not yet handed out.
+    chunk: Bytes,
+    /// Taken and not yet sent.
+    waiting: Bytes,
+}
+
+impl StreamIo {
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.waiting.is_empty() {
+            ready!(self.end.poll_write(cx, &mut self.waiting))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for StreamIo {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.chunk.is_empty() {
+            this.chunk = ready!(this.end.poll_read(cx, &mut BytesMut::new()))?.unwrap_or_default();
+        }
+        let count = this.chunk.len().min(buffer.remaining());
+        buffer.put_slice(&this.chunk.split_to(count));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for StreamIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_sent(cx))?;
+        let length = data.len().min(BUFFER_LENGTH);
+        self.waiting = Bytes::copy_from_slice(&data[..length]);
+        // What finds no room now goes before what is written next.
+        let _ = self.poll_sent(cx)?;
+        Poll::Ready(Ok(length))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_sent(cx))?;
+        self.end.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_sent(cx))?;
+        self.end.poll_close(cx)
+    }
+}
+
+impl Stream for StreamIo {
+    fn abort(&mut self) {
+        self.end.abort();
+    }
+}
+
 /// Ends a stream on which nothing has moved for a while: at least the limit, at most twice that.
 struct Idle {
     limit: Duration,
@@ -245,6 +361,8 @@ impl std::fmt::Debug for End {
     }
 }
 
+/// Bytes read at once to tell what a connection speaks.
+const FIRST_LENGTH: usize = 2 << 10;
 /// Bytes read from a connection at once.
 const BUFFER_LENGTH: usize = 64 << 10;
 /// Room below which a new buffer is taken.

@@ -1,8 +1,8 @@
 //! Header fields that belong to one hop, and those that only Weft may set.
 
 use http::header::{
-    CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, StatusCode};
 
@@ -11,6 +11,8 @@ use crate::task::Random;
 
 /// What the caller's node tells of the HTTP version that the application spoke, for a port that does not say.
 pub(crate) const HTTP_HEADER: HeaderName = HeaderName::from_static("x-weft-http");
+/// On a CONNECT between nodes: it only asks whether the callee is there.
+pub(crate) const PROBE_HEADER: HeaderName = HeaderName::from_static("x-weft-probe");
 /// Both ends of a call, as Envoy tells them to the callee.
 pub(crate) const FORWARDED_CLIENT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// W3C Trace Context.
@@ -18,6 +20,7 @@ pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent"
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// What one pass over a header section saw.
 #[derive(Debug, Default)]
@@ -28,6 +31,10 @@ pub(crate) struct Seen {
     pub(crate) trace: bool,
     /// The other node's word that the application spoke HTTP/2.
     pub(crate) http2: bool,
+    /// A field whose name holds `_`.
+    pub(crate) underscores: bool,
+    /// More than one `Cookie`, which only HTTP/2 splits.
+    cookies: u8,
     connection: bool,
     hop: bool,
     te: bool,
@@ -44,14 +51,18 @@ pub(crate) fn look(headers: &HeaderMap) -> Seen {
             "upgrade" => seen.upgrade = true,
             "te" => seen.te = true,
             "transfer-encoding" => seen.encodings = seen.encodings.saturating_add(1),
-            "keep-alive" | "proxy-connection" | "proxy-authorization" | "proxy-authenticate" => seen.hop = true,
-            "traceparent" => seen.trace = true,
-            "x-forwarded-client-cert" => seen.ours = true,
-            other if other.starts_with(OWN_PREFIX) => {
-                seen.ours = true;
-                seen.http2 |= name == HTTP_HEADER && value == "2";
+            "keep-alive" | "proxy-connection" | "proxy-authorization" | "proxy-authenticate" | "http2-settings" => {
+                seen.hop = true;
             }
-            _ => {}
+            "traceparent" => seen.trace = true,
+            "cookie" => seen.cookies = seen.cookies.saturating_add(1),
+            other => {
+                seen.underscores |= other.as_bytes().contains(&b'_');
+                if is_own(other) {
+                    seen.ours = true;
+                    seen.http2 |= name == HTTP_HEADER && value == "2";
+                }
+            }
         }
     }
     seen
@@ -66,6 +77,19 @@ pub(crate) fn clean_request(headers: &mut HeaderMap, seen: &Seen) {
     clean_hop(headers, seen);
     if seen.te {
         clean_te(headers);
+    }
+    if seen.cookies > 1 {
+        join_cookies(headers);
+    }
+}
+
+/// Removes from trailers what belongs to the hop, frames the message or routes it (RFC 9110, 6.5.1), and what only Weft
+/// may set: servers that merge trailers into the head would take it from there.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    let seen = look(trailers);
+    clean_hop(trailers, &seen);
+    for name in [HOST, TE, CONTENT_LENGTH] {
+        trailers.remove(name);
     }
 }
 
@@ -85,7 +109,7 @@ fn clean_hop(headers: &mut HeaderMap, seen: &Seen) {
         clean_connection(headers);
     }
     if seen.hop {
-        for name in [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHORIZATION, PROXY_AUTHENTICATE] {
+        for name in [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHORIZATION, PROXY_AUTHENTICATE, HTTP2_SETTINGS] {
             headers.remove(name);
         }
     }
@@ -96,8 +120,7 @@ fn clean_hop(headers: &mut HeaderMap, seen: &Seen) {
         headers.remove(TRANSFER_ENCODING);
     }
     if seen.ours {
-        let own = |name: &&HeaderName| name.as_str().starts_with(OWN_PREFIX) || **name == FORWARDED_CLIENT;
-        let names: Vec<HeaderName> = headers.keys().filter(own).cloned().collect();
+        let names: Vec<HeaderName> = headers.keys().filter(|name| is_own(name.as_str())).cloned().collect();
         for name in names {
             headers.remove(name);
         }
@@ -118,6 +141,27 @@ fn clean_connection(headers: &mut HeaderMap) {
         if name != TE {
             headers.remove(name);
         }
+    }
+}
+
+/// Whether only Weft may set the field, in every spelling that some server takes for it: CGI, WSGI and Rack read any
+/// character that is no letter or digit as the same one (RFC 3875, 4.1.18).
+fn is_own(name: &str) -> bool {
+    name.starts_with('x')
+        && (folds_to(name, OWN_PREFIX) || (folds_to(name, FORWARDED) && name.len() == FORWARDED.len()))
+}
+
+/// Whether `name` begins with `own`, a dash being as good as any other sign.
+fn folds_to(name: &str, own: &str) -> bool {
+    let same = |(given, own): (u8, u8)| given == own || (own == b'-' && !given.is_ascii_alphanumeric());
+    name.len() >= own.len() && name.bytes().zip(own.bytes()).all(same)
+}
+
+/// One `Cookie` where HTTP/2 has cut it into several (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let all: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
     }
 }
 
@@ -189,6 +233,8 @@ pub(crate) fn is_grpc_call(headers: &HeaderMap) -> bool {
 const GRPC: &[u8] = b"application/grpc";
 /// How the names of fields start that only Weft sets.
 const OWN_PREFIX: &str = "x-weft-";
+/// The name of [`FORWARDED_CLIENT`].
+const FORWARDED: &str = "x-forwarded-client-cert";
 const TRACEPARENT_LENGTH: usize = 55;
 
 #[cfg(test)]

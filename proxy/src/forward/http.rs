@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Response, Uri};
+use http_body::Body as HttpBody;
 use weft_proto::service::Protocol;
 
 use super::bytes::End as Far;
@@ -14,6 +15,7 @@ use crate::accept;
 use crate::accept::host::Host;
 use crate::body::{Body, Upload};
 use crate::connect::Upstream;
+use crate::connect::instance::Reuse;
 use crate::identify::Relation;
 use crate::retry::Failure;
 use crate::route::Route;
@@ -34,8 +36,17 @@ pub(crate) struct Outgoing {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) response: Response<Body>,
-    /// The other end of the upgraded connection.
-    pub(crate) tunnel: Option<Far>,
+    /// What the connection has become.
+    pub(crate) tunnel: Option<Taken>,
+}
+
+/// An upgrade that was taken.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    /// Which of those that were offered; none where there was but one.
+    pub(crate) protocol: Option<HeaderValue>,
+    /// The other end.
+    pub(crate) far: Far,
 }
 
 /// Sends the request. The route is the proof that it may be sent. A failure that allows another try leaves the request
@@ -84,6 +95,12 @@ impl Outgoing {
     pub(crate) fn new(received: accept::request::Received, upload: Upload) -> Self {
         let accept::request::Received { head, host, http2, upgrade, .. } = received;
         Self { head: Some(head), host, upload, http2, upgrade }
+    }
+
+    /// Which connections that were used before it may be sent on.
+    pub(crate) fn reuse(&self) -> Reuse {
+        let idempotent = self.head.as_ref().is_some_and(|head| head.method.is_idempotent());
+        if idempotent && self.upload.is_end_stream() { Reuse::Any } else { Reuse::Young }
     }
 
     /// The head for a try; a copy if another may follow.

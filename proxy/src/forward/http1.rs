@@ -1,8 +1,6 @@
 //! An HTTP exchange with an instance over HTTP/1.1.
 
-use std::time::Duration;
-
-use http::header::HOST;
+use http::header::{HOST, UPGRADE};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri, Version};
 use http_body::Body as HttpBody;
@@ -10,10 +8,10 @@ use hyper::body::Incoming;
 
 use super::bytes::End;
 use super::headers::FORWARDED_CLIENT;
-use super::http::{Answer, Outgoing};
+use super::http::{Answer, Outgoing, Taken};
 use super::upgrade::{self, Asked};
 use crate::body::{Body, Upload};
-use crate::connect::instance::Lease;
+use crate::connect::instance::{Lease, RACE};
 use crate::reject::Reject;
 use crate::retry::{Again, Failure};
 
@@ -66,14 +64,7 @@ fn give_back(outgoing: &mut Outgoing, request: Request<Upload>) {
 
 async fn upgraded(mut response: Response<Incoming>, lease: Lease, expected: &Asked) -> Result<Answer, Failure> {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let status = response.status();
-        let response = response.map(|body| Body::instance(body, lease));
-        // A success without an upgrade would read as an upgrade on an HTTP/2 stream.
-        return if status.is_success() {
-            Err(Failure::never(Reject::NotUpgraded))
-        } else {
-            Ok(Answer { response, tunnel: None })
-        };
+        return Ok(Answer { response: response.map(|body| Body::instance(body, lease)), tunnel: None });
     }
     if !expected.granted(response.headers()) {
         return Err(Failure::never(Reject::NotUpgraded));
@@ -81,10 +72,9 @@ async fn upgraded(mut response: Response<Incoming>, lease: Lease, expected: &Ask
     let upgraded = hyper::upgrade::on(&mut response).await.map_err(|error| Failure::broken(error.to_string()))?;
     let (mut parts, _) = response.into_parts();
     parts.status = StatusCode::OK;
+    let protocol = parts.headers.get(UPGRADE).cloned();
     upgrade::clean(&mut parts.headers);
     let response = Response::from_parts(parts, Body::Empty);
-    Ok(Answer { response, tunnel: Some(End::io(hyper_util::rt::TokioIo::new(upgraded))) })
+    let far = End::Io(lease.unwrap(upgraded).map_err(Failure::broken)?);
+    Ok(Answer { response, tunnel: Some(Taken { protocol, far }) })
 }
-
-/// Idle time from which on a connection may be on the point of being closed by the instance.
-const RACE: Duration = Duration::from_millis(500);

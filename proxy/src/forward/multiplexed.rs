@@ -4,15 +4,14 @@ use std::pin::pin;
 use std::task::Poll;
 
 use futures_util::future::poll_fn;
-use h2::ext::Protocol;
 use http::request::Parts;
-use http::{Method, Request, Response, Uri, Version};
+use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body as HttpBody;
 
 use super::bytes::End;
-use super::headers;
-use super::http::{Answer, Outgoing};
+use super::http::{Answer, Outgoing, Taken};
 use super::pipe::{Pipe, PipeError};
+use super::{headers, upgrade};
 use crate::body::{Body, Upload};
 use crate::connect::link::Ticket;
 use crate::reject::{Reject, untouched};
@@ -27,8 +26,11 @@ pub(crate) async fn send(
     keep: bool,
     finish: impl FnOnce(&mut Parts),
 ) -> Result<Answer, Failure> {
-    if outgoing.upgrade.is_some() && !ticket.takes_upgrades().await {
-        return Err(Failure::never(Reject::NotUpgraded));
+    if let Some(upgrade) = &outgoing.upgrade
+        && !((upgrade.is_websocket() || ticket.is_link()) && ticket.takes_upgrades().await)
+    {
+        // An offer may be left lying.
+        outgoing.upgrade = None;
     }
     if !outgoing.upload.rewind() {
         return Err(Failure::broken("the request was longer than what is kept for another try".into()));
@@ -38,14 +40,20 @@ pub(crate) async fn send(
     parts.version = Version::HTTP_2;
     parts.uri = outgoing.full_uri(parts.uri.into_parts().path_and_query);
     if let Some(upgrade) = &outgoing.upgrade {
-        parts.method = Method::CONNECT;
-        parts.extensions.insert(Protocol::from(&*upgrade.protocol));
+        upgrade.connect(&mut parts);
+        if ticket.is_link() {
+            upgrade.carry(&mut parts);
+        }
     }
     let upgrade = outgoing.upgrade.is_some();
     let empty = !upgrade && outgoing.upload.is_end_stream();
     let sent = ticket.opener().send(Request::from_parts(parts, ()), empty).await;
-    let (response, sink) = sent.map_err(|fault| failure(&fault))?;
-    if upgrade {
+    let (response, mut sink) = sent.map_err(|fault| failure(&fault))?;
+    if let Some(upgrade) = &outgoing.upgrade {
+        if !upgrade.body().is_empty() {
+            sink.bytes(upgrade.body().clone()).map_err(|fault| failure(&fault))?;
+            poll_fn(|cx| sink.poll_flush(cx)).await.map_err(|fault| failure(&fault))?;
+        }
         let response = response.await.map_err(|fault| failure(&fault))?;
         return Ok(tunnelled(response, sink, ticket));
     }
@@ -56,9 +64,22 @@ pub(crate) async fn send(
     with_body(response, sink, ticket, outgoing).await
 }
 
+/// What a stream is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To be used.
+    Stream,
+    /// To see whether the callee is there.
+    Probe,
+}
+
 /// Opens an opaque stream to what the authority names (RFC 9113, 8.5).
-pub(crate) async fn connect(ticket: &mut Ticket, authority: &http::uri::Authority) -> Result<End, Failure> {
-    let (response, sink) = open(ticket.opener(), authority).await.map_err(|fault| failure(&fault))?;
+pub(crate) async fn connect(
+    ticket: &mut Ticket,
+    authority: &http::uri::Authority,
+    purpose: Purpose,
+) -> Result<End, Failure> {
+    let (response, sink) = open(ticket.opener(), authority, purpose).await.map_err(|fault| failure(&fault))?;
     let response = response.await.map_err(|fault| failure(&fault))?;
     if response.status().is_success() {
         return Ok(End::stream(response.into_body(), sink));
@@ -73,13 +94,20 @@ pub(crate) async fn connect(ticket: &mut Ticket, authority: &http::uri::Authorit
     }))
 }
 
-async fn open(opener: &mut Opener, authority: &http::uri::Authority) -> Result<(Answering, Sink), Fault> {
+async fn open(
+    opener: &mut Opener,
+    authority: &http::uri::Authority,
+    purpose: Purpose,
+) -> Result<(Answering, Sink), Fault> {
     let mut request = Request::new(());
     *request.method_mut() = Method::CONNECT;
     *request.version_mut() = Version::HTTP_2;
     let mut parts = http::uri::Parts::default();
     parts.authority = Some(authority.clone());
     *request.uri_mut() = Uri::from_parts(parts).expect("an authority alone is a URI");
+    if purpose == Purpose::Probe {
+        request.headers_mut().insert(headers::PROBE_HEADER, HeaderValue::from_static("1"));
+    }
     opener.send(request, false).await
 }
 
@@ -110,7 +138,7 @@ async fn with_body(
                 Poll::Ready(Ok(()) | Err(PipeError::Sink(_))) => sending = false,
                 Poll::Ready(Err(PipeError::Source(error))) => {
                     tracing::debug!(%error, "a request body broke off");
-                    return Poll::Ready(Err(Failure::never(Reject::Gone)));
+                    return Poll::Ready(Err(Failure::never(error.reject())));
                 }
             }
         }
@@ -144,12 +172,13 @@ fn answer(response: Response<Source>, ticket: Ticket, rest: Option<Aborting>) ->
 }
 
 fn tunnelled(response: Response<Source>, sink: Sink, ticket: Ticket) -> Answer {
-    if !response.status().is_success() {
+    let told = upgrade::told(response.headers());
+    let (Ok(taken), true) = (told, response.status().is_success()) else {
         return answer(response, ticket, None);
-    }
+    };
     let (parts, source) = response.into_parts();
     let response = Response::from_parts(parts, Body::Empty);
-    Answer { response, tunnel: Some(End::stream(source, sink).with(ticket)) }
+    Answer { response, tunnel: Some(Taken { protocol: taken, far: End::stream(source, sink).with(ticket) }) }
 }
 
 /// What a fault before the head of the answer means.

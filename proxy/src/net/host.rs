@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::mem::MaybeUninit;
+use std::net::{Shutdown, SocketAddr, TcpListener as StdListener};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -14,7 +15,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Accepted, Listener, Net, Stream};
+use super::{Accepted, Listener, Net, Stream, Watch};
 
 /// Connections that may wait to be taken.
 const BACKLOG: i32 = 4096;
@@ -23,12 +24,14 @@ const DATAGRAM_BUFFER: usize = 4 << 20;
 /// Silence after which the kernel asks whether the other end is still there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// Reads without taking and without waiting: `MSG_PEEK | MSG_DONTWAIT` of recv(2) on Linux.
+const PEEK: i32 = 0x02 | 0x40;
 /// Most bytes that are put together into one write.
 const TOGETHER_MAX: usize = 1024;
 
 /// A TCP connection.
 #[derive(Debug)]
-pub struct HostStream(TcpStream);
+pub struct HostStream(Arc<TcpStream>);
 
 /// Finds the user id that owns the other end of a connection: given our end and theirs.
 pub type Owner = Arc<dyn Fn(SocketAddr, SocketAddr) -> Option<u32> + Send + Sync>;
@@ -82,7 +85,7 @@ impl Net for HostNet {
         if !address.ip().is_loopback() {
             SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
         }
-        Ok(HostStream(stream))
+        Ok(HostStream(Arc::new(stream)))
     }
 
     fn datagrams(&self, address: SocketAddr) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
@@ -104,7 +107,12 @@ impl Net for HostNet {
 impl Stream for HostStream {
     fn abort(&mut self) {
         // It fails only where the connection is gone already.
-        let _ = SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(&*self.0).set_linger(Some(Duration::ZERO));
+    }
+
+    fn watch(&self) -> Option<Watch> {
+        let stream = Arc::downgrade(&self.0);
+        Some(Watch::new(move || stream.upgrade().is_none_or(|stream| is_spent(&stream))))
     }
 }
 
@@ -115,7 +123,7 @@ impl Listener for TcpListener {
         let (stream, theirs) = TcpListener::accept(self).await?;
         stream.set_nodelay(true)?;
         let ours = stream.local_addr()?;
-        Ok(Accepted { stream: HostStream(stream), ours, theirs })
+        Ok(Accepted { stream: HostStream(Arc::new(stream)), ours, theirs })
     }
 
     fn local_address(&self) -> io::Result<SocketAddr> {
@@ -124,47 +132,71 @@ impl Listener for TcpListener {
 }
 
 impl AsyncRead for HostStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.0.poll_read_ready(cx))?;
+            match self.0.try_read_buf(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read.map(drop)),
+            }
+        }
+    }
+}
+
+/// Whether anything but silence is to be read: the end, an error, or bytes.
+fn is_spent(stream: &TcpStream) -> bool {
+    let mut byte = [MaybeUninit::uninit()];
+    let peeked = SockRef::from(stream).recv_with_flags(&mut byte, PEEK);
+    !matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+impl HostStream {
+    fn poll_try<T>(&self, cx: &mut Context<'_>, attempt: impl Fn(&TcpStream) -> io::Result<T>) -> Poll<io::Result<T>> {
+        loop {
+            ready!(self.0.poll_write_ready(cx))?;
+            match attempt(&self.0) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
     }
 }
 
 impl AsyncWrite for HostStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, data)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_try(cx, |stream| stream.try_write(data))
     }
 
     /// Few bytes in several pieces are put together first: a plain write of them is cheaper for the kernel.
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let stream = Pin::new(&mut self.0);
         if let [only] = pieces {
-            return stream.poll_write(cx, only);
+            return self.poll_try(cx, |stream| stream.try_write(only));
         }
         let mut together = [0; TOGETHER_MAX];
         let mut length = 0;
         for piece in pieces {
             let Some(place) = together.get_mut(length..length + piece.len()) else {
-                return stream.poll_write_vectored(cx, pieces);
+                return self.poll_try(cx, |stream| stream.try_write_vectored(pieces));
             };
             place.copy_from_slice(piece);
             length += piece.len();
         }
-        stream.poll_write(cx, &together[..length])
+        self.poll_try(cx, |stream| stream.try_write(&together[..length]))
     }
 
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(SockRef::from(&*self.0).shutdown(Shutdown::Write))
     }
 }

@@ -167,6 +167,8 @@ pub(crate) struct Mesh<N: Net = TestNet> {
     pub(crate) b: TestNode<N>,
     /// Where callers of `a` reach each port of `web`.
     pub(crate) ways_in: BTreeMap<u16, SocketAddr>,
+    /// The forward proxy of `a`.
+    pub(crate) proxy: SocketAddr,
     /// Where `b` takes links.
     pub(crate) mesh_port: SocketAddr,
     ports: Vec<(ServicePort, SocketAddr)>,
@@ -221,11 +223,13 @@ impl<N: Net> Mesh<N> {
             .collect();
         let ways_in: BTreeMap<u16, SocketAddr> = ports.iter().map(|(port, _)| (port.port, free())).collect();
         let mesh_port = free();
-        let a = TestNode::start("a", free(), authority.identities("a", &["front"]), (net, setup));
-        let b = TestNode::start("b", mesh_port, authority.identities("b", &["web"]), (net, setup));
-        let mut mesh = Self { authority, a, b, ways_in, mesh_port, ports, index: 0 };
+        let proxy = free();
+        let at_a = (free(), Some(proxy));
+        let a = TestNode::start("a", at_a, authority.identities("a", &["front"]), (net, setup));
+        let b = TestNode::start("b", (mesh_port, None), authority.identities("b", &["web"]), (net, setup));
+        let mut mesh = Self { authority, a, b, ways_in, proxy, mesh_port, ports, index: 0 };
         mesh.enforce("", setup);
-        for address in mesh.ways_in.values().chain([&mesh.mesh_port]) {
+        for address in mesh.ways_in.values().chain([&mesh.mesh_port, &mesh.proxy]) {
             soon("listening", async {
                 while net.dial(*address).await.is_err() {
                     tokio::task::yield_now().await;
@@ -322,13 +326,13 @@ fn empty(node: &str) -> Description {
 impl<N: Net> TestNode<N> {
     fn start(
         name: &'static str,
-        mesh_address: SocketAddr,
+        (mesh_address, proxy_address): (SocketAddr, Option<SocketAddr>),
         identities: Arc<Identities>,
         (net, setup): (&N, &Setup),
     ) -> Self {
         let settings = PlaneSettings {
             mesh_address,
-            proxy_address: None,
+            proxy_address,
             workers: 1,
             access_sample: setup.access_sample,
             transport: setup.transport,

@@ -1,0 +1,78 @@
+//! A stream with bytes that were read from it put in front again.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Stream;
+
+/// A stream whose first bytes have been looked at.
+pub(crate) struct Rejoined<S> {
+    stream: S,
+    first: Bytes,
+}
+
+impl<S> Rejoined<S> {
+    pub(crate) fn new(first: Bytes, stream: S) -> Self {
+        Self { stream, first }
+    }
+}
+
+/// The stream below an upgraded connection that was served or made on an `S`, so that it can be ended as one.
+pub(crate) fn under<S: Stream>(upgraded: Upgraded) -> Option<Box<dyn Stream>> {
+    let parts = upgraded.downcast::<TokioIo<S>>().ok()?;
+    let stream = parts.io.into_inner();
+    Some(if parts.read_buf.is_empty() { Box::new(stream) } else { Box::new(Rejoined::new(parts.read_buf, stream)) })
+}
+
+impl<S: Stream> Stream for Rejoined<S> {
+    fn abort(&mut self) {
+        self.stream.abort();
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Rejoined<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.first.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
+        let count = self.first.len().min(buffer.remaining());
+        buffer.put_slice(&self.first[..count]);
+        self.first.advance(count);
+        if self.first.is_empty() {
+            self.first = Bytes::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Rejoined<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -33,7 +33,9 @@ const ADDRESSES_COUNT: u32 = 1 << 22;
 /// that it has had since: others may have been decided in between.
 pub fn apply(state: &mut State, index: Index, proposal: &Proposal) -> (Index, Outcome) {
     state.index = index;
-    state.clock = state.clock.max(proposal.at);
+    // Of whoever proposes, and not the latest of all: one clock that was days ahead once would end every token that is
+    // made from then on.
+    state.clock = proposal.at;
     if let Some(answer) = state.recent.iter().rev().find(|answer| answer.key == proposal.key)
         && !planted(Bug::AnswersForgotten)
     {

@@ -38,7 +38,7 @@ pub struct State {
     pub recent: VecDeque<Answer>,
     /// The next Raft node id to give.
     pub raft_id_next: RaftId,
-    /// The largest wall clock seen in the log.
+    /// The wall clock of whoever proposed last.
     pub clock: UnixMillis,
     /// Index of the last log entry applied.
     pub index: Index,

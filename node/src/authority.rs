@@ -2,7 +2,7 @@
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use time::OffsetDateTime;
@@ -105,17 +105,25 @@ impl std::fmt::Debug for Authority {
 
 /// Makes a certificate signing request for a new key of its own: the request and the key, both DER.
 pub fn request() -> Result<(Vec<u8>, Vec<u8>), AuthorityError> {
-    let key = KeyPair::generate()?;
+    request_for(&KeyPair::generate()?)
+}
+
+/// Makes a certificate signing request for a node's lasting key, which is in PKCS #8: the request and the key, both DER.
+pub fn request_of(key: &[u8]) -> Result<(Vec<u8>, Vec<u8>), AuthorityError> {
+    request_for(&KeyPair::try_from(key)?)
+}
+
+fn request_for(key: &KeyPair) -> Result<(Vec<u8>, Vec<u8>), AuthorityError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    let csr = params.serialize_request(&key)?;
+    let csr = params.serialize_request(key)?;
     Ok((csr.der().to_vec(), key.serialize_der()))
 }
 
-/// Whether the request is well formed and signed by the key that it names.
-pub fn check_request(csr: &[u8]) -> Result<(), AuthorityError> {
-    CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))?;
-    Ok(())
+/// Whether the request is well formed and signed by the key that it names: that key, without what says of which kind it is.
+pub fn check_request(csr: &[u8]) -> Result<Vec<u8>, AuthorityError> {
+    let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))?;
+    Ok(request.public_key.der_bytes().to_vec())
 }
 
 /// Clears the first bit of a random serial and makes its first byte other than zero, so that DER keeps its length.

@@ -16,6 +16,7 @@ use weft_proxy::tls::{self, Identities, IdentitySet};
 use crate::authority;
 use crate::control::Control;
 use crate::issue::Issuer;
+use crate::keys::Keys;
 use crate::store::{Store, Svid};
 use crate::world::{World, random};
 
@@ -23,7 +24,7 @@ use crate::world::{World, random};
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// Pause after a failure, doubled up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Renewal comes up to this share of the life earlier than half, so that a mesh does not renew all at once.
 const JITTER_SHARE: u64 = 10;
 
@@ -32,6 +33,7 @@ pub struct Certificates<W: World> {
     pub(crate) world: W,
     pub(crate) me: Identity,
     pub(crate) name: NodeName,
+    pub(crate) keys: Arc<Keys>,
     pub(crate) store: Store,
     pub(crate) identities: Arc<Identities>,
     pub(crate) replica: Replica,
@@ -91,11 +93,16 @@ impl<W: World> Certificates<W> {
         let life = end.saturating_sub(start);
         let spread =
             u64::from(certificate.cert.first().map_or(0, |leaf| crc32fast::hash(leaf))) % (life / JITTER_SHARE).max(1);
-        self.world.now() + spread >= start + life / 2
+        let now = self.world.now();
+        now + spread >= start + life / 2 || now < start
     }
 
     async fn obtain(&self, identity: &Identity) -> Result<(), String> {
-        let (csr, key) = authority::request().map_err(|error| error.to_string())?;
+        let made = match *identity == self.me {
+            true => authority::request_of(&self.keys.pkcs8().map_err(|error| error.to_string())?),
+            false => authority::request(),
+        };
+        let (csr, key) = made.map_err(|error| error.to_string())?;
         let chain = self.ask(identity, &csr).await?;
         let svid = Svid { identity: identity.clone(), key, chain };
         install(&self.identities, std::slice::from_ref(&svid))?;

@@ -56,7 +56,14 @@ impl<W: World> Issuer<W> {
     ) -> Result<Vec<Vec<u8>>, String> {
         let authority = self.authority().ok_or("this node does not hold the authority's key; ask a voter")?;
         let identity: Identity = identity.parse().map_err(|error| format!("{error}"))?;
-        check_request(csr).map_err(|error| format!("the signing request is not good: {error}"))?;
+        let certified = check_request(csr).map_err(|error| format!("the signing request is not good: {error}"))?;
+        if matches!(identity, Identity::Node { .. }) {
+            let state = self.replica.state().borrow().clone();
+            let admitted = state.nodes.get(node).map(|record| record.keys.fact_key);
+            if admitted.is_none_or(|key| key[..] != certified[..]) {
+                return Err("a node's own certificate is for the key that it was admitted with".into());
+            }
+        }
         let now = self.world.now();
         let record = CertificateRecord {
             node: node.clone(),

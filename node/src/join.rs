@@ -115,7 +115,8 @@ pub fn sha256(bytes: &[u8]) -> [u8; DIGEST_LENGTH] {
 pub async fn join<W: World>(world: &W, name: &NodeName, keys: Keys, line: &str) -> Result<Joined, JoinError> {
     let line = read_line(line)?;
     let trust_domain: TrustDomain = line.trust_domain.parse().map_err(|error| JoinError::Line(format!("{error}")))?;
-    let (csr, key) = authority::request().map_err(|error| JoinError::Answer(error.to_string()))?;
+    let own = keys.pkcs8().map_err(|error| JoinError::Answer(error.to_string()))?;
+    let (csr, key) = authority::request_of(&own).map_err(|error| JoinError::Answer(error.to_string()))?;
     let admission: [u8; KEY_LENGTH] = random(world);
     let request = JoinRequest {
         token_id: line.token_id.clone(),

@@ -57,6 +57,12 @@ impl Keys {
         self.fact.sign(facts).as_ref().to_vec()
     }
 
+    /// The signing half in PKCS #8: a node's own certificates are for its lasting key, by which it was admitted.
+    pub fn pkcs8(&self) -> Result<Vec<u8>, KeyError> {
+        let document = self.fact.to_pkcs8().map_err(|error| KeyError(error.to_string()))?;
+        Ok(document.as_ref().to_vec())
+    }
+
     /// Opens what [`seal`] made for this node.
     pub fn open(&self, sealed: &[u8]) -> Result<Vec<u8>, KeyError> {
         let error = || KeyError("what is sealed to this node cannot be opened with its key".into());

@@ -82,7 +82,7 @@ async fn found<W: World>(
     let keys = Keys::generate(world)?;
     let authority = Authority::create(&trust_domain, random(world), now)?;
     let identity = Identity::node(trust_domain.clone(), name.clone());
-    let (csr, key) = authority::request()?;
+    let (csr, key) = authority::request_of(&keys.pkcs8()?)?;
     let record = CertificateRecord {
         node: name.clone(),
         identity: identity.clone(),

@@ -83,7 +83,7 @@ impl<W: World> Server<W> {
 
     async fn serve_member(&self, handshake: Handshake<W>, from: SocketAddr) {
         let Ok(_permit) = self.streams.try_acquire() else { return };
-        let config = self.identities.server_config(&[ALPN_CONTROL], Clients::Required);
+        let config = self.identities.server_config(&[ALPN_CONTROL], Clients::Members);
         let stream = match timeout(HANDSHAKE_TIMEOUT, handshake.into_stream(config)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {

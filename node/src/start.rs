@@ -22,7 +22,7 @@ use weft_proxy::quic::QuicClient;
 use weft_proxy::record::Record;
 use weft_proxy::table::Table;
 use weft_proxy::table::description::{Bind, Description};
-use weft_proxy::tls::{Identities, IdentitySet};
+use weft_proxy::tls::{Admission, Identities, IdentitySet};
 
 use crate::advertise::{Admitted, FactSigner};
 use crate::api::schema::ServiceSpec;
@@ -163,8 +163,8 @@ async fn wire_up<W: World>(
     let me = Identity::node(trust_domain.clone(), name.clone());
     let identities = open_identities(&store, &me, &roots, clock(&world))?;
     let book = Arc::new(open_book(&store, &name, host.address)?);
-    let quic = QuicClient::new(world.net(), identities.clone());
-    let control = Control::new(world.net().clone(), me.clone(), identities.clone(), book.clone(), Some(quic));
+    let quic = Some(QuicClient::new(world.net(), identities.clone()));
+    let control = Control::new(world.net().clone(), me.clone(), identities.clone(), book.clone(), quic);
 
     let seeds = book.all().into_keys().filter(|seed| *seed != name).collect();
     let settings = Settings { seeds, ..Settings::new(raft_id, name.clone()) };
@@ -172,17 +172,17 @@ async fn wire_up<W: World>(
         .await
         .map_err(|error| StartError::Corrupt(error.to_string()))?;
     finish_founding(&world, &replica, founding).await?;
+    identities.judge_nodes(admission(&replica));
 
     let issuer = Arc::new(Issuer::new(world.clone(), name.clone(), keys.clone(), replica.clone()));
     let first = first_facts(&config, &world, &name, raft_id, host.address);
     let links = GossipLinks { control: control.clone(), book: book.clone(), from: host.address };
-    let gossip = start_gossip(&world, &name, &trust_domain, first, links, keys, replica.clone(), &book).await?;
+    let gossip = start_gossip(&world, &name, &trust_domain, first, links, keys.clone(), replica.clone(), &book).await?;
 
     let site = site(&config, &name, host.address);
     let (records, recorded) = mpsc::channel(RECORDS_MAX);
     let (handovers, handed) = mpsc::channel::<Handover<W::Net>>(HANDOVERS_MAX);
-    let empty = empty_table(&site, &trust_domain)?;
-    let settings = plane_settings(&config, &world);
+    let (empty, settings) = (empty_table(&site, &trust_domain)?, plane_settings(&config, &world));
     let plane = Plane::new(settings, world.net().clone(), identities.clone(), empty, &records, handovers);
 
     let (enforced_sender, enforced) = watch::channel(Enforced::default());
@@ -206,7 +206,7 @@ async fn wire_up<W: World>(
         unregister: host.unregister,
         tasks: parking_lot::Mutex::default(),
     });
-    let parts = Parts { issuer, store, handed, enforced: enforced_sender, expires: expires_sender };
+    let parts = Parts { issuer, keys, store, handed, enforced: enforced_sender, expires: expires_sender };
     tasks::spawn(&node, &mut node.tasks.lock(), parts);
     Ok((node, recorded))
 }
@@ -227,6 +227,15 @@ fn open_identities(
         },
         clock,
     )))
+}
+
+/// By the replicated state. Of a node that it does not know a valid certificate must do: it may come with a newer one.
+fn admission(replica: &Replica) -> Admission {
+    let states = replica.state();
+    Box::new(move |name, key| {
+        let state = states.borrow();
+        state.nodes.get(name).map(|record| record.keys.fact_key[..] == *key)
+    })
 }
 
 fn open_book(store: &Store, name: &NodeName, address: SocketAddr) -> Result<Book, StartError> {

@@ -12,6 +12,7 @@ use crate::advertise::{advertise, remember_peers};
 use crate::certificates::Certificates;
 use crate::issue::Issuer;
 use crate::join::Gate;
+use crate::keys::Keys;
 use crate::publish::{Enforced, Publisher};
 use crate::reconcile::Reconciler;
 use crate::registry::Registry;
@@ -23,6 +24,7 @@ use crate::world::World;
 /// What the tasks need beside the node.
 pub(crate) struct Parts<W: World> {
     pub(crate) issuer: Arc<Issuer<W>>,
+    pub(crate) keys: Arc<Keys>,
     pub(crate) store: Store,
     pub(crate) handed: mpsc::Receiver<Handover<W::Net>>,
     pub(crate) enforced: watch::Sender<Enforced>,
@@ -31,7 +33,7 @@ pub(crate) struct Parts<W: World> {
 
 /// Starts them all.
 pub(crate) fn spawn<W: World>(node: &Arc<Node<W>>, tasks: &mut JoinSet<()>, parts: Parts<W>) {
-    let Parts { issuer, store, handed, enforced, expires } = parts;
+    let Parts { issuer, keys, store, handed, enforced, expires } = parts;
     let (wanted_sender, wanted) = watch::channel(BTreeSet::new());
     tasks.spawn(Arc::new(server(node, issuer.clone())).run(handed));
     let publisher = Publisher {
@@ -47,6 +49,7 @@ pub(crate) fn spawn<W: World>(node: &Arc<Node<W>>, tasks: &mut JoinSet<()>, part
         world: node.world.clone(),
         me: node.me.clone(),
         name: node.name().clone(),
+        keys,
         store: store.clone(),
         identities: node.identities.clone(),
         replica: node.replica.clone(),

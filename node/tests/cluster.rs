@@ -1,6 +1,7 @@
 //! Three real processes: join, call, decide, lose one, lose all.
 
 #![expect(clippy::disallowed_methods, unreachable_pub, reason = "tests of processes live in real time")]
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 mod support;
 

@@ -3,6 +3,7 @@
 pub(crate) mod carry;
 pub(crate) mod instance;
 pub(crate) mod link;
+mod pulse;
 pub(crate) mod transport;
 
 use std::sync::Arc;
@@ -95,6 +96,9 @@ async fn link<N: Net>(worker: &Arc<Worker<N>>, chosen: &Chosen, limit: Duration)
             address: relation.service.endpoints[index].description.address,
         })
     });
+    // One that could not be reached lately is probed by an exchange that somebody waits for.
+    let probes = relation.slot(index).has_failed();
+    let limit = if probes { limit.min(PROBE_TIMEOUT) } else { limit };
     link::ticket(worker, slot, limit).await.map_err(|error| failed(chosen, error))
 }
 
@@ -151,3 +155,6 @@ impl<N: Net> Worker<N> {
         self.instances.lock().retain(|_, slot| !slot.sweep() || Arc::strong_count(slot) > 1);
     }
 }
+
+/// Bound on reaching an endpoint that could not be reached before.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);

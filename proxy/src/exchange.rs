@@ -22,7 +22,7 @@ use crate::forward::http::{Answer, Outgoing};
 use crate::net::Net;
 use crate::record::Open;
 use crate::reject::Reject;
-use crate::retry::Tries;
+use crate::retry::{Again, Tries};
 use crate::revoke::{Hold, revocable};
 use crate::route::Route;
 use crate::{authorize, balance, connect, forward, identify, route};
@@ -149,7 +149,7 @@ async fn attempt<N: Net>(
             Ok(upstream) => match forward::http::send(route, upstream, outgoing, tries.may_repeat()).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => {
-                    if failure.reject == Reject::NoInstance {
+                    if failure.reject == Reject::NoInstance || failure.again == Again::Elsewhere {
                         chosen.failed();
                     }
                     failure

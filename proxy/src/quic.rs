@@ -57,14 +57,16 @@ pub struct Arrived {
     pub sni: Option<String>,
     /// Who calls.
     pub identity: Identity,
-    /// When the caller's certificate ends.
+    /// The caller's certificates. A node's may be of another time, which is for control links only.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// When the first of them ends.
     pub expires: UnixMillis,
 }
 
 impl QuicServer {
     /// Listens; workers share the address.
     pub fn bind(net: &impl Net, address: SocketAddr, identities: &Arc<Identities>) -> io::Result<Self> {
-        let tls = identities.server_config(&[ALPN_CONTROL, ALPN_EXCHANGE], Clients::Required);
+        let tls = identities.server_config(&[ALPN_CONTROL, ALPN_EXCHANGE], Clients::Members);
         let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
         let mut config = ServerConfig::with_crypto(Arc::new(crypto));
         config.transport_config(Arc::new(transport()));
@@ -107,7 +109,7 @@ pub async fn handshake(incoming: Incoming) -> Result<Arrived, QuicError> {
     let identity = peer_identity(&chain)?;
     let expires = expiry(&chain).unwrap_or(0);
     let (alpn, sni) = data.map(|data| (data.protocol.unwrap_or_default(), data.server_name)).unwrap_or_default();
-    Ok(Arrived { connection, alpn, sni, identity, expires })
+    Ok(Arrived { connection, alpn, sni, identity, chain, expires })
 }
 
 /// The certificates that the other end has shown.
@@ -198,6 +200,16 @@ impl QuicLink {
     /// Ends when the connection does.
     pub(crate) async fn closed(&self) {
         self.0.closed().await;
+    }
+
+    /// Sends what has to be acknowledged and is read by nobody.
+    pub(crate) fn ask(&self) {
+        let _ = self.0.send_datagram(bytes::Bytes::from_static(b"?"));
+    }
+
+    /// Datagrams that have arrived.
+    pub(crate) fn datagrams_received(&self) -> u64 {
+        self.0.stats().udp_rx.datagrams
     }
 
     pub(crate) fn is_closed(&self) -> bool {

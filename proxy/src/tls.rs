@@ -9,7 +9,7 @@ pub use names::{Target, TlsError, expiry, peer_identity, validity};
 pub use verify::join_client_config;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -20,10 +20,10 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, ServerConfig};
-use weft_proto::identity::{Identity, TrustDomain};
+use weft_proto::identity::{Identity, NodeName, TrustDomain};
 
 use crate::plane::Clock;
-use verify::{Callee, Callers, Own};
+use verify::{Callee, Callers, Own, Times};
 
 /// Control links between nodes.
 pub const ALPN_CONTROL: &[u8] = b"weft-control/1";
@@ -67,6 +67,9 @@ impl std::fmt::Debug for IdentitySet {
 pub enum Clients {
     /// They must, and it must be a valid SVID of the trust domain.
     Required,
+    /// The same, but of an admitted node an SVID of any time will do: control between nodes trusts the admission, and a
+    /// node that was off for longer than its certificate lives must come back. Exchanges must look at the time themselves.
+    Members,
     /// They need not: joining nodes. The chain shown to them includes the root, which they check by its fingerprint.
     Anonymous,
 }
@@ -79,13 +82,35 @@ pub struct Identities {
     provider: Arc<CryptoProvider>,
     time: Arc<Time>,
     clients: Mutex<BTreeMap<ConfigKey, Arc<ClientConfig>>>,
+    admission: OnceLock<Admission>,
 }
+
+/// Tells whether a node was admitted with this key (the subject's public key, as X.509 has its bits); none where the node
+/// is not known.
+pub type Admission = Box<dyn Fn(&NodeName, &[u8]) -> Option<bool> + Send + Sync>;
 
 impl Identities {
     /// Starts with a set. Whether a certificate is valid is told by the clock.
     pub fn new(set: IdentitySet, clock: Clock) -> Self {
         let time = Arc::new(Time(clock));
-        Self { set: ArcSwap::from_pointee(set), provider: provider(), time, clients: Mutex::default() }
+        let admission = OnceLock::new();
+        Self { set: ArcSwap::from_pointee(set), provider: provider(), time, clients: Mutex::default(), admission }
+    }
+
+    /// Says from now on which nodes are admitted, and by which keys. Said once.
+    pub fn judge_nodes(&self, admission: Admission) {
+        let _ = self.admission.set(admission);
+    }
+
+    /// Whether the node that a leaf names was admitted with the key that the leaf certifies; none where that is not known.
+    fn is_admitted(&self, name: &NodeName, leaf: &CertificateDer<'_>) -> Option<bool> {
+        self.admission.get()?(name, &names::public_key(leaf)?)
+    }
+
+    /// Whether the first certificate of a chain is valid now.
+    pub fn is_current(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let now = (self.time.0)();
+        validity(chain).is_some_and(|(start, end)| (start..end).contains(&now))
     }
 
     /// Puts another set into force for new handshakes.
@@ -110,7 +135,10 @@ impl Identities {
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("the provider knows TLS 1.3");
         let builder = match clients {
-            Clients::Required => builder.with_client_cert_verifier(Arc::new(Callers::new(self.clone()))),
+            Clients::Required => builder.with_client_cert_verifier(Arc::new(Callers::new(self.clone(), Times::Now))),
+            Clients::Members => {
+                builder.with_client_cert_verifier(Arc::new(Callers::new(self.clone(), Times::AnyOfMembers)))
+            }
             Clients::Anonymous => builder.with_no_client_auth(),
         };
         let with_root = clients == Clients::Anonymous;
@@ -136,11 +164,12 @@ impl Identities {
         }
         let set = self.current();
         let own = set.certificates.get(from).ok_or_else(|| TlsError::NoCertificate(Box::new(from.clone())))?;
+        let times = if alpn == [ALPN_CONTROL] { Times::AnyOfMembers } else { Times::Now };
         let mut config = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("the provider knows TLS 1.3")
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Callee::new(self.clone(), expect.clone())))
+            .with_custom_certificate_verifier(Arc::new(Callee::new(self.clone(), expect.clone(), times)))
             .with_client_cert_resolver(Arc::new(Own(own.clone())));
         config.time_provider = self.time.clone();
         config.alpn_protocols = key.2.clone();

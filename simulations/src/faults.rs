@@ -46,10 +46,16 @@ pub enum FaultKind {
     Overload,
     /// Somebody who is no member sends what he likes to a node's port.
     Stranger,
+    /// A clock jumps by days, and back.
+    Leap,
+    /// All hosts are off for days.
+    Weekend,
+    /// One host is off for days.
+    Holiday,
 }
 
 /// All kinds.
-pub const KINDS: [FaultKind; 19] = [
+pub const KINDS: [FaultKind; 22] = [
     FaultKind::Kill,
     FaultKind::Power,
     FaultKind::Partition,
@@ -69,6 +75,9 @@ pub const KINDS: [FaultKind; 19] = [
     FaultKind::Application,
     FaultKind::Overload,
     FaultKind::Stranger,
+    FaultKind::Leap,
+    FaultKind::Weekend,
+    FaultKind::Holiday,
 ];
 
 impl FaultKind {
@@ -93,6 +102,9 @@ impl FaultKind {
             Self::Application => "application",
             Self::Overload => "overload",
             Self::Stranger => "stranger",
+            Self::Leap => "leap",
+            Self::Weekend => "weekend",
+            Self::Holiday => "holiday",
         }
     }
 }

@@ -53,7 +53,8 @@ impl World for SimWorld {
     }
 
     fn now(&self) -> UnixMillis {
-        (EPOCH + self.net.network().now()).saturating_add_signed(*self.skew.lock())
+        let network = self.net.network();
+        (EPOCH + network.passed_over() + network.now()).saturating_add_signed(*self.skew.lock())
     }
 
     fn fill(&self, bytes: &mut [u8]) {

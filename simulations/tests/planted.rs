@@ -44,6 +44,9 @@ const CAUGHT: [(&str, &str, &str, &[&str]); 23] = [
     ("uses-uncounted", "1", "joining takes a good token", &[]),
 ];
 
+const KINDS: &str = "kill,power,partition,one-way,isolate,loss,delay,flap,freeze,clock,slow-disk,full-disk,bit-flip,\
+                     blackout,wipe,storm,application,overload,stranger";
+
 /// Runs all of these, as many at once as there are processors; what each tells.
 fn told(all: &[Vec<&str>]) -> Vec<String> {
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
@@ -65,7 +68,9 @@ fn start(options: &[&str]) -> Child {
 }
 
 fn without_bug((_, seed, _, more): &(&'static str, &'static str, &'static str, &[&'static str])) -> Vec<&'static str> {
-    ["--seed", seed].into_iter().chain(more.iter().copied()).collect()
+    // The seeds were found with these kinds; another one would change what each of them draws.
+    let kinds = if more.contains(&"--faults") { &[][..] } else { &["--faults", KINDS][..] };
+    ["--seed", seed].into_iter().chain(kinds.iter().copied()).chain(more.iter().copied()).collect()
 }
 
 #[test]

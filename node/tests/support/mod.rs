@@ -45,16 +45,41 @@ pub struct Node {
     pub proxy: u16,
     pub metrics: u16,
     child: Option<Child>,
+    /// Whose time the process has, where it is not the host's: a file that says how far off it is.
+    clock: Option<PathBuf>,
+}
+
+/// The library that gives a process another time than the host's; none where it is not installed.
+pub fn faketime() -> Option<PathBuf> {
+    let places = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
+    let found = places.iter().map(|place| Path::new(place).join("faketime/libfaketime.so.1")).find(|at| at.exists());
+    if found.is_none() {
+        eprintln!("SKIPPED: libfaketime is not installed");
+    }
+    found
 }
 
 impl Node {
     pub fn new(name: &str) -> Self {
         let directory = TempDir::new().expect("a directory");
-        Self { name: name.into(), directory, port: free_port(), proxy: free_port(), metrics: free_port(), child: None }
+        Self {
+            name: name.into(),
+            directory,
+            port: free_port(),
+            proxy: free_port(),
+            metrics: free_port(),
+            child: None,
+            clock: None,
+        }
     }
 
     pub fn data_dir(&self) -> PathBuf {
         self.directory.path().join("data")
+    }
+
+    /// From its next start on the node's time is as far off as the file says.
+    pub fn set_clock(&mut self, file: &Path) {
+        self.clock = Some(file.to_owned());
     }
 
     /// Runs a command against this node.
@@ -85,6 +110,10 @@ impl Node {
             .args(["--proxy", &format!("127.0.0.1:{}", self.proxy)])
             .args(["--metrics", &format!("127.0.0.1:{}", self.metrics)])
             .args(more);
+        if let (Some(file), Some(library)) = (&self.clock, faketime()) {
+            command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", file);
+            command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
         command
     }
 

@@ -126,7 +126,8 @@ fn refused(reject: &Reject) -> Response<Tracked> {
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest header section, in bytes; longer ones are answered with 431.
 const HEADER_LENGTH_MAX: usize = 64 << 10;
-/// Most fields of a request; more are answered with 431.
-pub(crate) const FIELDS_MAX: usize = 2048;
+/// Most fields of a head, beside its length in bytes: hyper makes room for all of them for each message, which is dear.
+/// More in a request are answered with 431.
+pub(crate) const FIELDS_MAX: usize = 256;
 /// Bound on the body of a request that offers an upgrade, which is at most 64 KiB.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(10);

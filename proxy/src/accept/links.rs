@@ -104,9 +104,10 @@ pub(crate) async fn serve_quic<N: Net>(worker: Arc<Worker<N>>, server: QuicServe
 
 /// The handshake has agreed on a protocol; of the two that are offered, this is the one that is not for control.
 async fn quic_data<N: Net>(worker: &Arc<Worker<N>>, arrived: Arrived) -> Option<()> {
-    let Arrived { connection, sni, identity, expires, .. } = arrived;
+    let Arrived { connection, sni, identity, chain, expires, .. } = arrived;
     let addresses = (worker.plane.settings.mesh_address, connection.remote_address());
     let link = QuicLink::new(connection);
+    let sni = sni.filter(|_| worker.plane.identities.is_current(&chain));
     let found = sni.and_then(|name| Some((destination(worker, &name)?, name)));
     let Some((destination, server_name)) = found else {
         link.close();

@@ -3,16 +3,14 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::poll_fn;
 use h2::client::Builder;
-use h2::{Ping, PingPong};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::link::{CONNECTION_WINDOW, FRAME_LENGTH_MAX, HEADER_LENGTH_MAX, STREAM_WINDOW, Shared};
+use super::pulse::{self, Asking, Pulse};
 use super::transport::Over;
 use crate::net::Net;
 use crate::quic::QuicLink;
@@ -41,12 +39,12 @@ where
     let shared = Shared::new(worker, Opener::Http2(link), ends.is_some());
     let open = ends.map(|_| OpenLink::out(&worker.recorder, Over::Tcp));
     let watched = Arc::downgrade(&shared);
+    let pulse = shared.pulse.clone();
     tokio::spawn(async move {
-        let alive = keep_alive(keepalive, ends);
         tokio::select! {
             biased;
             ended = connection => drop(ended),
-            () = alive => {}
+            () = lasts(&pulse, keepalive.map(Asking::Ping), ends) => {}
         }
         if let Some(shared) = watched.upgrade() {
             shared.closed.store(true, Ordering::Relaxed);
@@ -61,11 +59,12 @@ pub(super) fn quic<N: Net>(worker: &Worker<N>, link: QuicLink, ends: Instant) ->
     let shared = Shared::new(worker, Opener::Quic(link.clone()), true);
     let open = OpenLink::out(&worker.recorder, Over::Quic);
     let watched = Arc::downgrade(&shared);
+    let pulse = shared.pulse.clone();
     tokio::spawn(async move {
         tokio::select! {
             biased;
             () = link.closed() => {}
-            () = sleep_until(ends) => link.close(),
+            () = lasts(&pulse, Some(Asking::Datagram(link.clone())), Some(ends)) => link.close(),
             () = link.goodbye() => {
                 // Exchanges under way end as they would have.
                 if let Some(shared) = watched.upgrade() {
@@ -87,41 +86,26 @@ pub(super) fn quic<N: Net>(worker: &Worker<N>, link: QuicLink, ends: Instant) ->
 }
 
 /// Ends when the other end has stopped answering, or its certificate ends.
-async fn keep_alive(pings: Option<PingPong>, ends: Option<Instant>) {
-    let Some(mut pings) = pings else { return std::future::pending().await };
-    let end = async move {
+async fn lasts(pulse: &Pulse, asking: Option<Asking>, ends: Option<Instant>) {
+    let end = async {
         match ends {
             Some(ends) => sleep_until(ends).await,
             None => std::future::pending().await,
         }
     };
-    let silence = async move {
-        let mut ticks = interval(KEEPALIVE);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        ticks.tick().await;
-        loop {
-            ticks.tick().await;
-            if pings.send_ping(Ping::opaque()).is_err() {
-                return;
-            }
-            let answered = timeout(KEEPALIVE_TIMEOUT, poll_fn(|cx| pings.poll_pong(cx))).await;
-            if !matches!(answered, Ok(Ok(_))) {
-                return;
-            }
+    let silence = async {
+        match asking {
+            Some(asking) => pulse::watch(pulse, asking).await,
+            None => std::future::pending().await,
         }
     };
     tokio::select! {
         biased;
         () = end => {}
-        () = silence => {}
+        () = silence => tracing::info!("a link was given up: its other end does not answer"),
     }
 }
 
 fn into_io(error: h2::Error) -> io::Error {
     io::Error::other(error)
 }
-
-/// How often a link is asked whether it still answers.
-const KEEPALIVE: Duration = Duration::from_secs(5);
-/// How long it may take to answer.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);

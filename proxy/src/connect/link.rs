@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use weft_proto::identity::Identity;
 
+use super::pulse::Pulse;
 use super::transport::Transports;
 use crate::net::Net;
 use crate::stream::Opener;
@@ -63,6 +64,7 @@ pub(super) struct Shared {
     opener: Opener,
     exchanges: AtomicUsize,
     pub(super) closed: AtomicBool,
+    pub(super) pulse: Arc<Pulse>,
     retires: Instant,
     is_link: bool,
 }
@@ -72,6 +74,8 @@ pub(super) struct Shared {
 pub(crate) struct Ticket {
     shared: Arc<Shared>,
     opener: Opener,
+    /// Whether the answer has not begun.
+    waiting: bool,
 }
 
 /// Why a connection could not be made.
@@ -198,6 +202,7 @@ impl Shared {
             opener,
             exchanges: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
+            pulse: Arc::default(),
             retires: Instant::now() + age,
             is_link,
         })
@@ -221,7 +226,8 @@ impl Shared {
             return None;
         }
         self.exchanges.fetch_add(1, Ordering::Relaxed);
-        Some(Ticket { shared: self.clone(), opener })
+        self.pulse.begin();
+        Some(Ticket { shared: self.clone(), opener, waiting: true })
     }
 }
 
@@ -229,6 +235,18 @@ impl Ticket {
     /// What to send on.
     pub(crate) fn opener(&mut self) -> &mut Opener {
         &mut self.opener
+    }
+
+    /// The answer has begun.
+    pub(crate) fn answered(&mut self) {
+        if std::mem::take(&mut self.waiting) {
+            self.shared.pulse.end(true);
+        }
+    }
+
+    /// Whether the connection has ended under the exchange.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.shared.is_link && self.shared.closed.load(Ordering::Relaxed)
     }
 
     /// Whether the other end is a node.
@@ -252,6 +270,9 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.shared.exchanges.fetch_sub(1, Ordering::Relaxed);
+        if self.waiting {
+            self.shared.pulse.end(false);
+        }
     }
 }
 

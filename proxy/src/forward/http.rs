@@ -28,6 +28,8 @@ pub(crate) struct Outgoing {
     pub(crate) upload: Upload,
     /// Whether an instance whose port does not say is spoken to in HTTP/2.
     pub(crate) http2: bool,
+    /// Whether it may be sent twice.
+    pub(super) idempotent: bool,
     /// The protocol that the connection is to be upgraded to.
     pub(crate) upgrade: Option<Upgrade>,
 }
@@ -94,13 +96,13 @@ fn introduce(parts: &mut Parts, relation: &Relation) {
 impl Outgoing {
     pub(crate) fn new(received: accept::request::Received, upload: Upload) -> Self {
         let accept::request::Received { head, host, http2, upgrade, .. } = received;
-        Self { head: Some(head), host, upload, http2, upgrade }
+        let idempotent = head.method.is_idempotent() && upgrade.is_none();
+        Self { head: Some(head), host, upload, http2, idempotent, upgrade }
     }
 
     /// Which connections that were used before it may be sent on.
     pub(crate) fn reuse(&self) -> Reuse {
-        let idempotent = self.head.as_ref().is_some_and(|head| head.method.is_idempotent());
-        if idempotent && self.upload.is_end_stream() { Reuse::Any } else { Reuse::Young }
+        if self.idempotent && self.upload.is_end_stream() { Reuse::Any } else { Reuse::Young }
     }
 
     /// The head for a try; a copy if another may follow.

@@ -54,11 +54,13 @@ pub(crate) async fn send(
             sink.bytes(upgrade.body().clone()).map_err(|fault| failure(&fault))?;
             poll_fn(|cx| sink.poll_flush(cx)).await.map_err(|fault| failure(&fault))?;
         }
-        let response = response.await.map_err(|fault| failure(&fault))?;
+        let response = response.await.map_err(|fault| outgoing.lost(&ticket, &fault))?;
+        ticket.answered();
         return Ok(tunnelled(response, sink, ticket));
     }
     if empty {
-        let response = response.await.map_err(|fault| failure(&fault))?;
+        let response = response.await.map_err(|fault| outgoing.lost(&ticket, &fault))?;
+        ticket.answered();
         return Ok(answer(response, ticket, None));
     }
     with_body(response, sink, ticket, outgoing).await
@@ -81,6 +83,7 @@ pub(crate) async fn connect(
 ) -> Result<End, Failure> {
     let (response, sink) = open(ticket.opener(), authority, purpose).await.map_err(|fault| failure(&fault))?;
     let response = response.await.map_err(|fault| failure(&fault))?;
+    ticket.answered();
     if response.status().is_success() {
         return Ok(End::stream(response.into_body(), sink));
     }
@@ -124,7 +127,7 @@ fn refused<B>(response: &Response<B>) -> Option<Failure> {
 async fn with_body(
     response: Answering,
     sink: Sink,
-    ticket: Ticket,
+    mut ticket: Ticket,
     outgoing: &mut Outgoing,
 ) -> Result<Answer, Failure> {
     let mut pipe = Pipe::new(std::mem::take(&mut outgoing.upload), sink);
@@ -142,11 +145,12 @@ async fn with_body(
                 }
             }
         }
-        response.as_mut().poll(cx).map_err(|fault| failure(&fault))
+        response.as_mut().poll(cx).map_err(|fault| outgoing.lost(&ticket, &fault))
     })
     .await;
     match result {
         Ok(response) => {
+            ticket.answered();
             let rest = sending.then(|| upload(pipe));
             Ok(answer(response, ticket, rest))
         }
@@ -179,6 +183,17 @@ fn tunnelled(response: Response<Source>, sink: Sink, ticket: Ticket) -> Answer {
     let (parts, source) = response.into_parts();
     let response = Response::from_parts(parts, Body::Empty);
     Answer { response, tunnel: Some(Taken { protocol: taken, far: End::stream(source, sink).with(ticket) }) }
+}
+
+impl Outgoing {
+    /// What a fault before the head of the answer means for this request. With a link that is lost it goes elsewhere if
+    /// asking twice does no harm.
+    fn lost(&self, ticket: &Ticket, fault: &Fault) -> Failure {
+        if ticket.is_lost() && self.idempotent {
+            return Failure::unreachable(fault.to_string());
+        }
+        failure(fault)
+    }
 }
 
 /// What a fault before the head of the answer means.

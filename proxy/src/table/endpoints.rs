@@ -76,6 +76,11 @@ impl Slot {
         }
     }
 
+    /// Whether it could not be reached the last time.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.0.lock().failures > 0
+    }
+
     /// Whether it is being avoided, without taking the probe.
     pub(crate) fn is_avoided(&self, now: Instant) -> bool {
         self.0.lock().avoid_until.is_some_and(|until| now < until)

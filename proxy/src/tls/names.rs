@@ -116,6 +116,12 @@ pub fn peer_identity(chain: &[CertificateDer<'_>]) -> Result<Identity, TlsError>
     }
 }
 
+/// The key that a certificate certifies, without what says of which kind it is.
+pub(super) fn public_key(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    Some(certificate.public_key().subject_public_key.data.to_vec())
+}
+
 /// When the first certificate of a chain begins and ends to be valid.
 pub fn validity(chain: &[CertificateDer<'_>]) -> Option<(UnixMillis, UnixMillis)> {
     let (_, certificate) = X509Certificate::from_der(chain.first()?).ok()?;

@@ -1,6 +1,7 @@
 //! Who is let through a handshake.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -15,48 +16,69 @@ use rustls::{
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use weft_proto::identity::Identity;
 
-use super::names::{TlsError, peer_identity};
+use super::names::{TlsError, peer_identity, validity};
 use super::{ALPN_JOIN, Identities, Time, provider};
 use crate::plane::Clock;
 
 const DIGEST_LENGTH: usize = 32;
 
+/// At which time a certificate has to be valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Times {
+    /// Now.
+    Now,
+    /// At any, where it is an admitted node's for the key that it was admitted with. Then the admission is what is
+    /// trusted, and the certificate only says whose key it is.
+    AnyOfMembers,
+}
+
 /// Verifies callers: any valid SVID of the trust domain.
 pub(super) struct Callers {
     identities: Arc<Identities>,
+    times: Times,
 }
 
 /// Verifies a callee: the SVID of exactly the identity that was called.
 pub(super) struct Callee {
     identities: Arc<Identities>,
     expected: Identity,
+    times: Times,
 }
 
 /// Shows one certificate, whatever the server asks for.
 pub(super) struct Own(pub(super) Arc<CertifiedKey>);
 
 impl Callers {
-    pub(super) fn new(identities: Arc<Identities>) -> Self {
-        Self { identities }
+    pub(super) fn new(identities: Arc<Identities>, times: Times) -> Self {
+        Self { identities, times }
     }
 }
 
 impl Callee {
-    pub(super) fn new(identities: Arc<Identities>, expected: Identity) -> Self {
-        Self { identities, expected }
+    pub(super) fn new(identities: Arc<Identities>, expected: Identity, times: Times) -> Self {
+        Self { identities, expected, times }
     }
 }
 
 /// Path, validity, usage; then the SPIFFE rules; then the trust domain. Answers whom the certificate names.
 fn verify_svid(
-    identities: &Identities,
+    (identities, times): (&Identities, Times),
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
     usage: KeyUsage,
     now: UnixTime,
 ) -> Result<Identity, Error> {
     let set = identities.current();
-    verify_path(&set.roots, leaf, intermediates, usage, now, identities.provider())?;
+    let admitted = match (times, peer_identity(std::slice::from_ref(leaf))) {
+        (Times::AnyOfMembers, Ok(Identity::Node { name, .. })) => identities.is_admitted(&name, leaf),
+        _ => None,
+    };
+    let at = match (admitted, validity(std::slice::from_ref(leaf))) {
+        (Some(false), _) => return Err(CertificateError::ApplicationVerificationFailure.into()),
+        (Some(true), Some((start, _))) => UnixTime::since_unix_epoch(Duration::from_millis(start)),
+        _ => now,
+    };
+    verify_path(&set.roots, leaf, intermediates, usage, at, identities.provider())?;
     let identity = peer_identity(std::slice::from_ref(leaf)).map_err(refused)?;
     if *identity.trust_domain() != set.trust_domain {
         return Err(CertificateError::NotValidForName.into());
@@ -136,7 +158,7 @@ impl ClientCertVerifier for Callers {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        verify_svid(&self.identities, end_entity, intermediates, KeyUsage::client_auth(), now)?;
+        verify_svid((&self.identities, self.times), end_entity, intermediates, KeyUsage::client_auth(), now)?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -152,7 +174,8 @@ impl ServerCertVerifier for Callee {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let found = verify_svid(&self.identities, end_entity, intermediates, KeyUsage::server_auth(), now)?;
+        let own = (&*self.identities, self.times);
+        let found = verify_svid(own, end_entity, intermediates, KeyUsage::server_auth(), now)?;
         if found != self.expected {
             return Err(refused(TlsError::WrongIdentity {
                 found: Box::new(found),

@@ -12,6 +12,14 @@ use crate::world::network::SimNet;
 
 /// Of so many steps a process lives one is its last, in a storm.
 const STORM_STEPS: u64 = 200;
+/// By how many milliseconds a clock leaps: one to five days, ahead or back.
+fn leap(amount: u64) -> i64 {
+    let days = i64::try_from(1 + amount % 5).unwrap_or(1) * DAY_MS;
+    if amount & 8 == 0 { days } else { -days }
+}
+
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+const PASSED_OVER_MAX: u64 = 25 * 24 * 60 * 60 * 1000;
 
 impl Run {
     pub(super) fn begin(&mut self, fault: &Fault) {
@@ -22,7 +30,7 @@ impl Run {
         let now = self.network.now();
         self.trace.add(now, None, Kind::Fault, format!("{} begins: n{pick}, n{other}, {} ms", fault.kind, fault.lasts));
         match fault.kind {
-            FaultKind::Kill | FaultKind::Power => self.fall(pick, fault.kind == FaultKind::Power),
+            FaultKind::Kill | FaultKind::Power | FaultKind::Holiday => self.fall(pick, fault.kind != FaultKind::Kill),
             FaultKind::BitFlip => {
                 // Without a majority of the voters' disks nothing heals by itself, and need not.
                 let spare = self.may_lose_a_disk();
@@ -31,7 +39,8 @@ impl Run {
                     self.hosts[pick].disk().flip_bit();
                 }
             }
-            FaultKind::Blackout => (0..count).for_each(|host| self.fall(host, true)),
+            FaultKind::Blackout | FaultKind::Weekend => (0..count).for_each(|host| self.fall(host, true)),
+            FaultKind::Leap => self.hosts[pick].world().skew(leap(amount)),
             FaultKind::Partition | FaultKind::Flap => self.network.change(|conditions| {
                 for a in 0..count {
                     for b in (0..count).filter(|b| (amount >> a) & 1 != (amount >> b) & 1) {
@@ -118,6 +127,19 @@ impl Run {
         self.trace.add(self.network.now(), None, Kind::Fault, format!("{} ends", fault.kind));
         match fault.kind {
             FaultKind::Kill | FaultKind::Power | FaultKind::BitFlip | FaultKind::Wipe => self.rise(pick),
+            FaultKind::Weekend | FaultKind::Holiday => {
+                // The date moves on while they are off; whoever was not off has lived through it in an instant.
+                let days = u64::try_from(DAY_MS).unwrap_or(0) * (2 + (fault.choice >> 16) % 3);
+                self.network.change(|conditions| {
+                    let later = conditions.passed_over + days;
+                    // Tokens live for 30 days, and hosts join by them again.
+                    if later < PASSED_OVER_MAX {
+                        conditions.passed_over = later;
+                    }
+                });
+                let everybody = fault.kind == FaultKind::Weekend;
+                (0..count).filter(|host| everybody || *host == pick).for_each(|host| self.rise(host));
+            }
             FaultKind::Blackout => (0..count).for_each(|host| self.rise(host)),
             FaultKind::Partition | FaultKind::OneWay | FaultKind::Isolate | FaultKind::Flap => {
                 self.network.change(|conditions| conditions.cut.clear());
@@ -125,7 +147,7 @@ impl Run {
             FaultKind::Loss => self.network.change(|conditions| conditions.loss = 0),
             FaultKind::Delay => self.network.change(|conditions| conditions.latency = (1, 3)),
             FaultKind::Freeze => self.hosts[pick].freeze(0),
-            FaultKind::Clock => self.hosts[pick].world().skew(0),
+            FaultKind::Clock | FaultKind::Leap => self.hosts[pick].world().skew(0),
             FaultKind::SlowDisk => self.hosts.iter().for_each(|host| host.disk().slow(None)),
             FaultKind::FullDisk => self.hosts[pick].disk().fill_up(false),
             FaultKind::Storm => self.storms.retain(|host| *host != pick),

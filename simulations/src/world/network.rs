@@ -48,6 +48,8 @@ pub struct Conditions {
     pub loss: u64,
     /// One-way latency in milliseconds.
     pub latency: (u64, u64),
+    /// By how many milliseconds the date is ahead of the run: days that were passed over.
+    pub passed_over: u64,
 }
 
 /// A connection: what `a` sends to `b` and back.
@@ -108,6 +110,11 @@ impl Network {
     /// Milliseconds since the run began.
     pub fn now(&self) -> u64 {
         self.inner.lock().now
+    }
+
+    /// Milliseconds by which the date is ahead of that.
+    pub fn passed_over(&self) -> u64 {
+        self.inner.lock().conditions.passed_over
     }
 
     /// Lets time pass and delivers what arrives in it.

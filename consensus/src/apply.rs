@@ -11,9 +11,9 @@ use weft_proto::command::{
 use weft_proto::identity::{Identity, NodeName};
 use weft_proto::planted::{Bug, planted};
 use weft_proto::resource::Resource;
-use weft_proto::service::{Grant, Protocol, ServiceName, ServicePort};
+use weft_proto::service::{Grant, ServiceName, ServicePort};
 
-use crate::state::{Answer, NodeRecord, ServiceRecord, State, Token};
+use crate::state::{Answer, NodeRecord, ServiceRecord, State, Token, merge};
 
 /// Answers kept for retries.
 pub const ANSWERS_MAX: usize = 4096;
@@ -70,6 +70,7 @@ fn run(state: &mut State, index: Index, command: &Command) -> Applied {
             Ok(Outcome::Done)
         }
         Command::DeclareService { node, service, ports } => declare_service(state, node, service, ports),
+        Command::WithdrawService { node, service } => withdraw_service(state, node, service),
         Command::ChangeResources(changes) => change_resources(state, index, changes),
         Command::RecordCertificate(record) => record_certificate(state, record),
     }
@@ -173,23 +174,15 @@ fn granted(state: &State, node: &NodeName, service: &ServiceName) -> Result<(), 
 fn declare_service(state: &mut State, node: &NodeName, service: &ServiceName, ports: &[ServicePort]) -> Applied {
     granted(state, node, service)?;
     let known = state.services.get(service);
-    let mut merged = known.map(|record| record.ports.clone()).unwrap_or_default();
-    for port in ports {
-        match merged.iter_mut().find(|known| known.port == port.port) {
-            None => merged.push(*port),
-            Some(known) if known.protocol == Protocol::Auto => known.protocol = port.protocol,
-            Some(known) if port.protocol == Protocol::Auto || port.protocol == known.protocol => {}
-            Some(known) => {
-                return Err(refuse(
-                    Reason::Conflict,
-                    format!(
-                        "port {} of {service} speaks {} elsewhere and {} on {node}; declare one protocol, or settle it with a Service document",
-                        port.port, known.protocol, port.protocol
-                    ),
-                ));
-            }
-        }
-    }
+    let mut declared = known.map(|record| record.declared.clone()).unwrap_or_default();
+    declared.insert(node.clone(), ports.to_vec());
+    let merged = merge(&declared, Some(node)).map_err(|port| {
+        let text = format!(
+            "port {} of {service} speaks another protocol elsewhere than {} on {node}; declare one protocol, or settle it with a Service document",
+            port.port, port.protocol
+        );
+        refuse(Reason::Conflict, text)
+    })?;
     if merged.len() > PORTS_MAX {
         return Err(refuse(Reason::Full, format!("{service} would have {} ports; at most {PORTS_MAX}", merged.len())));
     }
@@ -197,8 +190,19 @@ fn declare_service(state: &mut State, node: &NodeName, service: &ServiceName, po
         Some(record) => record.address,
         None => allot(state, service).ok_or_else(|| refuse(Reason::Full, "every loopback address is in use"))?,
     };
-    state.services.insert(service.clone(), ServiceRecord { address, ports: merged });
+    state.services.insert(service.clone(), ServiceRecord { address, ports: merged, declared });
     Ok(Outcome::Declared { address })
+}
+
+fn withdraw_service(state: &mut State, node: &NodeName, service: &ServiceName) -> Applied {
+    let Some(record) = state.services.get_mut(service) else { return Ok(Outcome::Done) };
+    record.declared.remove(node);
+    if record.declared.is_empty() {
+        state.services.remove(service);
+    } else if let Ok(ports) = merge(&record.declared, None) {
+        record.ports = ports;
+    }
+    Ok(Outcome::Done)
 }
 
 /// An address that depends on the name alone unless it is taken: the same service gets the same one in a mesh made anew.

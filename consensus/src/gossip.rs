@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -67,6 +68,8 @@ pub struct GossipSettings {
     pub generation: UnixMillis,
     /// `host:port` of nodes to begin with; names are resolved again every minute.
     pub seeds: Vec<String>,
+    /// What other nodes said before this process began. They are live until they have had time to be heard.
+    pub remembered: BTreeMap<NodeName, NodeFacts>,
     /// Time between rounds. A node is no longer live about ten rounds after it was last heard of.
     pub interval: Duration,
 }
@@ -84,6 +87,8 @@ pub struct Gossip {
     own: Arc<watch::Sender<NodeFacts>>,
     live: watch::Receiver<LiveFacts>,
     inbound: mpsc::Sender<(SocketAddr, Bytes)>,
+    /// Bytes of the own facts, where they are more than gossip carries; else 0.
+    too_large: Arc<AtomicUsize>,
     stop: oneshot::Sender<()>,
     keeper: JoinHandle<()>,
 }
@@ -109,14 +114,17 @@ impl Gossip {
             let problem = format!("the facts of node {} take {} bytes of {VALUE_BYTES_MAX}", facts.name, sealed.len());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, problem + ": run fewer services on it"));
         }
-        let (live, live_receiver) = watch::channel(Arc::new(BTreeMap::from([(facts.name.clone(), facts.clone())])));
+        let mut first = settings.remembered.clone();
+        first.insert(facts.name.clone(), facts.clone());
+        let (live, live_receiver) = watch::channel(Arc::new(first));
         let own = Arc::new(watch::Sender::new(facts));
         let (inbound, inbox) = Inbox::new();
         let (stop, stopped) = oneshot::channel();
         let outboxes = Outboxes::new(link);
         let keeper = Keeper::new(settings, (signer, verifier), (inbox, outboxes), Arc::clone(&own), live);
+        let too_large = keeper.too_large();
         let keeper = tokio::spawn(keeper.run(stopped));
-        Ok(Self { own, live: live_receiver, inbound, stop, keeper })
+        Ok(Self { own, live: live_receiver, inbound, too_large, stop, keeper })
     }
 
     /// Takes a message that an authenticated member sent; `from` is the address that it
@@ -150,6 +158,17 @@ impl Gossip {
     /// Verified facts of the live nodes, this one included; a node absent from it is not live.
     pub fn live(&self) -> watch::Receiver<LiveFacts> {
         self.live.clone()
+    }
+
+    /// What is wrong where this node's facts are larger than gossip carries, and others see its former ones.
+    pub fn too_large(&self) -> Option<String> {
+        let bytes = self.too_large.load(Ordering::Relaxed);
+        let text = || {
+            format!(
+                "what this node tells of its instances takes {bytes} bytes, and gossip carries {VALUE_BYTES_MAX}: others see what it was before; run fewer services on it"
+            )
+        };
+        (bytes > 0).then(text)
     }
 
     /// Ends it. Other nodes notice as if this one had died: say so first, by draining.

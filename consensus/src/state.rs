@@ -9,7 +9,7 @@ use weft_proto::command::{CertificateRecord, KEY_LENGTH, NodeKeys, Outcome, Toke
 use weft_proto::convert::{ConvertError, address};
 use weft_proto::identity::{NodeName, TrustDomain};
 use weft_proto::resource::{Resource, ResourceKey};
-use weft_proto::service::{Grant, ServiceName, ServicePort};
+use weft_proto::service::{Grant, Protocol, ServiceName, ServicePort};
 use weft_proto::wire::mesh as wire;
 use weft_proto::{Index, RaftId, UnixMillis};
 
@@ -73,8 +73,10 @@ pub struct Token {
 pub struct ServiceRecord {
     /// Its loopback address on every node.
     pub address: Ipv4Addr,
-    /// Its ports, by number.
+    /// Its ports, by number: what its nodes have declared, together.
     pub ports: Vec<ServicePort>,
+    /// What each node that runs it has declared.
+    pub declared: BTreeMap<NodeName, Vec<ServicePort>>,
 }
 
 /// What came of a proposal.
@@ -155,9 +157,14 @@ impl TryFrom<wire::State> for State {
             state.tokens.insert(id, Token { token: record, used: token.used, revoked: token.revoked });
         }
         for service in message.services {
-            let ports = service.ports.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
-            let record = ServiceRecord { address: address(&service.address)?, ports };
-            state.services.insert(service.service.parse()?, record);
+            let name = service.service.parse()?;
+            let mut declared = BTreeMap::new();
+            for one in service.declarations {
+                let ports = one.ports.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
+                declared.insert(one.node.parse()?, ports);
+            }
+            let ports = merge(&declared, None).unwrap_or_default();
+            state.services.insert(name, ServiceRecord { address: address(&service.address)?, ports, declared });
         }
         for resource in message.resources {
             let resource: Resource = resource.try_into()?;
@@ -176,6 +183,25 @@ impl TryFrom<wire::State> for State {
         }
         Ok(state)
     }
+}
+
+/// What nodes have declared, together, the `last` one after all others; the port that fits no other declaration.
+pub(crate) fn merge(
+    declared: &BTreeMap<NodeName, Vec<ServicePort>>,
+    last: Option<&NodeName>,
+) -> Result<Vec<ServicePort>, ServicePort> {
+    let others = declared.iter().filter(|(node, _)| Some(*node) != last);
+    let own = last.and_then(|node| declared.get_key_value(node));
+    let mut merged: Vec<ServicePort> = Vec::new();
+    for port in others.chain(own).flat_map(|(_, ports)| ports) {
+        match merged.iter_mut().find(|known| known.port == port.port) {
+            None => merged.push(*port),
+            Some(known) if known.protocol == Protocol::Auto => known.protocol = port.protocol,
+            Some(known) if port.protocol == Protocol::Auto || port.protocol == known.protocol => {}
+            Some(_) => return Err(*port),
+        }
+    }
+    Ok(merged)
 }
 
 fn encode_node(record: &NodeRecord) -> wire::Node {
@@ -205,7 +231,14 @@ fn encode_service(name: &ServiceName, record: &ServiceRecord) -> wire::Service {
     wire::Service {
         service: name.to_string(),
         address: record.address.to_string(),
-        ports: record.ports.iter().map(|port| (*port).into()).collect(),
+        declarations: record
+            .declared
+            .iter()
+            .map(|(node, ports)| wire::Declaration {
+                node: node.to_string(),
+                ports: ports.iter().map(|port| (*port).into()).collect(),
+            })
+            .collect(),
     }
 }
 

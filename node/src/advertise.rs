@@ -1,16 +1,23 @@
 //! What a node tells the mesh about itself, and whom it believes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
-use weft_consensus::gossip::{Signer, Verifier};
+use weft_consensus::gossip::{Gossip, GossipSettings, Signer, Verifier};
+use weft_consensus::replica::Replica;
 use weft_consensus::state::State;
 use weft_proto::RaftId;
-use weft_proto::identity::{Identity, NodeName};
+use weft_proto::facts::NodeFacts;
+use weft_proto::identity::{Identity, NodeName, TrustDomain};
+use weft_proxy::tls::Admission;
 
+use crate::book::Book;
+use crate::control::GossipLinks;
 use crate::keys::{Keys, verify};
-use crate::start::Node;
+use crate::start::{Node, StartError};
 use crate::store::Store;
 use crate::world::World;
 
@@ -40,8 +47,54 @@ impl Verifier for Admitted {
     }
 }
 
+/// By the replicated state. Of a node that it does not know a valid certificate must do: it may come with a newer one.
+pub(crate) fn admission(replica: &Replica) -> Admission {
+    let states = replica.state();
+    Box::new(move |name, key| {
+        let state = states.borrow();
+        state.nodes.get(name).map(|record| record.keys.fact_key[..] == *key)
+    })
+}
+
+/// What gossip begins with.
+pub(crate) struct Ears<'a, W: World> {
+    pub(crate) world: &'a W,
+    pub(crate) store: &'a Store,
+    pub(crate) book: &'a Book,
+    /// Where others reach this node.
+    pub(crate) address: SocketAddr,
+    pub(crate) keys: Arc<Keys>,
+}
+
+impl<W: World> Ears<'_, W> {
+    /// Begins to gossip, with what was known when the process before this one ended.
+    pub(crate) async fn open(
+        self,
+        trust_domain: &TrustDomain,
+        facts: NodeFacts,
+        links: GossipLinks<W::Net>,
+        replica: &Replica,
+    ) -> Result<Gossip, StartError> {
+        let said = self.store.facts().map_err(|error| StartError::Corrupt(error.to_string()))?;
+        let remembered = said.into_iter().filter(|one| one.name != facts.name).map(|one| (one.name.clone(), one));
+        let others = self.book.all().into_iter().filter(|(seed, _)| *seed != facts.name);
+        let settings = GossipSettings {
+            name: facts.name.clone(),
+            raft_id: facts.raft_id,
+            trust_domain: trust_domain.to_string(),
+            address: self.address,
+            generation: self.world.now(),
+            seeds: others.map(|(_, address)| address.to_string()).collect(),
+            remembered: remembered.collect(),
+            interval: GossipSettings::INTERVAL,
+        };
+        let (signer, verifier) = (Arc::new(FactSigner(self.keys)), Arc::new(Admitted(replica.state())));
+        Ok(Gossip::start(settings, Arc::new(links), signer, verifier, facts).await?)
+    }
+}
+
 /// Tells the mesh what changes here, and the certificates' keeper which services run here.
-pub(crate) async fn advertise<W: World>(node: Arc<Node<W>>, wanted: watch::Sender<BTreeSet<Identity>>) {
+pub(crate) async fn advertise<W: World>(node: Arc<Node<W>>, wanted: watch::Sender<Option<BTreeSet<Identity>>>) {
     let (mut states, mut locals) = (node.replica.state(), node.local.subscribe());
     let (mut enforced, mut expires, mut status) = (node.enforced.clone(), node.expires.clone(), node.replica.status());
     loop {
@@ -49,9 +102,11 @@ pub(crate) async fn advertise<W: World>(node: Arc<Node<W>>, wanted: watch::Sende
         let local = locals.borrow_and_update().clone();
         let (enforcing, ends) = (enforced.borrow_and_update().clone(), *expires.borrow_and_update());
         let voter = status.borrow_and_update().voters.contains(node.name());
-        let identities = local.identities(&state, node.trust_domain());
-        wanted.send_if_modified(|before| std::mem::replace(before, identities.clone()) != identities);
-        let instances = local.instances(&state);
+        // Before it is known what runs here nothing is known to run here no more.
+        let known = local.read && state.trust_domain.is_some();
+        let identities = known.then(|| local.identities(&state, node.trust_domain(), node.name()));
+        wanted.send_if_modified(|before| known && std::mem::replace(before, identities.clone()) != identities);
+        let instances = local.instances(&state, node.name());
         node.gossip
             .advertise(move |facts| {
                 facts.instances = instances;
@@ -75,10 +130,10 @@ pub(crate) async fn advertise<W: World>(node: Arc<Node<W>>, wanted: watch::Sende
     }
 }
 
-/// Keeps the address book in step with gossip, and on disk for the next start.
+/// Keeps the address book in step with gossip, and what nodes said on disk for the next start.
 pub(crate) async fn remember_peers<W: World>(node: Arc<Node<W>>, store: Store) {
     let mut live = node.gossip.live();
-    let mut kept = BTreeMap::new();
+    let (mut kept, mut said) = (BTreeMap::new(), Vec::new());
     loop {
         let facts = live.borrow_and_update().clone();
         node.book.learn_all(&facts);
@@ -90,8 +145,33 @@ pub(crate) async fn remember_peers<W: World>(node: Arc<Node<W>>, store: Store) {
                 Err(error) => tracing::warn!(%error, "the peers' addresses could not be kept"),
             }
         }
+        let lasting: Vec<NodeFacts> = facts.values().filter(|facts| facts.name != *node.name()).map(lasting).collect();
+        // Alone, this node may be the one that is cut off: what it knew is worth more than nothing.
+        if lasting != said && !lasting.is_empty() {
+            match store.keep_facts(&lasting).await {
+                Ok(()) => said = lasting,
+                Err(error) => tracing::warn!(%error, "what other nodes said could not be kept"),
+            }
+        }
+        tokio::time::sleep(REMEMBER_PAUSE).await;
         if live.changed().await.is_err() {
             return;
         }
     }
 }
+
+/// What of a node's facts is of use to a process that begins later.
+fn lasting(facts: &NodeFacts) -> NodeFacts {
+    NodeFacts {
+        generation: 0,
+        sequence: 0,
+        enforced: 0,
+        refused: String::new(),
+        certificate_expires: 0,
+        voter: false,
+        ..facts.clone()
+    }
+}
+
+/// What changes within this is kept together.
+const REMEMBER_PAUSE: Duration = Duration::from_millis(500);

@@ -4,6 +4,7 @@
 
 mod look;
 pub mod operations;
+pub mod problems;
 pub mod schema;
 
 use std::collections::BTreeMap;
@@ -69,7 +70,7 @@ async fn route<W: World>(node: &Node<W>, request: Request<Incoming>) -> Answer {
         (&Method::GET, ["v1", "services"]) => json(&node.api_services()),
         (&Method::POST, ["v1", "services"]) => json(&node.api_add_service(read(body).await?).await?),
         (&Method::DELETE, ["v1", "services", namespace, name]) => {
-            json(&node.api_remove_service(&format!("{namespace}/{name}"))?)
+            json(&node.api_remove_service(&format!("{namespace}/{name}")).await?)
         }
         (&Method::GET, ["v1", "index"]) => json(&node.api_index().await?),
         (&Method::GET, ["v1", "resources"]) => json(&node.api_resources(&query)?),

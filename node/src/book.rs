@@ -20,6 +20,8 @@ pub struct Book {
 struct Pages {
     by_name: BTreeMap<NodeName, SocketAddr>,
     by_address: BTreeMap<SocketAddr, NodeName>,
+    /// By how many milliseconds a node's clock is ahead of this one's.
+    offsets: BTreeMap<NodeName, i64>,
 }
 
 impl Book {
@@ -52,6 +54,16 @@ impl Book {
                 self.learn(facts.name.clone(), address);
             }
         }
+    }
+
+    /// A node's clock is so many milliseconds ahead of this one's.
+    pub fn set_offset(&self, name: NodeName, millis: i64) {
+        self.pages.write().offsets.insert(name, millis);
+    }
+
+    /// By how many milliseconds nodes' clocks are ahead of this one's, as measured last.
+    pub fn offsets(&self) -> BTreeMap<NodeName, i64> {
+        self.pages.read().offsets.clone()
     }
 
     /// Where a node is.

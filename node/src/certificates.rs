@@ -39,8 +39,8 @@ pub struct Certificates<W: World> {
     pub(crate) replica: Replica,
     pub(crate) control: Arc<Control<W::Net>>,
     pub(crate) issuer: Arc<Issuer<W>>,
-    /// Services that this node runs.
-    pub(crate) wanted: watch::Receiver<BTreeSet<Identity>>,
+    /// Services that this node runs; none before that is known.
+    pub(crate) wanted: watch::Receiver<Option<BTreeSet<Identity>>>,
     /// Told to renew everything now.
     pub(crate) renew: Arc<Notify>,
     /// The end of the first certificate to end.
@@ -68,7 +68,9 @@ impl<W: World> Certificates<W> {
 
     /// Obtains what is missing or due, forgets what is no longer run; tells whether all is well.
     async fn round(&mut self, force: bool) -> bool {
-        let mut wanted = self.wanted.borrow_and_update().clone();
+        let known = self.wanted.borrow_and_update().clone();
+        let all_known = known.is_some();
+        let mut wanted = known.unwrap_or_default();
         wanted.insert(self.me.clone());
         let mut healthy = true;
         for identity in &wanted {
@@ -81,7 +83,9 @@ impl<W: World> Certificates<W> {
                 tracing::warn!(%identity, why, "no certificate yet; trying again");
             }
         }
-        self.forget_others(&wanted).await;
+        if all_known {
+            self.forget_others(&wanted).await;
+        }
         self.publish_expiry();
         healthy
     }

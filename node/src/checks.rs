@@ -14,6 +14,8 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use weft_proto::service::ServiceName;
 use weft_proxy::net::Net;
 
+use crate::world::World;
+
 /// From the start of one check to the start of the next.
 const INTERVAL: Duration = Duration::from_millis(500);
 /// Bound on one check. An interval and [`FAILURES`] of these stay below two seconds.
@@ -30,35 +32,75 @@ const BODY_TIMEOUT: Duration = Duration::from_millis(100);
 pub enum Check {
     /// Every port takes a connection.
     Tcp,
-    /// The first port answers `GET path` with a status of 2xx or 3xx.
+    /// The first port answers `GET path` with a status that is expected.
     Http {
         /// Path and perhaps query, with the leading slash.
         path: String,
+        /// What `Host` says; `localhost` unless given.
+        host: String,
+        /// Statuses, each from one to another; 200 to 399 unless given.
+        codes: Vec<(u16, u16)>,
     },
 }
 
+/// Statuses that are expected where a check names none.
+const CODES: (u16, u16) = (200, 399);
+const HOST: &str = "localhost";
+
 impl Check {
-    /// Reads `tcp` or `http:/path`.
+    /// Reads `tcp`, or `http:[//HOST]/path[=CODES]` such as `http:/healthz`, `http://shop.example/up` or
+    /// `http:/healthz=200-299,401`.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let error = || format!("{text:?} is not a check: write tcp, or http:/path such as http:/healthz");
+        let error = || {
+            format!(
+                "{text:?} is not a check: write tcp, or http:[//HOST]/path[=CODES] such as http:/healthz, http://shop.example/up or http:/healthz=200-299,401"
+            )
+        };
         if text == "tcp" {
             return Ok(Self::Tcp);
         }
-        let path = text
-            .strip_prefix("http:")
-            .filter(|path| path.starts_with('/') && !path.starts_with("//"))
-            .ok_or_else(error)?;
-        let parsed: http::uri::PathAndQuery = path.parse().map_err(|_| error())?;
-        Ok(Self::Http { path: parsed.to_string() })
+        let rest = text.strip_prefix("http:").ok_or_else(error)?;
+        let (host, rest) = match rest.strip_prefix("//") {
+            Some(rest) => rest.split_at_checked(rest.find('/').ok_or_else(error)?).ok_or_else(error)?,
+            None => (HOST, rest),
+        };
+        let authority: http::uri::Authority = host.parse().map_err(|_| error())?;
+        let (path, codes) = match rest.rsplit_once('=') {
+            Some((path, codes)) if !path.contains('?') => {
+                (path, codes.split(',').map(codes_of).collect::<Option<Vec<_>>>().ok_or_else(error)?)
+            }
+            _ => (rest, vec![CODES]),
+        };
+        if !path.starts_with('/') || path.starts_with("//") {
+            return Err(error());
+        }
+        let path: http::uri::PathAndQuery = path.parse().map_err(|_| error())?;
+        Ok(Self::Http { path: path.to_string(), host: authority.to_string(), codes })
     }
+}
+
+/// `401`, or `200-299`.
+fn codes_of(text: &str) -> Option<(u16, u16)> {
+    let (from, to) = text.split_once('-').unwrap_or((text, text));
+    let (from, to) = (from.parse().ok()?, to.parse().ok()?);
+    (100 <= from && from <= to && to <= 599).then_some((from, to))
 }
 
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp => f.write_str("tcp"),
-            Self::Http { path } => write!(f, "http:{path}"),
+        let Self::Http { path, host, codes } = self else { return f.write_str("tcp") };
+        match host.as_str() {
+            HOST => write!(f, "http:{path}")?,
+            host => write!(f, "http://{host}{path}")?,
         }
+        if *codes == [CODES] {
+            return Ok(());
+        }
+        for (index, (from, to)) in codes.iter().enumerate() {
+            f.write_str(if index == 0 { "=" } else { "," })?;
+            if from == to { write!(f, "{from}")? } else { write!(f, "{from}-{to}")? }
+        }
+        Ok(())
     }
 }
 
@@ -129,8 +171,12 @@ async fn run<N: Net>(net: &N, targets: &[SocketAddr], check: &Check) -> Result<(
                 }
                 Ok(())
             }
-            Check::Http { path } => match targets.first() {
-                Some(target) => get(dial(net, *target).await?, *target, path).await,
+            Check::Http { path, host, codes } => match targets.first() {
+                Some(target) => {
+                    let status = get(dial(net, *target).await?, *target, (path, host)).await?;
+                    let expected = codes.iter().any(|(from, to)| (*from..=*to).contains(&status.as_u16()));
+                    if expected { Ok(()) } else { Err(format!("GET {path} on {target} answered {}", status.as_u16())) }
+                }
                 None => Err("it has no port".to_owned()),
             },
         }
@@ -144,11 +190,15 @@ async fn dial<N: Net>(net: &N, target: SocketAddr) -> Result<N::Stream, String> 
     net.dial(target).await.map_err(|error| format!("{target} takes no connection: {error}"))
 }
 
-async fn get(stream: impl AsyncRead + AsyncWrite + Unpin, target: SocketAddr, path: &str) -> Result<(), String> {
+async fn get(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    target: SocketAddr,
+    (path, host): (&str, &str),
+) -> Result<StatusCode, String> {
     let failed = |error: hyper::Error| format!("GET {path} on {target} failed: {error}");
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     let request = Request::get(path)
-        .header(header::HOST, "localhost")
+        .header(header::HOST, host)
         .header(header::USER_AGENT, "weft-check")
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())
@@ -160,16 +210,44 @@ async fn get(stream: impl AsyncRead + AsyncWrite + Unpin, target: SocketAddr, pa
         Ok::<StatusCode, String>(head.status)
     };
     tokio::pin!(answer);
-    let status = tokio::select! {
+    tokio::select! {
         biased;
         status = &mut answer => status,
         _ = connection => answer.await,
-    }?;
-    match status {
-        status if status.is_success() || status.is_redirection() => Ok(()),
-        status => Err(format!("GET {path} on {target} answered {}", status.as_u16())),
     }
 }
+
+/// Looks whether anything listens where an instance without a check is said to be, without connecting to it.
+pub async fn watch_listening<W: World>(
+    world: W,
+    service: ServiceName,
+    targets: Vec<SocketAddr>,
+    reports: mpsc::Sender<Report>,
+) {
+    let mut known = None;
+    let mut ticks = interval(LISTENING_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = reports.closed() => return,
+            _ = ticks.tick() => {}
+        }
+        let silent = targets.iter().find(|target| world.listens(**target) == Some(false)).copied();
+        if known == Some(silent) {
+            continue;
+        }
+        known = Some(silent);
+        let problem = silent.map(|target| format!("nothing listens on {target}")).unwrap_or_default();
+        let report = Report { service: service.clone(), healthy: silent.is_none(), problem };
+        if reports.send(report).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// How often it is looked whether an instance without a check is there.
+const LISTENING_INTERVAL: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -294,10 +372,12 @@ mod tests {
 
     #[test]
     fn checks_are_read() {
-        for text in ["tcp", "http:/", "http:/healthz?deep=1"] {
+        for text in ["tcp", "http:/", "http:/healthz?deep=1", "http://shop.example/x", "http://h:81/x=200-299,401"] {
             assert_eq!(Check::parse(text).expect(text).to_string(), text);
         }
-        for text in ["", "http", "http:healthz", "http://host/x", "https:/x", "http:/a b", "udp"] {
+        for text in
+            ["", "http", "http:healthz", "http://host", "http:/x=2", "http:/x=300-200", "https:/x", "http:/a b", "udp"]
+        {
             assert!(Check::parse(text).is_err(), "{text:?} was accepted");
         }
     }

@@ -17,6 +17,7 @@ use weft_proxy::table::description::{
     Bind, Description, EndpointDescription, LocalInstance, LocalPort, ServiceDescription,
 };
 
+use crate::config::Loopback;
 use crate::registry::{CallerClaim, Local};
 
 /// What does not change while a node runs.
@@ -28,8 +29,8 @@ pub struct Site {
     pub address: SocketAddr,
     /// Its zone.
     pub zone: String,
-    /// Whether to listen on services' loopback addresses.
-    pub loopback: bool,
+    /// Which services' loopback addresses to listen on.
+    pub loopback: Loopback,
     /// Further listeners.
     pub binds: Vec<Bind>,
 }
@@ -105,7 +106,8 @@ fn describe_service(
     Ok(ServiceDescription {
         name: name.clone(),
         labels: resource.map(|resource| resource.labels.clone()).unwrap_or_default(),
-        address: site.loopback.then_some(address),
+        address: (site.loopback != Loopback::Off).then_some(address),
+        listened: ports.iter().map(|port| port.port).filter(|port| site.loopback.listens(name, *port)).collect(),
         ports,
         settings,
         endpoints: Vec::new(),

@@ -1,5 +1,6 @@
 //! A node's configuration, checked once at the start. No environment is read and no default is taken afterwards.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -33,8 +34,8 @@ pub struct Config {
     pub proxy: Option<SocketAddr>,
     /// Metrics and health; none switches it off.
     pub metrics: Option<SocketAddr>,
-    /// Whether to listen on the services' loopback addresses.
-    pub loopback: bool,
+    /// Which services' loopback addresses to listen on.
+    pub loopback: Loopback,
     /// Further plain listeners for services' ports.
     pub binds: Vec<Bind>,
     /// What links to other nodes run over.
@@ -45,6 +46,33 @@ pub struct Config {
     pub access_sample: f64,
     /// Voters wanted: 1, 3, 5 or 7.
     pub voters: usize,
+}
+
+/// Which services' loopback addresses a host listens on. Whoever listens on a port of one takes that port from every
+/// program of the host that wants it on all addresses, whenever that starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loopback {
+    /// None.
+    Off,
+    /// Of services' ports those that the kernel gives to outgoing connections, from the first to the last: no program is
+    /// told to listen on one of them.
+    Quiet(u16, u16),
+    /// These services', all their ports.
+    Only(BTreeSet<ServiceName>),
+    /// All.
+    All,
+}
+
+impl Loopback {
+    /// Whether to listen on a service's port.
+    pub fn listens(&self, service: &ServiceName, port: u16) -> bool {
+        match self {
+            Self::Off => false,
+            Self::Quiet(first, last) => (*first..=*last).contains(&port),
+            Self::Only(services) => services.contains(service),
+            Self::All => true,
+        }
+    }
 }
 
 /// A listener `address=service:port`.

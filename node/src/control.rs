@@ -22,6 +22,7 @@ use weft_consensus::replica::{PeerError, Peers};
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
 use weft_proto::wire::cluster::{self as wire, ControlRequest, ControlResponse, control_request, control_response};
 use weft_proxy::net::Net;
+use weft_proxy::plane::Clock;
 use weft_proxy::quic::QuicClient;
 use weft_proxy::tls::{ALPN_CONTROL, Identities, Target};
 
@@ -59,7 +60,7 @@ pub struct Control<N: Net> {
     me: Identity,
     identities: Arc<Identities>,
     book: Arc<Book>,
-    quic: Option<QuicClient>,
+    quic: QuicClient,
     peers: Mutex<BTreeMap<NodeName, Peer>>,
 }
 
@@ -95,14 +96,9 @@ impl<N: Net> Drop for Attempt<'_, N> {
 }
 
 impl<N: Net> Control<N> {
-    /// Calls as the node `me`. Without `quic` every link is TLS over TCP.
-    pub fn new(
-        net: N,
-        me: Identity,
-        identities: Arc<Identities>,
-        book: Arc<Book>,
-        quic: Option<QuicClient>,
-    ) -> Arc<Self> {
+    /// Calls as the node `me`.
+    pub fn new(net: N, me: Identity, identities: Arc<Identities>, book: Arc<Book>) -> Arc<Self> {
+        let quic = QuicClient::new(&net, identities.clone());
         Arc::new(Self { net, me, identities, book, quic, peers: Mutex::default() })
     }
 
@@ -178,7 +174,6 @@ impl<N: Net> Control<N> {
     }
 
     async fn open_quic(&self, to: &NodeName, address: SocketAddr) -> Option<Stream> {
-        let quic = self.quic.as_ref()?;
         let known = {
             let mut peers = self.peers.lock();
             let peer = peers.entry(to.clone()).or_default();
@@ -191,7 +186,7 @@ impl<N: Net> Control<N> {
         };
         let connection = match known {
             Some(connection) => connection,
-            None => self.connect_quic(quic, to, address).await?,
+            None => self.connect_quic(to, address).await?,
         };
         match connection.open_bi().await {
             Ok((send, receive)) => Some(Box::new(tokio::io::join(receive, send))),
@@ -199,11 +194,11 @@ impl<N: Net> Control<N> {
         }
     }
 
-    async fn connect_quic(&self, quic: &QuicClient, to: &NodeName, address: SocketAddr) -> Option<quinn::Connection> {
+    async fn connect_quic(&self, to: &NodeName, address: SocketAddr) -> Option<quinn::Connection> {
         let expect = self.node(to);
         let target = Target::Node(to.clone());
         let name = target.server_name().to_str().into_owned();
-        let attempt = quic.connect(address, (&self.me, &expect), &name, ALPN_CONTROL);
+        let attempt = self.quic.connect(address, (&self.me, &expect), &name, ALPN_CONTROL);
         let outcome = timeout(QUIC_TIMEOUT, attempt).await;
         let mut peers = self.peers.lock();
         let peer = peers.entry(to.clone()).or_default();
@@ -308,22 +303,37 @@ fn unexpected(from: &NodeName, kind: Option<control_response::Kind>) -> PeerErro
 
 /// The gossip's view of control links.
 pub struct GossipLinks<N: Net> {
-    /// The links.
-    pub control: Arc<Control<N>>,
-    /// Where nodes are.
-    pub book: Arc<Book>,
+    control: Arc<Control<N>>,
+    book: Arc<Book>,
     /// This node's own address, so that others know where a message came from.
-    pub from: SocketAddr,
+    from: SocketAddr,
+    clock: Clock,
+}
+
+impl<N: Net> GossipLinks<N> {
+    /// Sends over these links, from this address.
+    pub fn new(control: &Arc<Control<N>>, book: &Arc<Book>, from: SocketAddr, clock: Clock) -> Self {
+        Self { control: control.clone(), book: book.clone(), from, clock }
+    }
 }
 
 impl<N: Net> GossipLink for GossipLinks<N> {
     fn send(&self, to: SocketAddr, message: Bytes) -> BoxFuture<'static, io::Result<()>> {
-        let (control, name, from) = (self.control.clone(), self.book.name(to), self.from.to_string());
+        let (control, book, from) = (self.control.clone(), self.book.clone(), self.from.to_string());
+        let clock = self.clock.clone();
         Box::pin(async move {
+            let name = book.name(to);
             let name =
                 name.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("nobody is known at {to}")))?;
             let request = ControlRequest { kind: Some(control_request::Kind::Gossip(wire::Gossip { message, from })) };
-            control.exchange_within(&name, request, GOSSIP_TIMEOUT).await.map(|_| ())
+            let asked = clock();
+            let reply = control.exchange_within(&name, request, GOSSIP_TIMEOUT).await?;
+            if let Some(control_response::Kind::Gossip(reply)) = reply.kind {
+                // Halfway between question and answer, as NTP has it (RFC 5905, 8).
+                let halfway = asked + clock().saturating_sub(asked) / 2;
+                book.set_offset(name, reply.now.cast_signed().saturating_sub(halfway.cast_signed()));
+            }
+            Ok(())
         })
     }
 }

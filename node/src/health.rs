@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use weft_consensus::replica::Role;
 
+use crate::api::problems::KINDS;
 use crate::start::Node;
 use crate::telemetry;
 use crate::world::World;
@@ -69,7 +70,13 @@ fn metrics<W: World>(node: &Node<W>) -> String {
     set("weft_raft_leaderless_seconds", status.leaderless_since.map_or(0, |since| since.elapsed().as_secs()));
     set("weft_nodes_live", node.live().len() as u64);
     set("weft_nodes_admitted", node.state().nodes.len() as u64);
-    set("weft_problems", node.api_status().problems.len() as u64);
+    let problems = node.problems();
+    set("weft_problems", problems.len() as u64);
+    for kind in KINDS {
+        let count = problems.iter().filter(|problem| problem.kind == kind).count();
+        #[expect(clippy::cast_precision_loss, reason = "a small count")]
+        metrics::gauge!("weft_problem", "kind" => kind).set(count as f64);
+    }
     let mut text = telemetry::render();
     node.plane().render_metrics(&mut text);
     let _ = writeln!(text);

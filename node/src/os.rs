@@ -1,6 +1,7 @@
 //! The real world: the host's sockets, disk, clock and entropy. Nothing else in the node touches them.
 
 pub mod disk;
+mod listening;
 pub mod owner;
 pub mod services;
 
@@ -15,6 +16,7 @@ use weft_consensus::disk::Disk;
 use weft_proto::UnixMillis;
 use weft_proxy::net::host::HostNet;
 
+use crate::registry::Names;
 use crate::world::World;
 use owner::Owners;
 
@@ -34,6 +36,15 @@ impl HostWorld {
     }
 }
 
+/// What this host knows of names.
+pub(crate) const NAMES: Names<'static> = Names { user: &user, address: &address };
+
+fn address(name: &str) -> Option<SocketAddr> {
+    let mut all: Vec<SocketAddr> = std::net::ToSocketAddrs::to_socket_addrs(name).ok()?.collect();
+    all.sort_by_key(SocketAddr::is_ipv6);
+    all.first().copied()
+}
+
 impl World for HostWorld {
     type Net = HostNet;
 
@@ -47,6 +58,10 @@ impl World for HostWorld {
 
     fn now(&self) -> UnixMillis {
         now()
+    }
+
+    fn listens(&self, address: SocketAddr) -> Option<bool> {
+        listening::on(address)
     }
 
     fn fill(&self, bytes: &mut [u8]) {

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use weft_consensus::replica::Replica;
 use weft_consensus::state::State;
 use weft_proto::command::{Command, Outcome, Proposal};
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
-use weft_proto::service::{Instance, Protocol, ServiceName, ServicePort};
+use weft_proto::service::{Instance, ServiceName, ServicePort};
 
 use crate::api::schema::{PortSpec, ServiceSpec};
 use crate::checks::{self, Check, Report};
@@ -70,24 +71,30 @@ pub enum CallerClaim {
 pub struct Local {
     /// Registered services.
     pub services: BTreeMap<ServiceName, LocalService>,
-    /// Health by service; absent until the first check, which counts as unhealthy.
+    /// Health by service; absent until the first check, which counts as unhealthy where there is a check. Of an instance
+    /// without one it is only known whether anything listens.
     pub health: BTreeMap<ServiceName, Result<(), String>>,
     /// Why the mesh did not take a service.
     pub refused: BTreeMap<ServiceName, String>,
     /// Faults in what was registered, one line each.
     pub faults: Vec<String>,
+    /// Whether it was looked what is registered.
+    pub read: bool,
 }
 
 impl Local {
     /// Whether an instance may be called.
     pub fn is_healthy(&self, name: &ServiceName) -> bool {
         let service = self.services.get(name);
-        service.is_some_and(|service| service.check.is_none() || matches!(self.health.get(name), Some(Ok(()))))
+        service.is_some_and(|service| match self.health.get(name) {
+            Some(health) => health.is_ok(),
+            None => service.check.is_none(),
+        })
     }
 
     /// The instances as gossip tells them: what the mesh has taken.
-    pub fn instances(&self, state: &State) -> Vec<Instance> {
-        let taken = |service: &&LocalService| state.services.contains_key(&service.name);
+    pub fn instances(&self, state: &State, me: &NodeName) -> Vec<Instance> {
+        let taken = |service: &&LocalService| is_taken(state, me, &service.name);
         let instance = |service: &LocalService| Instance {
             service: service.name.clone(),
             ports: service.ports.iter().map(|port| port.port).collect(),
@@ -98,14 +105,22 @@ impl Local {
     }
 
     /// The identities that this host's services need, of those that the mesh has taken.
-    pub fn identities(&self, state: &State, trust_domain: &TrustDomain) -> BTreeSet<Identity> {
-        let taken = self.services.keys().filter(|name| state.services.contains_key(*name));
+    pub fn identities(&self, state: &State, trust_domain: &TrustDomain, me: &NodeName) -> BTreeSet<Identity> {
+        let taken = self.services.keys().filter(|name| is_taken(state, me, name));
         taken.map(|name| Identity::service(trust_domain.clone(), name.clone())).collect()
     }
 }
 
-/// Checks a specification. `user` finds the number of a user name.
-pub fn parse(spec: &ServiceSpec, user: impl Fn(&str) -> Option<u32>) -> Result<LocalService, Vec<String>> {
+/// What only a host knows of the names in a specification.
+pub struct Names<'a> {
+    /// The number of a user.
+    pub user: &'a dyn Fn(&str) -> Option<u32>,
+    /// The address of `host:port`.
+    pub address: &'a dyn Fn(&str) -> Option<SocketAddr>,
+}
+
+/// Checks a specification.
+pub fn parse(spec: &ServiceSpec, names: &Names<'_>) -> Result<LocalService, Vec<String>> {
     let mut faults = Vec::new();
     let name = spec.name.parse::<ServiceName>().map_err(|error| faults.push(format!("name: {error}"))).ok();
     if spec.ports.is_empty() || spec.ports.len() > PORTS_MAX {
@@ -113,7 +128,7 @@ pub fn parse(spec: &ServiceSpec, user: impl Fn(&str) -> Option<u32>) -> Result<L
     }
     let mut ports: Vec<LocalPort> = Vec::new();
     for (i, port) in spec.ports.iter().enumerate() {
-        match parse_port(port) {
+        match parse_port(port, names) {
             Ok(port) if ports.iter().any(|other| other.port.port == port.port.port) => {
                 faults.push(format!("ports[{i}].port: {} is listed twice", port.port.port));
             }
@@ -123,7 +138,7 @@ pub fn parse(spec: &ServiceSpec, user: impl Fn(&str) -> Option<u32>) -> Result<L
     }
     let check = spec.check.as_deref().map(Check::parse).transpose();
     let check = check.map_err(|error| faults.push(format!("check: {error}"))).ok().flatten();
-    let caller = parse_caller(spec, user).map_err(|fault| faults.push(fault)).ok();
+    let caller = parse_caller(spec, names.user).map_err(|fault| faults.push(fault)).ok();
     if spec.weight == Some(0) {
         faults.push("weight: 1 to 65535".into());
     }
@@ -135,15 +150,15 @@ pub fn parse(spec: &ServiceSpec, user: impl Fn(&str) -> Option<u32>) -> Result<L
     }
 }
 
-fn parse_port(spec: &PortSpec) -> Result<LocalPort, String> {
+fn parse_port(spec: &PortSpec, names: &Names<'_>) -> Result<LocalPort, String> {
     if spec.port == 0 {
         return Err("port: 1 to 65535".into());
     }
     let target = match spec.target.as_deref() {
         None => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), spec.port),
-        Some(text) => {
-            text.parse().map_err(|_| format!("target: {text:?} is not ADDRESS:PORT, such as 127.0.0.1:8081"))?
-        }
+        Some(text) => text.parse().ok().or_else(|| (names.address)(text)).ok_or_else(|| {
+            format!("target: {text:?} is not ADDRESS:PORT or NAME:PORT, such as 127.0.0.1:8081, or its name is not known here")
+        })?,
     };
     if target.port() == 0 {
         return Err("target: its port is 1 to 65535".into());
@@ -176,7 +191,7 @@ impl<W: World> Registry<W> {
     /// Replaces what is registered.
     pub fn set(local: &watch::Sender<Arc<Local>>, services: BTreeMap<ServiceName, LocalService>, faults: Vec<String>) {
         local.send_if_modified(|current| {
-            if current.services == services && current.faults == faults {
+            if current.services == services && current.faults == faults && current.read {
                 return false;
             }
             let changed = Arc::make_mut(current);
@@ -187,6 +202,7 @@ impl<W: World> Registry<W> {
             changed.refused.retain(|name, _| kept.contains(name));
             changed.services = services;
             changed.faults = faults;
+            changed.read = true;
             true
         });
     }
@@ -199,18 +215,19 @@ impl<W: World> Registry<W> {
         let mut changes = self.local.subscribe();
         let mut states = self.replica.state();
         let mut retry = RETRY_PAUSE;
+        let mut refused = BTreeMap::new();
         loop {
             let local = changes.borrow_and_update().clone();
-            let wanted: BTreeMap<_, _> = local.services.iter().filter(|(_, service)| service.check.is_some()).collect();
+            let wanted = &local.services;
             if wanted.len() != checked.len() || wanted.iter().any(|(name, service)| checked.get(name) != Some(service))
             {
                 tasks.abort_all();
-                checked = wanted.into_iter().map(|(name, service)| (name.clone(), service.clone())).collect();
+                checked.clone_from(wanted);
                 for service in checked.values() {
                     self.spawn_check(&mut tasks, service, reports.clone());
                 }
             }
-            let pending = self.declare(&local).await.unwrap_or(retry);
+            let pending = self.declare(&local, &mut refused).await.unwrap_or(retry);
             retry = RETRY_PAUSE;
             tokio::select! {
                 biased;
@@ -223,9 +240,12 @@ impl<W: World> Registry<W> {
     }
 
     fn spawn_check(&self, tasks: &mut JoinSet<()>, service: &LocalService, reports: mpsc::Sender<Report>) {
-        let Some(check) = service.check.clone() else { return };
         let targets = service.ports.iter().map(|port| port.target).collect();
-        tasks.spawn(checks::watch(self.world.net().clone(), service.name.clone(), targets, check, reports));
+        let (name, world) = (service.name.clone(), self.world.clone());
+        match service.check.clone() {
+            Some(check) => tasks.spawn(checks::watch(world.net().clone(), name, targets, check, reports)),
+            None => tasks.spawn(checks::watch_listening(world, name, targets, reports)),
+        };
     }
 
     fn note(&self, report: Report) {
@@ -244,20 +264,31 @@ impl<W: World> Registry<W> {
     }
 
     /// Declares what the mesh does not know yet; tells how long to wait before looking again.
-    async fn declare(&self, local: &Local) -> Option<Duration> {
+    /// What was refused is not asked for again at once: each time is an entry in the log.
+    async fn declare(&self, local: &Local, refused: &mut BTreeMap<ServiceName, Instant>) -> Option<Duration> {
         let state = self.replica.state().borrow().clone();
         state.trust_domain.as_ref()?;
         let mut pause = REFUSED_PAUSE;
+        refused.retain(|name, _| local.services.contains_key(name));
+        if !self.withdraw(local, &state).await {
+            pause = RETRY_PAUSE;
+        }
         for service in local.services.values() {
             let ports: Vec<ServicePort> = service.ports.iter().map(|port| port.port).collect();
-            if is_declared(&state, &service.name, &ports) {
+            if is_declared(&state, &self.name, &service.name, &ports) {
                 self.clear_refusal(&service.name);
+                continue;
+            }
+            if refused.get(&service.name).is_some_and(|at| at.elapsed() < REFUSED_PAUSE) {
                 continue;
             }
             let command = Command::DeclareService { node: self.name.clone(), service: service.name.clone(), ports };
             let proposal = Proposal { key: random(&self.world), at: self.world.now(), command };
             match self.replica.propose(proposal, DECISION_TIMEOUT).await {
-                Ok((_, Outcome::Refused(refusal))) => self.refuse(&service.name, refusal.detail),
+                Ok((_, Outcome::Refused(refusal))) => {
+                    refused.insert(service.name.clone(), Instant::now());
+                    self.refuse(&service.name, refusal.detail);
+                }
                 Ok((_, outcome)) => {
                     if let Outcome::Declared { address } = outcome {
                         tracing::info!(service = %service.name, %address, "service declared");
@@ -271,6 +302,26 @@ impl<W: World> Registry<W> {
             }
         }
         Some(pause)
+    }
+
+    /// Withdraws what this host runs no more; tells whether that is done.
+    async fn withdraw(&self, local: &Local, state: &State) -> bool {
+        let mut done = true;
+        // Files that can't be read say nothing of what is no longer there.
+        let services = state.services.iter().filter(|_| local.read && local.faults.is_empty());
+        let mine = services.filter(|(_, record)| record.declared.contains_key(&self.name));
+        for (name, _) in mine.filter(|(name, _)| !local.services.contains_key(*name)) {
+            let command = Command::WithdrawService { node: self.name.clone(), service: name.clone() };
+            let proposal = Proposal { key: random(&self.world), at: self.world.now(), command };
+            match self.replica.propose(proposal, DECISION_TIMEOUT).await {
+                Ok(_) => tracing::info!(service = %name, "service withdrawn"),
+                Err(error) => {
+                    done = false;
+                    tracing::debug!(service = %name, %error, "a service could not be withdrawn yet");
+                }
+            }
+        }
+        done
     }
 
     fn refuse(&self, name: &ServiceName, why: String) {
@@ -291,12 +342,11 @@ impl<W: World> Registry<W> {
     }
 }
 
-fn is_declared(state: &State, name: &ServiceName, ports: &[ServicePort]) -> bool {
-    let Some(record) = state.services.get(name) else { return false };
-    let known = |port: &ServicePort| {
-        let same = |known: &&ServicePort| known.port == port.port;
-        let found = record.ports.iter().find(same);
-        found.is_some_and(|known| known.protocol == port.protocol || port.protocol == Protocol::Auto)
-    };
-    ports.iter().all(known)
+/// Whether the mesh has taken the service from this node.
+fn is_taken(state: &State, me: &NodeName, name: &ServiceName) -> bool {
+    state.services.get(name).is_some_and(|record| record.declared.contains_key(me))
+}
+
+fn is_declared(state: &State, me: &NodeName, name: &ServiceName, ports: &[ServicePort]) -> bool {
+    state.services.get(name).and_then(|record| record.declared.get(me)).is_some_and(|known| known == ports)
 }

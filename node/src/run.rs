@@ -169,21 +169,26 @@ fn serve_api(node: &Arc<Node<HostWorld>>, path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints how the next host joins. The line is a secret: it goes to the operator's terminal, never to the log.
+/// Tells how the next host joins. The line is a secret: it goes to the operator's terminal, and where there is none it is
+/// not made, since what is printed there ends in a log.
 async fn print_welcome(node: &Arc<Node<HostWorld>>) -> anyhow::Result<()> {
+    let mut out = std::io::stdout();
+    if !out.is_terminal() {
+        writeln!(
+            out,
+            "Mesh {} is up; this is node {}. To let others join it, make a join line: weft token create",
+            node.trust_domain(),
+            node.name()
+        )?;
+        return Ok(out.flush()?);
+    }
     let request =
         TokenRequest { lifetime_s: FIRST_TOKEN_LIFETIME_S, uses: FIRST_TOKEN_USES, services: vec!["*".into()] };
     let token = node.api_create_token(request).await.map_err(|failure| anyhow!(failure.error.message))?;
-    let mut out = std::io::stdout().lock();
-    if out.is_terminal() {
-        writeln!(out, "Mesh {} is up; this is node {}. On each further host:\n", node.trust_domain(), node.name())?;
-        writeln!(out, "  weft up --join '{}'\n", token.line)?;
-        writeln!(out, "The line admits {FIRST_TOKEN_USES} nodes within 24 h. More: `weft token create`.")?;
-    } else {
-        writeln!(out, "{}", token.line)?;
-    }
-    out.flush()?;
-    Ok(())
+    writeln!(out, "Mesh {} is up; this is node {}. On each further host:\n", node.trust_domain(), node.name())?;
+    writeln!(out, "  weft up --join '{}'\n", token.line)?;
+    writeln!(out, "The line admits {FIRST_TOKEN_USES} nodes within 24 h. More: `weft token create`.")?;
+    Ok(out.flush()?)
 }
 
 async fn wait_for_end(node: &Arc<Node<HostWorld>>) -> anyhow::Result<()> {

@@ -164,7 +164,7 @@ impl<W: World> Server<W> {
             self.book.learn(from.clone(), address);
             self.gossip.receive(address, message.message);
         }
-        control_response::Kind::Gossip(GossipReply {})
+        control_response::Kind::Gossip(GossipReply { now: self.gate.world.now() })
     }
 
     async fn certificate(&self, from: &NodeName, request: CertificateRequest) -> CertificateReply {

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-use weft_consensus::gossip::{Gossip, GossipSettings};
+use weft_consensus::gossip::Gossip;
 use weft_consensus::replica::{RaftStatus, Replica, Settings};
 use weft_consensus::state::State;
 use weft_proto::command::Proposal;
@@ -18,13 +20,12 @@ use weft_proto::identity::{Identity, NodeName, TrustDomain};
 use weft_proto::service::ServiceName;
 use weft_proto::{RaftId, UnixMillis};
 use weft_proxy::plane::{Clock, Handover, Plane, PlaneSettings};
-use weft_proxy::quic::QuicClient;
 use weft_proxy::record::Record;
 use weft_proxy::table::Table;
 use weft_proxy::table::description::{Bind, Description};
-use weft_proxy::tls::{Admission, Identities, IdentitySet};
+use weft_proxy::tls::{Identities, IdentitySet};
 
-use crate::advertise::{Admitted, FactSigner};
+use crate::advertise::{Ears, admission};
 use crate::api::schema::ServiceSpec;
 use crate::authority;
 use crate::book::Book;
@@ -34,7 +35,7 @@ use crate::config::Config;
 use crate::control::{ConsensusPeers, Control, GossipLinks};
 use crate::issue::Issuer;
 use crate::join::JoinError;
-use crate::keys::{KeyError, Keys};
+use crate::keys::KeyError;
 use crate::member::{become_member, finish_founding, read_founding};
 use crate::publish::Enforced;
 use crate::registry::Local;
@@ -44,6 +45,8 @@ use crate::world::{World, clock, random};
 
 /// Control connections waiting to be taken from the data plane.
 const HANDOVERS_MAX: usize = 256;
+/// How long a node that starts waits to hear of others before it is ready all the same.
+const HEARING: Duration = Duration::from_secs(10);
 /// Access records waiting to be written; more are dropped and counted.
 const RECORDS_MAX: usize = 4096;
 
@@ -65,6 +68,7 @@ pub struct Node<W: World> {
     pub(crate) renew: Arc<Notify>,
     pub(crate) register: Register,
     pub(crate) unregister: Unregister,
+    pub(crate) started: Instant,
     tasks: parking_lot::Mutex<JoinSet<()>>,
 }
 
@@ -163,8 +167,7 @@ async fn wire_up<W: World>(
     let me = Identity::node(trust_domain.clone(), name.clone());
     let identities = open_identities(&store, &me, &roots, clock(&world))?;
     let book = Arc::new(open_book(&store, &name, host.address)?);
-    let quic = Some(QuicClient::new(world.net(), identities.clone()));
-    let control = Control::new(world.net().clone(), me.clone(), identities.clone(), book.clone(), quic);
+    let control = Control::new(world.net().clone(), me.clone(), identities.clone(), book.clone());
 
     let seeds = book.all().into_keys().filter(|seed| *seed != name).collect();
     let settings = Settings { seeds, ..Settings::new(raft_id, name.clone()) };
@@ -176,8 +179,9 @@ async fn wire_up<W: World>(
 
     let issuer = Arc::new(Issuer::new(world.clone(), name.clone(), keys.clone(), replica.clone()));
     let first = first_facts(&config, &world, &name, raft_id, host.address);
-    let links = GossipLinks { control: control.clone(), book: book.clone(), from: host.address };
-    let gossip = start_gossip(&world, &name, &trust_domain, first, links, keys.clone(), replica.clone(), &book).await?;
+    let links = GossipLinks::new(&control, &book, host.address, clock(&world));
+    let ears = Ears { world: &world, store: &store, book: &book, address: host.address, keys: keys.clone() };
+    let gossip = Arc::new(ears.open(&trust_domain, first, links, &replica).await?);
 
     let site = site(&config, &name, host.address);
     let (records, recorded) = mpsc::channel(RECORDS_MAX);
@@ -185,8 +189,7 @@ async fn wire_up<W: World>(
     let (empty, settings) = (empty_table(&site, &trust_domain)?, plane_settings(&config, &world));
     let plane = Plane::new(settings, world.net().clone(), identities.clone(), empty, &records, handovers);
 
-    let (enforced_sender, enforced) = watch::channel(Enforced::default());
-    let (expires_sender, expires) = watch::channel(0);
+    let ((told_enforced, enforced), (told_expires, expires)) = (watch::channel(Enforced::default()), watch::channel(0));
     let node = Arc::new(Node {
         config,
         world,
@@ -204,9 +207,10 @@ async fn wire_up<W: World>(
         renew: Arc::default(),
         register: host.register,
         unregister: host.unregister,
+        started: Instant::now(),
         tasks: parking_lot::Mutex::default(),
     });
-    let parts = Parts { issuer, keys, store, handed, enforced: enforced_sender, expires: expires_sender };
+    let parts = Parts { issuer, keys, store, handed, enforced: told_enforced, expires: told_expires };
     tasks::spawn(&node, &mut node.tasks.lock(), parts);
     Ok((node, recorded))
 }
@@ -229,15 +233,6 @@ fn open_identities(
     )))
 }
 
-/// By the replicated state. Of a node that it does not know a valid certificate must do: it may come with a newer one.
-fn admission(replica: &Replica) -> Admission {
-    let states = replica.state();
-    Box::new(move |name, key| {
-        let state = states.borrow();
-        state.nodes.get(name).map(|record| record.keys.fact_key[..] == *key)
-    })
-}
-
 fn open_book(store: &Store, name: &NodeName, address: SocketAddr) -> Result<Book, StartError> {
     let peers = store.peers().map_err(|error| StartError::Corrupt(error.to_string()))?;
     let mut peers: BTreeMap<NodeName, SocketAddr> =
@@ -253,7 +248,7 @@ fn site(config: &Config, name: &NodeName, address: SocketAddr) -> Site {
         node: name.clone(),
         address,
         zone: config.zone.clone(),
-        loopback: config.loopback,
+        loopback: config.loopback.clone(),
         binds: config.binds.iter().map(bind).collect(),
     }
 }
@@ -280,33 +275,6 @@ fn first_facts<W: World>(
         voter: false,
         draining: false,
     }
-}
-
-#[expect(clippy::too_many_arguments, reason = "gossip is where the node's keys, links and state meet; called once")]
-async fn start_gossip<W: World>(
-    world: &W,
-    name: &NodeName,
-    trust_domain: &TrustDomain,
-    facts: NodeFacts,
-    links: GossipLinks<W::Net>,
-    keys: Arc<Keys>,
-    replica: Replica,
-    book: &Book,
-) -> Result<Arc<Gossip>, StartError> {
-    let seeds =
-        book.all().into_iter().filter(|(seed, _)| seed != name).map(|(_, address)| address.to_string()).collect();
-    let settings = GossipSettings {
-        name: name.clone(),
-        raft_id: facts.raft_id,
-        trust_domain: trust_domain.to_string(),
-        address: links.from,
-        generation: world.now(),
-        seeds,
-        interval: GossipSettings::INTERVAL,
-    };
-    let verifier = Arc::new(Admitted(replica.state()));
-    let gossip = Gossip::start(settings, Arc::new(links), Arc::new(FactSigner(keys)), verifier, facts).await;
-    Ok(Arc::new(gossip?))
 }
 
 fn empty_table(site: &Site, trust_domain: &TrustDomain) -> Result<Table, StartError> {
@@ -369,9 +337,17 @@ impl<W: World> Node<W> {
         self.gossip.live().borrow().clone()
     }
 
-    /// Whether the node has the mesh's state and enforces it.
+    /// Whether the node can call: it enforces the mesh's state, holds certificates that are valid for itself and its
+    /// services, and knows of other nodes where there are any, or has had time to hear of them.
     pub fn is_ready(&self) -> bool {
-        self.enforced.borrow().index > 0 && self.identities.current().certificates.contains_key(&self.me)
+        let (set, state) = (self.identities.current(), self.state());
+        let held = |identity: &Identity| {
+            set.certificates.get(identity).is_some_and(|held| self.identities.is_current(&held.cert))
+        };
+        let certified =
+            held(&self.me) && self.local.borrow().identities(&state, self.trust_domain(), self.name()).iter().all(held);
+        let heard = state.nodes.len() <= 1 || self.live().len() > 1 || self.started.elapsed() > HEARING;
+        self.enforced.borrow().index > 0 && certified && heard
     }
 
     /// Told when the replicated state has failed for good.

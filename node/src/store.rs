@@ -9,13 +9,16 @@ use std::sync::Arc;
 use prost::Message;
 use weft_consensus::disk::{Batch, Disk, write_durably};
 use weft_proto::RaftId;
+use weft_proto::facts::NodeFacts;
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
+use weft_proto::wire::mesh as wire;
 
 use crate::keys::Keys;
 
 const NODE_KEY: &[u8] = b"n/node";
 const JOINING_KEY: &[u8] = b"n/joining";
 const PEERS_KEY: &[u8] = b"n/peers";
+const FACTS_KEY: &[u8] = b"n/facts";
 const SVID_PREFIX: &[u8] = b"n/svid/";
 const SVID_END: &[u8] = b"n/svid0";
 const SVIDS_MAX: usize = 4096;
@@ -87,6 +90,12 @@ struct SvidRecord {
 struct PeersRecord {
     #[prost(btree_map = "string, string", tag = "1")]
     addresses: BTreeMap<String, String>,
+}
+
+#[derive(Message)]
+struct FactsRecord {
+    #[prost(message, repeated, tag = "1")]
+    facts: Vec<wire::NodeFacts>,
 }
 
 impl Store {
@@ -185,6 +194,20 @@ impl Store {
         let record: PeersRecord = self.read(PEERS_KEY)?.unwrap_or_default();
         let parsed = record.addresses.into_iter().filter_map(|(name, address)| Some((name.parse().ok()?, address)));
         Ok(parsed.collect())
+    }
+
+    /// Keeps what other nodes said last, for the next start.
+    pub async fn keep_facts(&self, facts: &[NodeFacts]) -> io::Result<()> {
+        let mut batch = Batch::new();
+        let facts = facts.iter().cloned().map(Into::into).collect();
+        batch.put(FACTS_KEY.to_vec(), seal(&FactsRecord { facts }));
+        write_durably(&*self.disk, batch).await
+    }
+
+    /// What other nodes said last.
+    pub fn facts(&self) -> io::Result<Vec<NodeFacts>> {
+        let record: FactsRecord = self.read(FACTS_KEY)?.unwrap_or_default();
+        Ok(record.facts.into_iter().filter_map(|facts| facts.try_into().ok()).collect())
     }
 
     fn read<M: Message + Default>(&self, key: &[u8]) -> io::Result<Option<M>> {

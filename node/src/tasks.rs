@@ -1,6 +1,5 @@
 //! The tasks that keep a node in step with its mesh.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -34,7 +33,7 @@ pub(crate) struct Parts<W: World> {
 /// Starts them all.
 pub(crate) fn spawn<W: World>(node: &Arc<Node<W>>, tasks: &mut JoinSet<()>, parts: Parts<W>) {
     let Parts { issuer, keys, store, handed, enforced, expires } = parts;
-    let (wanted_sender, wanted) = watch::channel(BTreeSet::new());
+    let (wanted_sender, wanted) = watch::channel(None);
     tasks.spawn(Arc::new(server(node, issuer.clone())).run(handed));
     let publisher = Publisher {
         site: node.site.clone(),

@@ -2,6 +2,7 @@
 //!
 //! Production and simulation call the same [`start`](crate::start()) with a world of their own. Monotonic time is tokio's.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use weft_consensus::disk::Disk;
@@ -22,6 +23,11 @@ pub trait World: Clone + Send + Sync + 'static {
 
     /// Wall clock.
     fn now(&self) -> UnixMillis;
+
+    /// Whether anything on this host listens on the address; none where that can't be told without connecting.
+    fn listens(&self, _address: SocketAddr) -> Option<bool> {
+        None
+    }
 
     /// Fills the bytes with randomness fit for secrets.
     fn fill(&self, bytes: &mut [u8]);

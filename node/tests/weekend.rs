@@ -49,7 +49,8 @@ fn a_mesh_that_was_off_for_a_weekend_comes_back_by_itself() {
     // All at once.
     nodes.iter_mut().for_each(Node::kill);
     file(clocks.path(), "all", "+3d\n");
-    nodes.iter_mut().for_each(|node| node.up(&[]));
+    nodes.iter_mut().for_each(|node| node.launch(&[]));
+    nodes.iter_mut().for_each(Node::wait);
     whole(&nodes, "all come back after three days");
 
     // Each alone, while the others live on.

@@ -20,7 +20,7 @@ pub const DIGEST_LENGTH: usize = 32;
 pub struct Proposal {
     /// Chosen at random by the proposer; the same key is applied once.
     pub key: [u8; KEY_LENGTH],
-    /// Proposer's wall clock. The state's clock is the largest seen, so it never runs backwards.
+    /// Proposer's wall clock.
     pub at: UnixMillis,
     /// What to do.
     pub command: Command,
@@ -53,8 +53,15 @@ pub enum Command {
         node: NodeName,
         /// Its name.
         service: ServiceName,
-        /// Its ports; merged with those already declared.
+        /// Its ports; merged with those that other nodes have declared.
         ports: Vec<ServicePort>,
+    },
+    /// A node runs a service no more. With its last node the service goes.
+    WithdrawService {
+        /// The node.
+        node: NodeName,
+        /// The service.
+        service: ServiceName,
     },
     /// Documents put and deleted, all or none.
     ChangeResources(Vec<ResourceChange>),
@@ -276,6 +283,7 @@ impl fmt::Display for Command {
             Self::RevokeToken { id } => write!(f, "revoke token {id}"),
             Self::Admit(admission) => write!(f, "admit node {}", admission.node.name),
             Self::GrantAuthority { node, .. } => write!(f, "grant authority to {node}"),
+            Self::WithdrawService { node, service } => write!(f, "withdraw service {service} of {node}"),
             Self::DeclareService { node, service, .. } => write!(f, "declare service {service} by {node}"),
             Self::ChangeResources(changes) => write!(f, "change {} resources", changes.len()),
             Self::RecordCertificate(record) => {

@@ -73,6 +73,9 @@ impl From<Command> for wire::Command {
                 service: service.to_string(),
                 ports: ports.into_iter().map(Into::into).collect(),
             }),
+            Command::WithdrawService { node, service } => {
+                Kind::WithdrawService(wire::WithdrawService { node: node.to_string(), service: service.to_string() })
+            }
             Command::ChangeResources(changes) => {
                 Kind::ChangeResources(wire::ChangeResources { changes: changes.into_iter().map(Into::into).collect() })
             }
@@ -100,6 +103,9 @@ impl TryFrom<wire::Command> for Command {
                 service: declare.service.parse()?,
                 ports: each(declare.ports, TryInto::try_into)?,
             },
+            Kind::WithdrawService(withdraw) => {
+                Self::WithdrawService { node: withdraw.node.parse()?, service: withdraw.service.parse()? }
+            }
             Kind::ChangeResources(changes) => Self::ChangeResources(each(changes.changes, TryInto::try_into)?),
             Kind::RecordCertificate(record) => Self::RecordCertificate(record.try_into()?),
         })
@@ -368,6 +374,7 @@ mod tests {
                 service: "web".parse().expect("name"),
                 ports: vec![ServicePort { port: 80, protocol: crate::service::Protocol::Grpc }],
             },
+            Command::WithdrawService { node: keys().name, service: "web".parse().expect("name") },
             Command::ChangeResources(vec![ResourceChange {
                 action: ResourceAction::Delete(ResourceKey {
                     kind: Kind::Service,

@@ -252,7 +252,8 @@ impl Service {
 
     /// Where callers of this host reach the port.
     pub(crate) fn listen_address(&self, port: ServicePort) -> Option<SocketAddr> {
-        self.address.map(|address| SocketAddr::new(address.into(), port.port))
+        let address = self.address.filter(|_| self.description.listened.contains(&port.port));
+        address.map(|address| SocketAddr::new(address.into(), port.port))
     }
 }
 

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use weft::api::schema::{PortSpec, ServiceSpec};
-use weft::config::{Config, Start};
-use weft::registry::{self, Local};
+use weft::config::{Config, Loopback, Start};
+use weft::registry::{self, Local, Names};
 use weft::start::{Host as HostParts, Node, start};
 use weft::world::World;
 use weft_proto::identity::NodeName;
@@ -172,7 +172,7 @@ impl Host {
             zone: format!("zone-{}", self.id % 3),
             proxy: Some(PROXY),
             metrics: None,
-            loopback: false,
+            loopback: Loopback::Off,
             binds: Vec::new(),
             transport: Transport::Tcp,
             workers: 1,
@@ -183,7 +183,7 @@ impl Host {
 
     /// What is registered on the host.
     fn parts(&self) -> HostParts {
-        let mut local = Local::default();
+        let mut local = Local { read: true, ..Local::default() };
         for service in &self.runs {
             let it = &self.mesh.services[*service];
             let protocol = match it.protocol {
@@ -198,7 +198,8 @@ impl Host {
                 caller: None,
                 weight: None,
             };
-            let service = registry::parse(&spec, |_| Some(user(*service))).expect("a good specification");
+            let service = registry::parse(&spec, &Names { user: &|_| Some(user(*service)), address: &|_| None })
+                .expect("a good specification");
             local.services.insert(service.name.clone(), service);
         }
         HostParts {

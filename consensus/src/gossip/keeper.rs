@@ -1,8 +1,11 @@
 //! Keeps chitchat running and compares what it holds with what is believed.
 
+mod view;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chitchat::{Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, NodeState};
@@ -12,6 +15,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use weft_proto::UnixMillis;
 use weft_proto::facts::NodeFacts;
 use weft_proto::identity::NodeName;
+
+use view::View;
 
 use super::records::{self, Offer, Records};
 use super::transport::{Inbox, Outboxes, Post};
@@ -28,14 +33,19 @@ pub(super) struct Keeper {
     own: Arc<watch::Sender<NodeFacts>>,
     /// The newest own facts that fit, signed.
     sealed: String,
+    too_large: Arc<AtomicUsize>,
     live: watch::Sender<LiveFacts>,
     records: Records,
     /// When every believed record was last verified.
     judged: Instant,
     /// Where live nodes were in this life: seeds of the next.
     peers: BTreeSet<SocketAddr>,
-    /// Nodes that were live when the last life ended; live until the new one has had time to hear them.
+    /// Nodes that are live until they have had time to be heard: those of the last life in a new one, and those from
+    /// before this process was stopped.
     held: BTreeSet<NodeName>,
+    held_until: Instant,
+    /// When it was last looked who is live.
+    examined: Instant,
 }
 
 /// From one start of chitchat to its end.
@@ -56,8 +66,8 @@ enum End {
     Died,
     /// Others claim more of this node than it has said; this is the highest generation it signed.
     Forged(UnixMillis),
-    /// It remembers more than an honest mesh would give it.
-    Crowded,
+    /// It holds keys that no honest mesh would give it.
+    Strange,
 }
 
 impl Keeper {
@@ -77,12 +87,20 @@ impl Keeper {
             outboxes: Arc::new(outboxes),
             own,
             sealed: String::new(),
+            too_large: Arc::default(),
             live,
             records: Records::default(),
             judged: Instant::now(),
             peers: BTreeSet::new(),
             held: BTreeSet::new(),
+            held_until: Instant::now() + HOLD_TIME,
+            examined: Instant::now(),
         }
+    }
+
+    /// Bytes of the own facts, where they are too many.
+    pub(super) fn too_large(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.too_large)
     }
 
     /// Runs until told to stop, or until whoever could tell is gone.
@@ -185,6 +203,10 @@ impl Keeper {
         let sealed = records::seal(facts, &*self.signer);
         if sealed.len() <= VALUE_BYTES_MAX {
             self.sealed = sealed;
+            self.too_large.store(0, Ordering::Relaxed);
+            return;
+        }
+        if self.too_large.swap(sealed.len(), Ordering::Relaxed) > 0 {
             return;
         }
         metrics::counter!("weft_gossip_too_large_total").increment(1);
@@ -205,7 +227,10 @@ impl Keeper {
                 return Some(end);
             }
             let known = chitchat.node_states();
-            life.gate.lock().retain(|id| known.contains_key(id));
+            let mut gate = life.gate.lock();
+            gate.sign(self.records.generations());
+            gate.retain(|id| known.contains_key(id));
+            drop(gate);
             self.records.retain_refused(|id| known.contains_key(id));
             view.look(&chitchat, &self.records);
         }
@@ -219,10 +244,15 @@ impl Keeper {
         if let Some(generation) = later.map(|(id, _)| id.generation_id).max() {
             return Some(End::Forged(generation));
         }
-        if Instant::now() < life.began + HOLD_TIME {
+        self.bear_a_stop();
+        if Instant::now() < self.held_until {
             view.alive.extend(self.held.iter().cloned());
         }
         let mut live = self.records.live(&view.alive, self.settings.interval * FRESH_ROUNDS);
+        if Instant::now() < self.held_until {
+            let unheard = self.settings.remembered.iter().filter(|(name, _)| !self.records.knows(name));
+            live.extend(unheard.map(|(name, facts)| (name.clone(), facts.clone())));
+        }
         live.insert(own.name.clone(), own);
         self.peers = view.addresses;
         self.live.send_if_modified(|before| {
@@ -235,13 +265,26 @@ impl Keeper {
         None
     }
 
+    /// A process that was stopped takes everybody for dead when it goes on, though it was the one to be silent: whom it
+    /// knew stays live for two rounds more.
+    fn bear_a_stop(&mut self) {
+        let now = Instant::now();
+        if now.duration_since(self.examined) > STOPPED {
+            if now >= self.held_until {
+                self.held.clear();
+            }
+            self.held.extend(self.live.borrow().keys().cloned());
+            self.held_until = self.held_until.max(now + 2 * self.settings.interval + EXAMINE_EVERY);
+        }
+        self.examined = now;
+    }
+
     /// Says what this node has to say, and notices when others speak in its name.
     fn examine_own(&self, life: &mut Life, chitchat: &mut Chitchat) -> Option<End> {
         let gate = life.gate.lock();
         let claim = gate.claim();
-        let old = Instant::now() >= life.began + CROWDED_LIFE_TIME_MIN;
-        if (gate.overfull() && old) || chitchat.node_states().values().any(|state| strange_keys(state) > 0) {
-            return Some(End::Crowded);
+        if chitchat.node_states().values().any(|state| strange_keys(state) > 0) {
+            return Some(End::Strange);
         }
         let generation = chitchat.self_chitchat_id().generation_id;
         let state = chitchat.self_node_state();
@@ -262,12 +305,13 @@ impl Keeper {
         let (reason, generation) = match end {
             End::Died => ("died", 0),
             End::Forged(generation) => ("forged", generation),
-            End::Crowded => ("crowded", 0),
+            End::Strange => ("strange", 0),
         };
         let culprit = if end == End::Died { self.inbox.shun_last() } else { None };
         metrics::counter!("weft_gossip_restarts_total", "reason" => reason).increment(1);
         tracing::warn!(reason, last_sender = ?culprit, "gossip starts again under a later generation");
         self.held = self.live.borrow().keys().cloned().collect();
+        self.held_until = Instant::now() + LIFE_TIME_MIN + HOLD_TIME;
         // The same id again would be taken for the former life, whose counters it has not reached.
         // The step is this node's secret: who could guess it could speak first under the new id.
         let last = self.own.borrow().generation.max(generation);
@@ -277,44 +321,6 @@ impl Keeper {
             facts.generation = last + 1 + step;
             facts.sequence += 1;
         });
-    }
-}
-
-/// What chitchat holds at one moment.
-#[derive(Default)]
-struct View {
-    /// Members of which some life is alive: one that restarts quickly is never absent.
-    alive: BTreeSet<NodeName>,
-    addresses: BTreeSet<SocketAddr>,
-    /// Values that are not believed, or not yet.
-    unknown: Vec<(ChitchatId, String)>,
-    /// Values under this node's name with a later generation, which an earlier process with a
-    /// clock ahead of this one's may have signed.
-    own_later: Vec<(ChitchatId, String)>,
-}
-
-impl View {
-    fn look(&mut self, chitchat: &Chitchat, records: &Records) {
-        let own = chitchat.self_chitchat_id();
-        let live: BTreeSet<&ChitchatId> = chitchat.live_nodes().collect();
-        for (id, state) in chitchat.node_states() {
-            let Some(value) = state.get(KEY) else { continue };
-            if id.node_id == own.node_id {
-                if id.generation_id > own.generation_id {
-                    self.own_later.push((id.clone(), value.to_owned()));
-                }
-                continue;
-            }
-            if live.contains(id)
-                && let Ok(name) = id.node_id.parse()
-            {
-                self.alive.insert(name);
-                self.addresses.insert(id.gossip_advertise_addr);
-            }
-            if !records.believes(id, value) {
-                self.unknown.push((id.clone(), value.to_owned()));
-            }
-        }
     }
 }
 
@@ -354,8 +360,8 @@ fn failure_detector(interval: Duration) -> FailureDetectorConfig {
 pub(super) const KEY: &str = "facts";
 /// Base64 of the signed facts: about 200 instances.
 pub(super) const VALUE_BYTES_MAX: usize = 16 << 10;
-/// How long a dead member is remembered, so that stragglers don't bring it back.
-const GRACE_PERIOD: Duration = Duration::from_secs(600);
+/// How long a dead member is remembered, so that stragglers don't bring it back. It is in digests for half of that.
+const GRACE_PERIOD: Duration = Duration::from_secs(240);
 /// How often refused facts are judged again when nothing else happens.
 pub(super) const EXAMINE_EVERY: Duration = Duration::from_millis(500);
 /// How often believed facts are verified again: their node may have been removed.
@@ -364,8 +370,8 @@ const JUDGE_EVERY: Duration = Duration::from_secs(10);
 const LIFE_TIME_MIN: Duration = Duration::from_secs(1);
 /// Below [`LIFE_TIME_MIN`] in milliseconds, so that generations never overtake the wall clock.
 const GENERATION_STEP_MAX: u64 = 900;
-/// A life in which there is no room for another member is borne this long.
-const CROWDED_LIFE_TIME_MIN: Duration = Duration::from_secs(30);
+/// A gap between two looks that only a process has that was stopped.
+const STOPPED: Duration = Duration::from_millis(1_500);
 /// How long nodes of the former life stay live while a new one has not heard of them.
 const HOLD_TIME: Duration = Duration::from_secs(5);
 const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(1);

@@ -91,6 +91,16 @@ impl Records {
         record.is_some_and(|record| record.id == *id && record.value == value)
     }
 
+    /// Whether a node has said anything that is believed.
+    pub(super) fn knows(&self, name: &NodeName) -> bool {
+        self.believed.contains_key(name)
+    }
+
+    /// The newest generation that each node has signed.
+    pub(super) fn generations(&self) -> impl Iterator<Item = (&NodeName, u64)> {
+        self.believed.iter().map(|(name, record)| (name, record.facts.generation))
+    }
+
     /// Judges every believed record again, and drops those whose node is no longer admitted so.
     pub(super) fn judge_again(&mut self, verifier: &dyn Verifier) {
         self.believed.retain(|_, record| unseal(&record.id, &record.value, verifier).is_some());

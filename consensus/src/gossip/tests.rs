@@ -71,6 +71,7 @@ impl Mesh {
             address: address(name),
             generation: 1_000,
             seeds: vec![address("a").to_string()],
+            remembered: Default::default(),
             interval: GossipSettings::INTERVAL,
         };
         let link = Arc::new(Link(address(name), Arc::clone(&self.net)));

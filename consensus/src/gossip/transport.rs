@@ -43,7 +43,8 @@ impl Socket for Post {
         's: 'f,
         Self: 'f,
     {
-        self.outboxes.send(to, message.serialize_to_vec().into());
+        let message = self.gate.lock().leave_out_old(message.serialize_to_vec());
+        self.outboxes.send(to, message.into());
         Box::pin(async { Ok(()) })
     }
 

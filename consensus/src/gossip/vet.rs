@@ -45,15 +45,16 @@ pub(super) struct Claim {
 pub(super) struct Gate {
     own: ChitchatId,
     known: BTreeSet<ChitchatId>,
+    /// The newest generation of each node that its owner has signed.
+    signed: BTreeMap<String, u64>,
     digest_bytes: usize,
     claim: Claim,
-    overfull: bool,
 }
 
 impl Gate {
     /// An empty gate of the node with this id.
     pub(super) fn new(own: ChitchatId) -> Self {
-        Self { own, known: BTreeSet::new(), digest_bytes: 0, claim: Claim::default(), overfull: false }
+        Self { own, known: BTreeSet::new(), signed: BTreeMap::new(), digest_bytes: 0, claim: Claim::default() }
     }
 
     /// Decodes `bytes`, without the members that `admitted` does not know.
@@ -110,7 +111,16 @@ impl Gate {
     }
 
     fn admit(&mut self, id: &ChitchatId, admitted: impl Fn(&NodeName) -> bool) -> bool {
-        if *id == self.own || self.known.contains(id) {
+        if *id == self.own {
+            return true;
+        }
+        // What a node was before says nothing of it any more; a node that restarts again and again must not fill the
+        // digest with its own past.
+        let newest = self.signed.get(&*id.node_id).copied().unwrap_or(0);
+        if id.generation_id < newest {
+            return false;
+        }
+        if self.known.contains(id) {
             return true;
         }
         let Ok(name) = id.node_id.parse::<NodeName>() else { return false };
@@ -118,9 +128,9 @@ impl Gate {
             return false;
         }
         let bytes = entry_bytes(id);
-        let lives = self.known.iter().filter(|known| known.node_id == id.node_id).count();
-        if self.digest_bytes + bytes > DIGEST_BYTES_MAX || lives >= LIVES_MAX {
-            self.overfull = true;
+        let lives = self.known.iter().filter(|known| known.node_id == id.node_id && known.generation_id >= newest);
+        if self.digest_bytes + bytes > DIGEST_BYTES_MAX || lives.count() >= LIVES_MAX {
+            metrics::counter!("weft_gossip_refused_total", "reason" => "no_room").increment(1);
             return false;
         }
         self.digest_bytes += bytes;
@@ -130,18 +140,56 @@ impl Gate {
 
     /// Forgets the members that chitchat has forgotten.
     pub(super) fn retain(&mut self, mut in_chitchat: impl FnMut(&ChitchatId) -> bool) {
-        self.known.retain(|id| in_chitchat(id));
+        let signed = &self.signed;
+        self.known
+            .retain(|id| in_chitchat(id) && signed.get(&*id.node_id).is_none_or(|newest| id.generation_id >= *newest));
         self.digest_bytes = self.known.iter().map(entry_bytes).sum();
+    }
+
+    /// Takes the generations that nodes have signed last.
+    pub(super) fn sign<'a>(&mut self, newest: impl Iterator<Item = (&'a NodeName, u64)>) {
+        for (name, generation) in newest {
+            match self.signed.get_mut(name.as_str()) {
+                Some(known) => *known = generation.max(*known),
+                None => drop(self.signed.insert(name.to_string(), generation)),
+            }
+        }
+    }
+
+    /// A message of this node's own, without what nodes were before.
+    pub(super) fn leave_out_old(&self, message: Vec<u8>) -> Vec<u8> {
+        self.without_old(&message).unwrap_or(message)
+    }
+
+    fn without_old(&self, message: &[u8]) -> Option<Vec<u8>> {
+        let (header, mut rest) = message.split_at_checked(HEADER_BYTES)?;
+        if !matches!(header[HEADER_BYTES - 1], SYN | SYN_ACK) {
+            return None;
+        }
+        let count = u16::deserialize(&mut rest).ok()?;
+        let mut kept = Vec::new();
+        for _ in 0..count {
+            let (id, counters) = digest_entry(&mut rest).ok()?;
+            if self.signed.get(&*id.node_id).is_none_or(|newest| id.generation_id >= *newest) {
+                kept.push((id, counters));
+            }
+        }
+        if kept.len() == usize::from(count) {
+            return None;
+        }
+        let mut out = header.to_vec();
+        u16::try_from(kept.len()).ok()?.serialize(&mut out);
+        for (id, counters) in kept {
+            id.serialize(&mut out);
+            counters.iter().for_each(|counter| counter.serialize(&mut out));
+        }
+        out.extend_from_slice(rest);
+        Some(out)
     }
 
     /// The highest counters that others claimed for this node.
     pub(super) fn claim(&self) -> Claim {
         self.claim
-    }
-
-    /// Whether a member had to be left out for want of room since this gate was made.
-    pub(super) fn overfull(&self) -> bool {
-        self.overfull
     }
 }
 
@@ -180,7 +228,7 @@ const MESSAGE_BYTES_MAX: usize = 66 << 10;
 /// A node's own digest goes into every reply beside the delta; what it leaves of 64 KiB must hold
 /// the largest record of facts. Enough for about 800 members with names of 12 letters.
 const DIGEST_BYTES_MAX: usize = 44 << 10;
-/// Generations of one node that are remembered at once, dead ones included.
+/// Generations of one node that are remembered at once, of those that it has not signed a later one than.
 const LIVES_MAX: usize = 64;
 /// Honest blocks hold 16 KiB of operations, so this is 512 KiB of them; 2 MiB at worst.
 const DELTA_BLOCKS_MAX: usize = 32;
@@ -243,7 +291,7 @@ mod tests {
             let entries: Vec<(&str, u64)> = chunk.iter().map(|name| (name.as_str(), 1)).collect();
             gate.vet(&syn(&entries), |_| true).expect("vetted");
         }
-        assert!(gate.overfull() && gate.known.len() > 800);
+        assert!(gate.known.len() > 800);
         gate.retain(|id| id.node_id.as_ref() == "node-0000001");
         assert_eq!((gate.known.len(), gate.digest_bytes), (1, entry_bytes(&id("node-0000001"))));
     }

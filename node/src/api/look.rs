@@ -31,22 +31,8 @@ impl<W: World> Node<W> {
     pub fn api_status(&self) -> Status {
         let (status, state) = (self.replica.status().borrow().clone(), self.state());
         let enforced = self.enforced.borrow().clone();
-        let local = self.local.borrow().clone();
-        let mut problems: Vec<String> = local.faults.clone();
-        problems.extend(local.refused.iter().map(|(service, why)| format!("service {service}: {why}")));
-        let unhealthy = local.health.iter().filter_map(|(service, health)| Some((service, health.as_ref().err()?)));
-        problems.extend(unhealthy.map(|(service, why)| format!("service {service} is not healthy: {why}")));
-        problems.extend(self.plane.problems());
-        if !enforced.refused.is_empty() {
-            problems.push(format!("the newest state is not enforced: {}", enforced.refused));
-        }
         let no_leader_for_s = status.leaderless_since.map(|since| since.elapsed().as_secs());
-        if let Some(seconds) = no_leader_for_s {
-            problems.push(format!(
-                "no leader for {seconds} s: calls, discovery and issued certificates go on; policies, tokens, joins and renewals wait until a majority of {} is back",
-                status.voters.len()
-            ));
-        }
+        let problems = self.problems().into_iter().map(|problem| problem.text).collect();
         Status {
             node: self.name().to_string(),
             trust_domain: self.trust_domain().to_string(),

@@ -27,6 +27,8 @@ use crate::world::{World, random};
 
 /// Bound on one decision of the log.
 pub(super) const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a removal waits for the mesh to let go of the service.
+const WITHDRAWAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest life of a join token: 30 days.
 const TOKEN_LIFETIME_MAX_S: u64 = 30 * 24 * 60 * 60;
 /// Most nodes that one token admits.
@@ -164,12 +166,22 @@ impl<W: World> Node<W> {
                 None if !local.is_healthy(name) => "not checked yet".into(),
                 _ => String::new(),
             };
-            instances.push(ServiceInstance { node: self.name().to_string(), healthy: local.is_healthy(name), problem });
+            instances.push(ServiceInstance {
+                node: self.name().to_string(),
+                healthy: local.is_healthy(name),
+                unchecked: local.services.get(name).is_some_and(|service| service.check.is_none()),
+                problem,
+            });
         }
         for facts in self.live().values().filter(|facts| facts.name != *self.name()) {
             for instance in facts.instances.iter().filter(|instance| instance.service == *name) {
                 let node = facts.name.to_string();
-                instances.push(ServiceInstance { node, healthy: instance.healthy, problem: String::new() });
+                instances.push(ServiceInstance {
+                    node,
+                    healthy: instance.healthy,
+                    unchecked: false,
+                    problem: String::new(),
+                });
             }
         }
         let ports = record.map(|record| record.ports.as_slice()).unwrap_or_default();
@@ -211,10 +223,18 @@ impl<W: World> Node<W> {
     }
 
     /// `DELETE /v1/services/{namespace}/{name}`
-    pub fn api_remove_service(&self, name: &str) -> Answered<Value> {
+    pub async fn api_remove_service(&self, name: &str) -> Answered<Value> {
         let service: ServiceName = name.parse().map_err(|error| Failure::bad(format!("{error}")))?;
         match (self.unregister)(&service) {
-            Ok(true) => Ok(json!({})),
+            Ok(true) => {
+                // Without a majority it is withdrawn later; here it has ended already.
+                let mut states = self.replica.state();
+                let gone = states.wait_for(|state| {
+                    state.services.get(&service).is_none_or(|record| !record.declared.contains_key(self.name()))
+                });
+                let withdrawn = matches!(timeout(WITHDRAWAL_TIMEOUT, gone).await, Ok(Ok(_)));
+                Ok(json!({ "withdrawn": withdrawn }))
+            }
             Ok(false) => Err(Failure::not_found(format!("this host runs no service {service}"))),
             Err(error) => Err(Failure::internal(error)),
         }

@@ -207,6 +207,9 @@ pub struct ServiceInstance {
     pub node: String,
     /// Whether its check passes.
     pub healthy: bool,
+    /// It has no check, and counts as healthy as long as something listens; told of this node's own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unchecked: bool,
     /// Why not, where this node knows.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub problem: String,

@@ -100,6 +100,7 @@ fn list(services: &Services) -> String {
 fn rows(service: &schema::Service) -> Vec<[String; 5]> {
     let head = [service.name.clone(), service.address.clone(), service.ports.join(",")];
     let health = |instance: &schema::ServiceInstance| match (instance.healthy, instance.problem.as_str()) {
+        (true, _) if instance.unchecked => "unchecked".to_owned(),
         (true, _) => "healthy".to_owned(),
         (false, "") => "unhealthy".to_owned(),
         (false, problem) => format!("unhealthy: {problem}"),
@@ -139,6 +140,7 @@ mod tests {
         let instance = |node: &str, problem: &str| schema::ServiceInstance {
             node: node.into(),
             healthy: problem.is_empty(),
+            unchecked: false,
             problem: problem.into(),
         };
         let web = schema::Service {

@@ -11,7 +11,7 @@ use weft_proxy::plane::Transport;
 
 use super::values::{self, Listening};
 use super::{Done, Ended, Stopped};
-use crate::config::{Bind, Config, MESH_PORT, METRICS_ADDRESS, PROXY_ADDRESS, Start};
+use crate::config::{Bind, Config, Loopback, MESH_PORT, METRICS_ADDRESS, PROXY_ADDRESS, Start};
 use crate::telemetry::{self, LogFormat};
 
 /// Longest join line that is read from a file: 64 KiB.
@@ -54,9 +54,9 @@ pub(super) struct Up {
     /// Where /metrics, /livez and /readyz are served [default: 127.0.0.1:15020]
     #[arg(long, value_name = "ADDRESS|off", value_parser = values::listening)]
     metrics: Option<Listening>,
-    /// Whether services are reached at loopback addresses of their own
-    #[arg(long, value_enum, default_value_t = Switch::On)]
-    loopback: Switch,
+    /// Which services are reached at loopback addresses of their own: off, all, names parted by commas; auto: on ports that no other program wants, those of outgoing connections (net.ipv4.ip_local_port_range)
+    #[arg(long, value_name = "auto|off|all|SERVICE,...", default_value = "auto", value_parser = loopback)]
+    loopback: Loopback,
     /// A further plain listener for a port of a service; may be repeated
     #[arg(long, value_name = "ADDRESS=SERVICE:PORT")]
     bind: Vec<Bind>,
@@ -78,12 +78,6 @@ pub(super) struct Up {
     /// What is logged: a level, or levels by module such as info,weft::join=debug
     #[arg(long, value_name = "FILTER", default_value = "info,openraft=warn")]
     log: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Switch {
-    On,
-    Off,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -123,7 +117,7 @@ impl Up {
             zone: self.zone,
             proxy: self.proxy.map_or(Some(PROXY_ADDRESS), |Listening(address)| address),
             metrics: self.metrics.map_or(Some(METRICS_ADDRESS), |Listening(address)| address),
-            loopback: self.loopback == Switch::On,
+            loopback: self.loopback,
             binds: self.bind,
             transport: match self.transport {
                 Over::Auto => Transport::Auto,
@@ -149,6 +143,31 @@ fn read_line(file: &Path) -> Result<String, Stopped> {
     };
     text.map_err(|error| Stopped::failed(format!("--join-file {}: {error}", file.display())))
 }
+
+fn loopback(text: &str) -> Result<Loopback, String> {
+    match text {
+        "auto" => {
+            let (first, last) = outgoing_ports();
+            Ok(Loopback::Quiet(first, last))
+        }
+        "off" => Ok(Loopback::Off),
+        "all" | "on" => Ok(Loopback::All),
+        names => {
+            let parsed = names.split(',').map(|name| name.trim().parse().map_err(|error| format!("{error}")));
+            Ok(Loopback::Only(parsed.collect::<Result<_, _>>()?))
+        }
+    }
+}
+
+/// The ports that the kernel gives to outgoing connections.
+fn outgoing_ports() -> (u16, u16) {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut words = text.split_whitespace().filter_map(|word| word.parse().ok());
+    words.next().zip(words.next()).unwrap_or(OUTGOING_PORTS)
+}
+
+/// Linux' own, where the host does not say (ip-sysctl.rst).
+const OUTGOING_PORTS: (u16, u16) = (32_768, 60_999);
 
 fn host_name() -> String {
     fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default()
@@ -189,7 +208,7 @@ mod tests {
         assert_eq!(config.start, found);
         assert_eq!(config.name.expect("named").as_str(), "a");
         assert_eq!((config.proxy, config.metrics), (None, "127.0.0.1:2".parse().ok()));
-        assert_eq!((config.loopback, config.workers, config.voters), (false, 2, 3));
+        assert_eq!((config.loopback, config.workers, config.voters), (Loopback::Off, 2, 3));
         assert_eq!(config.transport, Transport::Quic);
         assert_eq!((config.listen.port(), config.advertise.as_deref(), config.zone.as_str()), (1, Some("h"), "z"));
         assert_eq!(config.binds.len(), 1);
@@ -200,7 +219,9 @@ mod tests {
         let config = config("weft up");
         assert_eq!(config.start, Start::Resume);
         assert_eq!((config.proxy, config.metrics), (Some(PROXY_ADDRESS), Some(METRICS_ADDRESS)));
-        assert_eq!((config.loopback, config.voters, config.listen.port()), (true, 5, MESH_PORT));
+        assert_eq!((config.voters, config.listen.port()), (5, MESH_PORT));
+        let web = "web".parse().expect("a name");
+        assert!(!config.loopback.listens(&web, 22) && !config.loopback.listens(&web, 8080));
         assert!(config.listen.ip().is_unspecified() && config.workers > 0);
     }
 

@@ -58,8 +58,16 @@ fn target(text: &str) -> Option<String> {
     match local.parse::<u16>() {
         Ok(0) => None,
         Ok(port) => Some(format!("127.0.0.1:{port}")),
-        Err(_) => address(text).ok().map(|address| address.to_string()),
+        Err(_) => address(text).map(|address| address.to_string()).ok().or_else(|| host_and_port(text)),
     }
+}
+
+/// A name with a port, which the node looks up.
+fn host_and_port(text: &str) -> Option<String> {
+    let (host, port) = text.rsplit_once(':')?;
+    let label = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let named = !host.is_empty() && host.bytes().all(label) && host.bytes().any(|byte| byte.is_ascii_alphabetic());
+    (named && port.parse::<u16>().is_ok_and(|port| port > 0)).then(|| text.to_owned())
 }
 
 /// Reads the life of a token: `90s`, `1h30m`, `7d`.
@@ -164,7 +172,8 @@ mod tests {
         assert_eq!(read("80:localhost:8080"), Ok((80, some("127.0.0.1:8080"), Protocol::Auto, false)));
         assert_eq!(read("80:10.0.0.7:8080/tcp"), Ok((80, some("10.0.0.7:8080"), Protocol::Tcp, true)));
         assert_eq!(read("80:[::1]:8080/tcp"), Ok((80, some("[::1]:8080"), Protocol::Tcp, true)));
-        for text in ["", "0", "65536", "http", "80:", "80:0", "80:host", "80:host:81", "80/udp", "80:81:82", "80/"] {
+        assert_eq!(read("80:db.internal:8080"), Ok((80, some("db.internal:8080"), Protocol::Auto, false)));
+        for text in ["", "0", "65536", "http", "80:", "80:0", "80:host", "80:host:0", "80/udp", "80:81:82", "80/"] {
             assert!(port(text).is_err(), "{text:?} was accepted");
         }
     }

@@ -116,7 +116,7 @@ impl Node {
     pub(super) fn start(&self, options: &[&str]) -> Result<(), String> {
         let failed = |error: io::Error| format!("node {} cannot be started: {error}", self.name);
         let log = OpenOptions::new().create(true).append(true).open(self.log()).map_err(failed)?;
-        let loopback = if self.name == NODES[0] { "on" } else { "off" };
+        let loopback = if self.name == NODES[0] { "all" } else { "off" };
         let [listen, proxy, metrics] = [self.listen, self.proxy, self.metrics].map(|address| address.to_string());
         let mut command = Command::new(env::current_exe().map_err(failed)?);
         command.arg("--data-dir").arg(&self.data_dir);

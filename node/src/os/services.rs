@@ -54,7 +54,7 @@ impl ServicesDirectory {
 
     /// Writes a service's file, after checking that it would be taken.
     pub fn add(&self, spec: &ServiceSpec) -> Result<ServiceName, Vec<String>> {
-        let service = parse(spec, super::user)?;
+        let service = parse(spec, &super::NAMES)?;
         let text = serde_saphyr::to_string(spec).map_err(|error| vec![error.to_string()])?;
         let path = self.holder(&service.name).unwrap_or_else(|| self.path.join(file_name(&service.name)));
         write_whole(&path, &text).map_err(|error| vec![format!("{}: {error}", path.display())])?;
@@ -125,7 +125,7 @@ fn read_file(path: &Path) -> Result<LocalService, Vec<String>> {
     }
     let text = fs::read_to_string(path).map_err(|error| vec![error.to_string()])?;
     let spec: ServiceSpec = serde_saphyr::from_str(&text).map_err(|error| vec![error.without_snippet().to_string()])?;
-    parse(&spec, super::user)
+    parse(&spec, &super::NAMES)
 }
 
 /// Writes beside and renames, so that a reader sees the old file or the new one.

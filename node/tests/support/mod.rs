@@ -124,10 +124,20 @@ impl Node {
 
     /// Starts the node and waits until it is ready.
     pub fn up(&mut self, more: &[&str]) {
+        self.launch(more);
+        self.wait();
+    }
+
+    /// Starts the node.
+    pub fn launch(&mut self, more: &[&str]) {
         let log =
             std::fs::File::options().create(true).append(true).open(self.directory.path().join("log")).expect("a log");
         let child = self.up_command(more).stdout(Stdio::null()).stderr(log).spawn().expect("weft runs");
         self.child = Some(child);
+    }
+
+    /// Waits until the node is ready.
+    pub fn wait(&mut self) {
         let (name, log) = (self.name.clone(), self.directory.path().join("log"));
         let deadline = Instant::now() + BOUND;
         while get(self.metrics, "/readyz").is_none_or(|answer| answer.0 != 200) {

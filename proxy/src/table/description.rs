@@ -44,8 +44,10 @@ pub struct ServiceDescription {
     pub name: ServiceName,
     /// Its labels, by which policies select it.
     pub labels: BTreeMap<String, String>,
-    /// Loopback address to listen on for callers of this host; none: don't.
+    /// Loopback address by which callers of this host may name it; none: they may not.
     pub address: Option<Ipv4Addr>,
+    /// Those of its ports that are listened on at that address.
+    pub listened: Vec<u16>,
     /// Its ports, the same on every node. The first one is meant where a caller names none.
     pub ports: Vec<ServicePort>,
     /// Its settings.

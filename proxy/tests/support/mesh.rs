@@ -287,6 +287,7 @@ impl<N: Net> Mesh<N> {
                 name: web.clone(),
                 labels: [("app".to_owned(), "web".to_owned())].into(),
                 address: None,
+                listened: Vec::new(),
                 ports: self.ports.iter().map(|(port, _)| *port).collect(),
                 settings: Default::default(),
                 endpoints: vec![endpoint],

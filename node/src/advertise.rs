@@ -134,9 +134,17 @@ pub(crate) async fn advertise<W: World>(node: Arc<Node<W>>, wanted: watch::Sende
 pub(crate) async fn remember_peers<W: World>(node: Arc<Node<W>>, store: Store) {
     let mut live = node.gossip.live();
     let (mut kept, mut said) = (BTreeMap::new(), Vec::new());
+    let mut heard: BTreeSet<NodeName> = live.borrow().keys().cloned().collect();
     loop {
         let facts = live.borrow_and_update().clone();
         node.book.learn_all(&facts);
+        for name in heard.iter().filter(|name| !facts.contains_key(*name)) {
+            tracing::warn!(node = %name, "node is not live any more");
+        }
+        for name in facts.keys().filter(|name| !heard.contains(*name)) {
+            tracing::info!(node = %name, "node is live");
+        }
+        heard = facts.keys().cloned().collect();
         let all: BTreeMap<NodeName, String> =
             node.book.all().into_iter().map(|(name, address)| (name, address.to_string())).collect();
         if all != kept {

@@ -43,6 +43,8 @@ pub struct Certificates<W: World> {
     pub(crate) wanted: watch::Receiver<Option<BTreeSet<Identity>>>,
     /// Told to renew everything now.
     pub(crate) renew: Arc<Notify>,
+    /// Identities whose certificate could not be had the last time.
+    pub(crate) failing: BTreeSet<Identity>,
     /// The end of the first certificate to end.
     pub(crate) expires: watch::Sender<UnixMillis>,
 }
@@ -77,10 +79,16 @@ impl<W: World> Certificates<W> {
             if !force && !self.is_due(identity) {
                 continue;
             }
-            if let Err(why) = self.obtain(identity).await {
+            let obtained = self.obtain(identity).await;
+            if obtained.is_ok() {
+                self.failing.remove(identity);
+            }
+            if let Err(why) = obtained {
                 healthy = false;
                 metrics::counter!("weft_certificate_failures_total").increment(1);
-                tracing::warn!(%identity, why, "no certificate yet; trying again");
+                if self.failing.insert(identity.clone()) {
+                    tracing::warn!(%identity, why, "no new certificate; it is tried again until there is one");
+                }
             }
         }
         if all_known {

@@ -2,6 +2,7 @@
 //!
 //! `weft up` is the node itself; every other command asks a node that runs, through [`crate::client`].
 
+pub(crate) mod kept;
 mod look;
 mod resource;
 mod service;

@@ -46,6 +46,8 @@ pub struct Config {
     pub access_sample: f64,
     /// Voters wanted: 1, 3, 5 or 7.
     pub voters: usize,
+    /// Most connections of applications at once.
+    pub connections_max: usize,
 }
 
 /// Which services' loopback addresses a host listens on. Whoever listens on a port of one takes that port from every

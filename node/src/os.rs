@@ -126,6 +126,21 @@ pub fn raise_file_limit() {
     }
 }
 
+/// Most connections of applications at once: half of the files that the process may open, since as many connections go out
+/// to instances, less what the store, control and links need.
+pub fn connections_max() -> usize {
+    use nix::sys::resource::{Resource, getrlimit};
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(FILES, |(_, hard)| hard);
+    let limit = usize::try_from(limit.min(FILES_MAX)).unwrap_or(usize::MAX);
+    limit.saturating_sub(FILES_KEPT.min(limit / 2)) / 2
+}
+
+/// What Linux allows a process unless it is set, and more than any host has use for.
+const FILES: u64 = 4_096;
+const FILES_MAX: u64 = 1 << 20;
+/// Files kept for the store, control and links.
+const FILES_KEPT: usize = 512;
+
 /// Keeps memory in pages of 4 KiB: with huge ones a node at rest holds three times as much, most of it never touched.
 pub fn use_small_pages() {
     if let Err(error) = nix::sys::prctl::set_thp_disable(true) {

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use weft_proxy::record::Record;
 
 use crate::api::{self, schema::TokenRequest};
+use crate::cli::kept::{Said, keep};
 use crate::config::{Config, Start};
 use crate::os::disk::SledDisk;
 use crate::os::services::ServicesDirectory;
@@ -31,12 +32,13 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(12);
 const FIRST_TOKEN_LIFETIME_S: u64 = 24 * 60 * 60;
 const FIRST_TOKEN_USES: u32 = 10;
 
-/// Runs a node until SIGTERM or SIGINT.
-pub fn run(config: Config) -> anyhow::Result<()> {
+/// Runs a node until SIGTERM or SIGINT. What was said of this host is kept for the next start.
+pub fn run(config: Config, said: &[Said]) -> anyhow::Result<()> {
     os::use_small_pages();
     os::raise_file_limit();
     os::prepare_directory(&config.data_dir).map_err(|error| anyhow!(error))?;
     let address = advertised(&config)?;
+    keep(&config.data_dir, said).with_context(|| format!("{} cannot be written", config.data_dir.display()))?;
     claim_ports(&config)?;
     let disk = SledDisk::open(&config.data_dir.join("store")).context("the store cannot be opened")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -303,6 +303,7 @@ fn plane_settings<W: World>(config: &Config, world: &W) -> PlaneSettings {
         transport: config.transport,
         clock: clock(world),
         seed: u64::from_be_bytes(random(world)),
+        connections_max: config.connections_max,
     }
 }
 

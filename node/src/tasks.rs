@@ -1,5 +1,6 @@
 //! The tasks that keep a node in step with its mesh.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -56,6 +57,7 @@ pub(crate) fn spawn<W: World>(node: &Arc<Node<W>>, tasks: &mut JoinSet<()>, part
         issuer: issuer.clone(),
         wanted,
         renew: node.renew.clone(),
+        failing: BTreeSet::new(),
         expires,
     };
     tasks.spawn(certificates.run());

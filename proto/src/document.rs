@@ -4,6 +4,7 @@
 //! document is reported in one pass.
 
 mod check;
+mod hints;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -83,6 +84,16 @@ pub fn parse(source: &str, text: &str) -> Result<Vec<Resource>, Vec<Fault>> {
         }
     }
     if faults.is_empty() { Ok(resources) } else { Err(faults) }
+}
+
+/// What the document says that can never match, a line each.
+pub fn hints(resource: &Resource) -> Vec<String> {
+    match authorization_policy(resource) {
+        Ok(policy) if resource.key.kind == Kind::AuthorizationPolicy => {
+            hints::of_policy(&policy).into_iter().map(|hint| format!("{}: {hint}", resource.key)).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// The document as people read it: `apiVersion`, `kind`, `metadata`, `spec`.

@@ -9,6 +9,7 @@ pub(crate) mod local;
 pub(crate) mod named;
 pub(crate) mod quic;
 pub(crate) mod request;
+pub(crate) mod room;
 pub(crate) mod sniff;
 pub(crate) mod streams;
 
@@ -23,6 +24,7 @@ use crate::identify::Memory;
 use crate::net::Net;
 use crate::table::Table;
 use crate::worker::Worker;
+use room::Taken;
 
 /// Which end of an exchange this node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,6 +56,8 @@ pub(crate) struct Connection<N: Net> {
     pub(crate) theirs: SocketAddr,
     pub(crate) memory: Mutex<Memory>,
     owner: OnceLock<Option<u32>>,
+    /// A local process' place.
+    _taken: Option<Arc<Taken>>,
 }
 
 impl<N: Net> Connection<N> {
@@ -62,10 +66,12 @@ impl<N: Net> Connection<N> {
         worker: &Arc<Worker<N>>,
         destination: Destination,
         (ours, theirs): (SocketAddr, SocketAddr),
+        taken: Taken,
     ) -> Arc<Self> {
         Arc::new(Self {
             worker: worker.clone(),
             destination,
+            _taken: Some(Arc::new(taken)),
             peer: None,
             server_name: None,
             ours,
@@ -85,6 +91,7 @@ impl<N: Net> Connection<N> {
         Arc::new(Self {
             worker: worker.clone(),
             destination,
+            _taken: None,
             peer: Some(peer),
             server_name: Some(crate::path::host(server_name).into()),
             ours,
@@ -99,6 +106,7 @@ impl<N: Net> Connection<N> {
         Arc::new(Self {
             worker: self.worker.clone(),
             destination,
+            _taken: self._taken.clone(),
             peer: self.peer.clone(),
             server_name: self.server_name.clone(),
             ours: self.ours,

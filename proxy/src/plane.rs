@@ -15,6 +15,7 @@ use weft_proto::UnixMillis;
 use weft_proto::identity::Identity;
 use weft_proto::service::ServiceName;
 
+use crate::accept::room::Room;
 use crate::explain::{self, Explanation};
 use crate::identify::NO_ADDRESS;
 use crate::net::Net;
@@ -39,6 +40,8 @@ pub struct PlaneSettings {
     pub clock: Clock,
     /// Seed of choices that need not be secret.
     pub seed: u64,
+    /// Most connections of applications at once: those that come in. As many may go out to instances.
+    pub connections_max: usize,
 }
 
 /// What links to other nodes run over. A node takes both.
@@ -94,6 +97,7 @@ pub struct Plane<N: Net> {
     pub(crate) handover: mpsc::Sender<Handover<N>>,
     pub(crate) recorders: Vec<Arc<Recorder>>,
     pub(crate) problems: Mutex<BTreeMap<SocketAddr, String>>,
+    pub(crate) room: Arc<Room>,
     workers: Mutex<Vec<Arc<Worker<N>>>>,
 }
 
@@ -113,6 +117,7 @@ impl<N: Net> Plane<N> {
         };
         let plane = Arc::new(Self {
             recorders: (0..settings.workers.max(1)).map(recorder).collect(),
+            room: Room::new(settings.connections_max),
             settings,
             net,
             identities,
@@ -149,7 +154,7 @@ impl<N: Net> Plane<N> {
 
     /// What does not work, with the remedy.
     pub fn problems(&self) -> Vec<String> {
-        self.problems.lock().values().cloned().collect()
+        self.problems.lock().values().cloned().chain(self.room.problem()).collect()
     }
 
     /// Takes no more connections and lets exchanges end.
@@ -160,6 +165,11 @@ impl<N: Net> Plane<N> {
     /// Appends the metrics of all workers in Prometheus' text format.
     pub fn render_metrics(&self, out: &mut String) {
         metrics::render(&self.recorders, out).expect("a string takes all that is written");
+        let name = "weft_connections_refused_total";
+        out.push_str(&format!(
+            "# HELP {name} Connections of applications that found no room.\n# TYPE {name} counter\n{name} {}\n",
+            self.room.refused()
+        ));
     }
 
     /// What would happen to a call, by the code that decides about calls. `http` is a method and a path.

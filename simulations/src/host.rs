@@ -173,6 +173,7 @@ impl Host {
             proxy: Some(PROXY),
             metrics: None,
             loopback: Loopback::Off,
+            connections_max: 10_000,
             binds: Vec::new(),
             transport: Transport::Tcp,
             workers: 1,

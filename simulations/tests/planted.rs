@@ -11,7 +11,7 @@ use weft_proto::planted::BUGS;
 const CAUGHT: [(&str, &str, &str, &[&str]); 23] = [
     ("flush-skipped", "24", "equal states at equal indexes", &["--nodes", "1", "--faults", "blackout,slow-disk,power"]),
     ("vote-not-kept", "1", "one leader a term", &["--faults", "kill,partition,blackout,isolate"]),
-    ("checksum-ignored", "1", "equal states at equal indexes", &[]),
+    ("checksum-ignored", "6", "equal states at equal indexes", &[]),
     ("entry-skipped", "1", "equal states at equal indexes", &[]),
     (
         "answers-forgotten",
@@ -36,7 +36,7 @@ const CAUGHT: [(&str, &str, &str, &[&str]); 23] = [
     ("policy-left-out", "1", "what is denied does not arrive", &[]),
     ("callee-trusts", "5", "what is denied does not arrive", &[]),
     ("rejudging-skipped", "1", "what is denied does not arrive", &[]),
-    ("retried-blindly", "12", "a POST arrives at most once", &[]),
+    ("retried-blindly", "16", "a POST arrives at most once", &[]),
     ("grants-unchecked", "1", "certificates only as admitted", &[]),
     ("revoked-token-taken", "1", "joining takes a good token", &[]),
     ("expired-token-taken", "1", "joining takes a good token", &[]),

@@ -277,6 +277,7 @@ impl<W: World> Node<W> {
     /// `POST /v1/resources`
     pub async fn api_apply(&self, request: ApplyRequest, dry_run: bool) -> Answered<Applied> {
         let (mut changes, mut faults, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let mut warnings = Vec::new();
         for text in &request.texts {
             match document::parse(&text.source, &text.text) {
                 Err(found) => faults.extend(found.iter().map(ToString::to_string)),
@@ -285,6 +286,7 @@ impl<W: World> Node<W> {
                         if !seen.insert(resource.key.clone()) {
                             faults.push(format!("{}: {} is given twice", text.source, resource.key));
                         }
+                        warnings.extend(document::hints(&resource));
                         let expected = (resource.version > 0).then_some(resource.version);
                         changes.push(ResourceChange { action: ResourceAction::Put(resource), expected });
                     }
@@ -297,7 +299,7 @@ impl<W: World> Node<W> {
         if changes.is_empty() {
             return Err(Failure::bad("there is no document in what was given"));
         }
-        self.change(changes, dry_run).await
+        Ok(Applied { warnings, ..self.change(changes, dry_run).await? })
     }
 
     /// `DELETE /v1/resources/{kind}/{namespace}/{name}`
@@ -335,10 +337,10 @@ impl<W: World> Node<W> {
         }
         if dry_run {
             let Outcome::Changed(changes) = outcome else { return Err(Failure::internal("an odd outcome")) };
-            return Ok(Applied { index: 0, changes });
+            return Ok(Applied { index: 0, changes, warnings: Vec::new() });
         }
         match self.decide(command).await? {
-            (index, Outcome::Changed(changes)) => Ok(Applied { index, changes }),
+            (index, Outcome::Changed(changes)) => Ok(Applied { index, changes, warnings: Vec::new() }),
             (_, other) => Err(Failure::internal(format!("the log answered {other:?}"))),
         }
     }

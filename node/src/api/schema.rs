@@ -238,6 +238,9 @@ pub struct Applied {
     pub index: Index,
     /// One line a document: `AuthorizationPolicy default/x created`.
     pub changes: Vec<String>,
+    /// What can never match, one line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// A node has applied every decision that was acknowledged anywhere before it was asked.

@@ -139,7 +139,7 @@ impl Delete {
             (Some(kind), Some(name)) => vec![ResourceKey { kind, namespace: self.namespace, name }],
             _ => keys(&read_all(&self.file)?)?,
         };
-        let mut total = Applied { index: 0, changes: Vec::new() };
+        let mut total = Applied { index: 0, changes: Vec::new(), warnings: Vec::new() };
         let mut faults = Vec::new();
         for key in &keys {
             match context.client.delete_resource(key.kind, &key.namespace, &key.name, self.expected).await {
@@ -169,7 +169,8 @@ impl Wait {
         let changed = Changed { applied, enforced };
         let done = context.render(&changed, |changed| {
             let changes = changed.applied.changes.iter().map(|change| format!("{change}\n"));
-            changes.chain(changed.enforced.as_ref().map(enforced_text)).collect()
+            let warnings = changed.applied.warnings.iter().map(|warning| format!("! {warning}\n"));
+            changes.chain(warnings).chain(changed.enforced.as_ref().map(enforced_text)).collect()
         })?;
         Ok(Done { code: if lagging { NOT_ENFORCED } else { 0 }, ..done })
     }

@@ -5,10 +5,11 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use clap::{Args, ValueEnum};
+use clap::{Args, FromArgMatches, ValueEnum};
 use weft_proto::identity::{NodeName, TrustDomain};
 use weft_proxy::plane::Transport;
 
+use super::kept::{self, Said};
 use super::values::{self, Listening};
 use super::{Done, Ended, Stopped};
 use crate::config::{Bind, Config, Loopback, MESH_PORT, METRICS_ADDRESS, PROXY_ADDRESS, Start};
@@ -76,7 +77,7 @@ pub(super) struct Up {
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Auto)]
     log_format: LogFormat,
     /// What is logged: a level, or levels by module such as info,weft::join=debug
-    #[arg(long, value_name = "FILTER", default_value = "info,openraft=warn")]
+    #[arg(long, value_name = "FILTER", default_value = "info,openraft=error")]
     log: String,
 }
 
@@ -92,9 +93,22 @@ impl Up {
     pub(super) fn execute(self, data_dir: PathBuf) -> Ended {
         telemetry::start_log(self.log_format, &self.log).map_err(Stopped::usage)?;
         telemetry::start_metrics().map_err(Stopped::failed)?;
-        let config = self.config(data_dir)?;
-        crate::run(config).map_err(|error| Stopped::failed(format!("{error:#}")))?;
+        let said = kept::with_former(&data_dir, kept::given(std::env::args()))?;
+        let config = self.with(&said)?.config(data_dir)?;
+        crate::run(config, &said).map_err(|error| Stopped::failed(format!("{error:#}")))?;
         Ok(Done::text(String::new()))
+    }
+
+    /// With these options, where the command line may not have had them.
+    fn with(self, said: &[Said]) -> Result<Self, Stopped> {
+        let words = said.iter().flat_map(|(name, value)| [name.clone(), value.clone()]);
+        let command = Self::augment_args(clap::Command::new("up").no_binary_name(true));
+        let matches = command.try_get_matches_from(words).map_err(|error| {
+            Stopped::usage(format!("what was said of this host before ({}) is not good any more: {error}", kept::FILE))
+        })?;
+        let former = Self::from_arg_matches(&matches).map_err(|error| Stopped::usage(error.to_string()))?;
+        let Self { init, trust_domain, deny_by_default, join, join_file, name, log_format, log, .. } = self;
+        Ok(Self { init, trust_domain, deny_by_default, join, join_file, name, log_format, log, ..former })
     }
 
     fn config(self, data_dir: PathBuf) -> Result<Config, Stopped> {
@@ -127,6 +141,7 @@ impl Up {
             workers: self.workers.map_or_else(cores, usize::from),
             access_sample: self.access_sample,
             voters: self.voters,
+            connections_max: crate::os::connections_max(),
         })
     }
 }

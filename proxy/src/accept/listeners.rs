@@ -116,19 +116,24 @@ async fn accept<N: Net>(worker: Arc<Worker<N>>, mut listener: N::Listener, purpo
             }
         };
         let worker = worker.clone();
+        let Accepted { stream, ours, theirs } = accepted;
+        let destination = match &purpose {
+            Purpose::Mesh => {
+                tokio::spawn(links::serve(worker, Accepted { stream, ours, theirs }));
+                continue;
+            }
+            Purpose::Proxy => Destination::Named,
+            Purpose::Service(service, port, _) => Destination::Fixed(service.clone(), *port),
+        };
+        let mut near = Near::io(stream);
+        let Some(taken) = worker.plane.room.take() else {
+            near.abort();
+            continue;
+        };
+        let connection = Connection::local(&worker, destination, (ours, theirs), taken);
         match &purpose {
-            Purpose::Mesh => drop(tokio::spawn(links::serve(worker, accepted))),
-            Purpose::Proxy => {
-                let Accepted { stream, ours, theirs } = accepted;
-                let connection = Connection::local(&worker, Destination::Named, (ours, theirs));
-                tokio::spawn(named::serve(connection, Near::io(stream)));
-            }
-            Purpose::Service(service, port, protocol) => {
-                let Accepted { stream, ours, theirs } = accepted;
-                let destination = Destination::Fixed(service.clone(), *port);
-                let connection = Connection::local(&worker, destination, (ours, theirs));
-                tokio::spawn(local::serve(connection, Near::io(stream), *protocol));
-            }
+            Purpose::Service(_, _, protocol) => drop(tokio::spawn(local::serve(connection, near, *protocol))),
+            _ => drop(tokio::spawn(named::serve(connection, near))),
         }
     }
 }

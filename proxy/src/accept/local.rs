@@ -102,7 +102,8 @@ async fn either<N: Net>(connection: Arc<Connection<N>>, mut sniffing: Sniffing, 
         Trial::Open(tunnel) => tunnel,
         Trial::HttpOnly => {
             drop(place);
-            if let Ok(Ok(speech)) = timeout(FIRST_BYTES_TIMEOUT, sniffing.speech()).await {
+            let silence_max = connection.worker.plane.room.silence_max();
+            if let Ok(Ok(speech)) = timeout(silence_max, sniffing.speech()).await {
                 speak(connection, sniffing, speech).await;
             }
             return;
@@ -147,7 +148,8 @@ async fn speak<N: Net>(connection: Arc<Connection<N>>, sniffing: Sniffing, speec
 
 /// A port that speaks HTTP. What is none is answered with what is wrong with it.
 async fn http<N: Net>(connection: Arc<Connection<N>>, mut sniffing: Sniffing) {
-    match timeout(FIRST_BYTES_TIMEOUT, sniffing.speech()).await {
+    let silence_max = connection.worker.plane.room.silence_max();
+    match timeout(silence_max, sniffing.speech()).await {
         Ok(Ok(Speech::Http2)) => http2::serve(connection, sniffing.into_stream(), None).await,
         Ok(Ok(_)) => http1::serve(connection, sniffing.into_stream()).await,
         Ok(Err(_)) | Err(_) => {}
@@ -167,5 +169,3 @@ async fn opaque<N: Net>(connection: &Arc<Connection<N>>, mut near: Near, first: 
 /// How long an `auto` port waits for first bytes before it asks the server: what a protocol in which the server speaks
 /// first loses once a connection.
 const AUTO_BOUND: Duration = Duration::from_millis(300);
-/// How long an HTTP port waits for first bytes.
-const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(60);

@@ -21,7 +21,8 @@ use crate::table::{Service, Table};
 /// Serves a connection to the forward proxy.
 pub(crate) async fn serve<N: Net>(connection: Arc<Connection<N>>, near: Near) {
     let mut sniffing = Sniffing::new(near);
-    let Ok(Ok(speech)) = timeout(FIRST_BYTES_TIMEOUT, sniffing.speech()).await else { return };
+    let silence_max = connection.worker.plane.room.silence_max();
+    let Ok(Ok(speech)) = timeout(silence_max, sniffing.speech()).await else { return };
     let mut stream = sniffing.into_stream();
     match speech {
         Speech::Http2 => http2::serve(connection, stream, None).await,
@@ -128,7 +129,6 @@ fn reply(code: u8) -> [u8; 10] {
     [SOCKS5, code, 0, IPV4, 0, 0, 0, 0, 0, 0]
 }
 
-const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(60);
 const SOCKS_TIMEOUT: Duration = Duration::from_secs(10);
 const SOCKS5: u8 = 5;
 const NO_AUTHENTICATION: u8 = 0;

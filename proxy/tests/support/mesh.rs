@@ -339,6 +339,7 @@ impl<N: Net> TestNode<N> {
             transport: setup.transport,
             clock: Arc::new(now),
             seed: 7,
+            connections_max: 10_000,
         };
         let (records, recorded) = mpsc::channel(1024);
         let (handovers, handed) = mpsc::channel(16);

@@ -149,7 +149,7 @@ async fn attempt<N: Net>(
             Ok(upstream) => match forward::http::send(route, upstream, outgoing, tries.may_repeat()).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => {
-                    if failure.reject == Reject::NoInstance || failure.again == Again::Elsewhere {
+                    if failure.reject == Reject::NoInstance || failure.again == Again::Lost {
                         chosen.failed();
                     }
                     failure

@@ -28,6 +28,9 @@ pub(crate) enum Again {
     Never,
     /// The endpoint was not reached: at once, elsewhere.
     Elsewhere,
+    /// The link ended under a request that may be sent twice: at once, elsewhere, and outside the budget. All that waited on
+    /// it come at once, and the endpoint that they burdened is gone.
+    Lost,
     /// The endpoint refused without having acted: after a while.
     Later,
     /// A pooled connection turned out to be closed: at once, at the same place, on a fresh one.
@@ -53,6 +56,11 @@ impl Failure {
     /// The endpoint could not be reached.
     pub(crate) fn unreachable(why: String) -> Self {
         Self { reject: Reject::Unreachable(why), again: Again::Elsewhere }
+    }
+
+    /// The link ended under a request that may be sent twice.
+    pub(crate) fn lost(why: String) -> Self {
+        Self { reject: Reject::Unreachable(why), again: Again::Lost }
     }
 
     /// The answer broke off before it began.
@@ -110,10 +118,12 @@ impl Tries {
                 self.fresh = true;
                 return Ok(());
             }
+            Again::Lost => Duration::ZERO,
             Again::Elsewhere if self.count == 0 => Duration::ZERO,
             Again::Elsewhere | Again::Later => self.backoff(random),
         };
-        if self.left == 0 || !(self.retrying || self.relation.may_retry()) {
+        let within_budget = failure.again == Again::Lost || self.retrying || self.relation.may_retry();
+        if self.left == 0 || !within_budget {
             return Err(failure.reject);
         }
         self.left -= 1;

@@ -190,7 +190,7 @@ impl Outgoing {
     /// asking twice does no harm.
     fn lost(&self, ticket: &Ticket, fault: &Fault) -> Failure {
         if ticket.is_lost() && self.idempotent {
-            return Failure::unreachable(fault.to_string());
+            return Failure::lost(fault.to_string());
         }
         failure(fault)
     }

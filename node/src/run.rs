@@ -68,11 +68,12 @@ async fn run_on(config: Config, address: SocketAddr, world: HostWorld) -> anyhow
     tokio::spawn(directory.watch());
     tokio::spawn(records::write(recorded, data_dir.join("access.log")));
     tokio::spawn(crate::telemetry::upkeep());
+    // Who waits for readiness may ask by the socket next.
+    serve_api(&node, &socket)?;
     if let Some(address) = metrics {
         let listener = tokio::net::TcpListener::bind(address).await.with_context(|| in_use("--metrics", address))?;
         tokio::spawn(health::serve(node.clone(), listener));
     }
-    serve_api(&node, &socket)?;
     tracing::info!(node = %node.name(), mesh = %node.trust_domain(), %address, "node started");
     if founding {
         print_welcome(&node).await?;

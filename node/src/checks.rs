@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use weft_proto::service::ServiceName;
 use weft_proxy::net::Net;
 
@@ -124,19 +124,37 @@ pub async fn watch<N: Net>(
     reports: mpsc::Sender<Report>,
 ) {
     let mut health = Health::default();
-    let mut ticks = interval(INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
+    let mut ticks = Ticks::new(INTERVAL);
+    while ticks.next(&reports).await {
+        let Some(known) = health.note(run(&net, &targets, &check).await) else { continue };
+        if reports.send(Report::new(&service, known)).await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Report {
+    fn new(service: &ServiceName, health: Result<(), String>) -> Self {
+        Self { service: service.clone(), healthy: health.is_ok(), problem: health.err().unwrap_or_default() }
+    }
+}
+
+/// When to look, for as long as somebody takes reports.
+struct Ticks(Interval);
+
+impl Ticks {
+    fn new(every: Duration) -> Self {
+        let mut ticks = interval(every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self(ticks)
+    }
+
+    /// Waits for the next moment; false when nobody takes reports any more.
+    async fn next(&mut self, reports: &mpsc::Sender<Report>) -> bool {
         tokio::select! {
             biased;
-            () = reports.closed() => return,
-            _ = ticks.tick() => {}
-        }
-        let Some(known) = health.note(run(&net, &targets, &check).await) else { continue };
-        let report =
-            Report { service: service.clone(), healthy: known.is_ok(), problem: known.err().unwrap_or_default() };
-        if reports.send(report).await.is_err() {
-            return;
+            () = reports.closed() => false,
+            _ = self.0.tick() => true,
         }
     }
 }
@@ -225,22 +243,15 @@ pub async fn watch_listening<W: World>(
     reports: mpsc::Sender<Report>,
 ) {
     let mut known = None;
-    let mut ticks = interval(LISTENING_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            biased;
-            () = reports.closed() => return,
-            _ = ticks.tick() => {}
-        }
+    let mut ticks = Ticks::new(LISTENING_INTERVAL);
+    while ticks.next(&reports).await {
         let silent = targets.iter().find(|target| world.listens(**target) == Some(false)).copied();
         if known == Some(silent) {
             continue;
         }
         known = Some(silent);
-        let problem = silent.map(|target| format!("nothing listens on {target}")).unwrap_or_default();
-        let report = Report { service: service.clone(), healthy: silent.is_none(), problem };
-        if reports.send(report).await.is_err() {
+        let health = silent.map_or(Ok(()), |target| Err(format!("nothing listens on {target}")));
+        if reports.send(Report::new(&service, health)).await.is_err() {
             return;
         }
     }

@@ -142,8 +142,8 @@ fn told(first: &[u8]) -> Option<Speech> {
     match end {
         Some(_) if is_request_line(line) => Some(Speech::Http1),
         Some(_) => Some(Speech::Opaque),
-        // A target that is too long is answered in HTTP, where it came after a method and within a line.
-        None if line.len() > LINE_LENGTH_MAX => Some(Speech::Http1),
+        // A target that is too long is answered in HTTP; long text that is none is something else.
+        None if line.len() > LINE_LENGTH_MAX => Some(if is_likely(rest) { Speech::Http1 } else { Speech::Opaque }),
         None => None,
     }
 }
@@ -211,5 +211,8 @@ mod tests {
         ] {
             assert_eq!(told(first.as_bytes()), expected, "{first:?}");
         }
+        let long = "x".repeat(LINE_LENGTH_MAX);
+        assert_eq!(told(format!("GET /{long}").as_bytes()), Some(Speech::Http1));
+        assert_eq!(told(format!("put {long}").as_bytes()), Some(Speech::Opaque));
     }
 }

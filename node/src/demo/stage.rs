@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use std::{env, fs, process};
 
@@ -22,6 +23,8 @@ pub(super) const NODES: [&str; 3] = ["a", "b", "c"];
 const PORT_MIN: u16 = 20_000;
 /// End of the ports that are tried where the kernel does not tell which it gives to outgoing connections.
 const PORT_END: u16 = 32_768;
+/// Ports between the beginnings of two demos of one process; one takes fewer.
+const APART: u32 = 97;
 /// Lines of each node's log that are shown after a failure.
 const LOG_LINES: usize = 6;
 /// How often it is looked whether a node has ended by itself.
@@ -170,12 +173,14 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
         let end = range.split_whitespace().next().and_then(|port| port.parse().ok());
         let end = end.filter(|end| *end > PORT_MIN + 1000).unwrap_or(PORT_END);
-        // Two demos at once begin at different places.
-        let shift = u16::try_from(process::id() % u32::from(end - PORT_MIN)).unwrap_or(0);
+        // Two demos at once begin at different places, be they of one process or of two.
+        static BEGUN: AtomicU32 = AtomicU32::new(0);
+        let place = process::id().wrapping_mul(61).wrapping_add(BEGUN.fetch_add(1, Ordering::Relaxed) * APART);
+        let shift = u16::try_from(place % u32::from(end - PORT_MIN)).unwrap_or(0);
         Self { left: Box::new((PORT_MIN + shift..end).chain(PORT_MIN..PORT_MIN + shift)) }
     }
 

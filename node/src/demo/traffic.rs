@@ -153,12 +153,12 @@ async fn call_on_and_on(proxy: SocketAddr, uri: Uri, tally: Arc<Mutex<Tally>>) {
 #[cfg(test)]
 mod tests {
     use super::super::applications::Applications;
+    use super::super::stage::{Ports, local};
     use super::*;
 
     #[tokio::test]
     async fn a_load_counts_what_is_served_and_what_is_not() {
-        let free =
-            std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+        let free = local(Ports::new().take().expect("a port"));
         let mut applications = Applications::default();
         applications.serve(free, "web on a".to_owned()).await.expect("it listens");
         let uri: Uri = "http://web.mesh/x".parse().expect("a URI");

@@ -1,5 +1,6 @@
 //! Step 1: connections in, from applications on this host and from other nodes.
 
+pub(crate) mod framing;
 pub(crate) mod host;
 pub(crate) mod http1;
 pub(crate) mod http2;
@@ -12,6 +13,7 @@ pub(crate) mod request;
 pub(crate) mod room;
 pub(crate) mod sniff;
 pub(crate) mod streams;
+pub(crate) mod wire;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use crate::connect::instance::Lease;
 use crate::connect::link::Ticket;
 use crate::forward::headers;
+use crate::interim::{Abandoned, AtGate, Gate};
 use crate::reject::Reject;
 use crate::revoke::Hold;
 use crate::stream::{Fault, GivenUp, Source};
@@ -52,6 +53,9 @@ pub(crate) enum BodyError {
     /// On a stream.
     #[error(transparent)]
     Stream(#[from] Fault),
+    /// The application has answered without it.
+    #[error("the application did not want the request's body")]
+    Unwanted,
     /// The exchange's deadline passed.
     #[error("the deadline passed")]
     Deadline,
@@ -67,7 +71,7 @@ impl BodyError {
             Self::Http1(error) if is_malformed(error) => {
                 Reject::BadRequest("the request's body is not framed as its head says")
             }
-            Self::Http1(_) | Self::Stream(_) => Reject::Gone,
+            Self::Http1(_) | Self::Stream(_) | Self::Unwanted => Reject::Gone,
             Self::Deadline => Reject::Timeout,
             Self::Revoked => Reject::Revoked,
         }
@@ -77,7 +81,7 @@ impl BodyError {
     pub(crate) fn given_up(&self) -> GivenUp {
         match self {
             Self::Http1(_) | Self::Stream(_) => GivenUp::Broken,
-            Self::Deadline | Self::Revoked => GivenUp::Cancelled,
+            Self::Deadline | Self::Revoked | Self::Unwanted => GivenUp::Cancelled,
         }
     }
 }
@@ -193,6 +197,8 @@ impl Body {
 #[derive(Debug, Default)]
 pub(crate) struct Upload {
     body: Body,
+    /// What it waits at, where the caller waits to be told to send it.
+    at_gate: Option<AtGate>,
     /// Told how many bytes passed; none for an empty body.
     hold: Option<Arc<Hold>>,
     kept: Vec<Bytes>,
@@ -210,6 +216,11 @@ impl Upload {
     pub(crate) fn new(body: Body, hold: &Arc<Hold>, replay: bool) -> Self {
         let hold = (!body.is_end_stream()).then(|| hold.clone());
         Self { body, hold, replay, ..Self::default() }
+    }
+
+    /// Waits until it is wanted.
+    pub(crate) fn wait(&mut self) -> Arc<Gate> {
+        self.at_gate.insert(AtGate::new()).gate().clone()
     }
 
     /// Starts again from the first byte; false if that is no longer possible.
@@ -245,6 +256,12 @@ impl HttpBody for Upload {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        if let Some(at_gate) = &mut this.at_gate {
+            match ready!(at_gate.poll(cx)) {
+                Ok(()) => this.at_gate = None,
+                Err(Abandoned) => return Poll::Ready(Some(Err(BodyError::Unwanted))),
+            }
+        }
         if let Some(data) = this.kept.get(this.given) {
             this.given += 1;
             return Poll::Ready(Some(Ok(Frame::data(data.clone()))));

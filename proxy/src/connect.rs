@@ -1,5 +1,6 @@
 //! Step 6: a pooled or fresh connection to the endpoint.
 
+mod answers;
 pub(crate) mod carry;
 pub(crate) mod instance;
 pub(crate) mod link;

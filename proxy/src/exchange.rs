@@ -19,6 +19,7 @@ use crate::body::{Body, BodyError, Upload};
 use crate::connect::instance::Reuse;
 use crate::forward::headers;
 use crate::forward::http::{Answer, Outgoing};
+use crate::forward::inform::Informed;
 use crate::net::Net;
 use crate::record::Open;
 use crate::reject::Reject;
@@ -125,7 +126,11 @@ fn permit<N: Net>(
     let route = route::choose(permit);
     *grpc |= route.is_grpc();
     let deadline = deadline(&route, grpc.then_some(&received.head.headers), open.started());
-    let outgoing = Outgoing::new(received, Upload::new(body, hold, Tries::allowed(&route) > 0));
+    let expects = received.expects && !body.is_end_stream();
+    let mut upload = Upload::new(body, hold, Tries::allowed(&route) > 0);
+    let gate = expects.then(|| upload.wait());
+    let informed = Informed::new(hold, received.head.version, gate);
+    let outgoing = Outgoing::new(received, upload, informed);
     Ok(Permitted { route, outgoing, deadline })
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod bytes;
 pub(crate) mod headers;
 pub(crate) mod http;
 pub(crate) mod http1;
+pub(crate) mod inform;
 pub(crate) mod multiplexed;
 pub(crate) mod pipe;
 pub(crate) mod upgrade;

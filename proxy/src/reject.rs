@@ -42,6 +42,10 @@ pub(crate) enum Reject {
     Path(path::Refusal),
     /// The request target is longer than 16 KiB.
     UriTooLong,
+    /// A header section that is longer than 64 KiB.
+    HeadTooLong,
+    /// The same of the instance's answer.
+    AnswerTooLong,
     /// A method that is not passed on.
     Method,
     /// A host that names no service of the mesh.
@@ -74,9 +78,10 @@ impl Reject {
         match self {
             Self::BadRequest(_) | Self::Path(_) => StatusCode::BAD_REQUEST,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::HeadTooLong => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Denied | Self::Revoked => StatusCode::FORBIDDEN,
-            Self::UnknownHost(_) | Self::UnknownPort(_) | Self::Broken(_) | Self::NotUpgraded => {
+            Self::UnknownHost(_) | Self::UnknownPort(_) | Self::Broken(_) | Self::NotUpgraded | Self::AnswerTooLong => {
                 StatusCode::BAD_GATEWAY
             }
             Self::NoCertificate(_) | Self::NoInstance | Self::Unreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -91,6 +96,8 @@ impl Reject {
             Self::BadRequest(_) => "bad-request",
             Self::Path(_) => "path-refused",
             Self::UriTooLong => "uri-too-long",
+            Self::HeadTooLong => "head-too-long",
+            Self::AnswerTooLong => "answer-head-too-long",
             Self::Method => "method-refused",
             Self::UnknownHost(_) => "unknown-host",
             Self::UnknownPort(_) => "unknown-port",
@@ -110,7 +117,7 @@ impl Reject {
     pub(crate) fn fault(&self) -> Fault {
         match self {
             Self::BadRequest(_) | Self::Path(_) | Self::UriTooLong | Self::Method | Self::Gone => Fault::Caller,
-            Self::UnknownHost(_) | Self::UnknownPort(_) => Fault::Caller,
+            Self::UnknownHost(_) | Self::UnknownPort(_) | Self::HeadTooLong => Fault::Caller,
             Self::Denied | Self::Revoked | Self::NoCertificate(_) => Fault::Policy,
             _ => Fault::Callee,
         }
@@ -122,7 +129,7 @@ impl Reject {
             Self::Denied | Self::Revoked => "7",
             Self::Timeout => "4",
             Self::Gone => "1",
-            Self::BadRequest(_) | Self::Path(_) | Self::UriTooLong | Self::Method => "13",
+            Self::BadRequest(_) | Self::Path(_) | Self::UriTooLong | Self::HeadTooLong | Self::Method => "13",
             _ => "14",
         }
     }
@@ -133,6 +140,8 @@ impl Reject {
             Self::BadRequest(why) => (*why).into(),
             Self::Path(refusal) => refusal.to_string().into(),
             Self::UriTooLong => "the request target is longer than 16 KiB".into(),
+            Self::HeadTooLong => "the request's header section is longer than 64 KiB".into(),
+            Self::AnswerTooLong => "the header section of the service's answer is longer than 64 KiB".into(),
             Self::Method => "this method is not passed on".into(),
             Self::UnknownHost(host) => {
                 let host: String = host.chars().take(HOST_SHOWN_MAX).collect();
@@ -176,7 +185,7 @@ impl Reject {
             return response;
         }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        let malformed = matches!(self, Self::BadRequest(_) | Self::UriTooLong);
+        let malformed = matches!(self, Self::BadRequest(_) | Self::UriTooLong | Self::HeadTooLong);
         if malformed && version <= Version::HTTP_11 {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }

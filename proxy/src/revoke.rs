@@ -9,13 +9,14 @@ use std::task::Poll;
 use futures_util::future::poll_fn;
 use futures_util::task::AtomicWaker;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, Response};
 use parking_lot::Mutex;
 use weft_proto::planted::{Bug, planted};
 
 use crate::accept::host::Host;
 use crate::authorize;
 use crate::identify::Relation;
+use crate::interim::Interims;
 use crate::record::Recorder;
 use crate::reject::Reject;
 use crate::table::Table;
@@ -26,6 +27,7 @@ pub(crate) struct Hold {
     pub(crate) recorder: Arc<Recorder>,
     /// Bytes of the request body that have passed.
     pub(crate) request_bytes: AtomicU64,
+    pub(crate) interims: Interims,
     ended: AtomicBool,
     task: AtomicWaker,
     current: Mutex<Option<Current>>,
@@ -84,6 +86,7 @@ impl Holds {
         let hold = Arc::new(Hold {
             recorder: recorder.clone(),
             request_bytes: AtomicU64::new(0),
+            interims: Interims::default(),
             ended: AtomicBool::new(false),
             task: AtomicWaker::new(),
             current: Mutex::default(),
@@ -159,6 +162,12 @@ impl Hold {
     /// Whether the exchange was ended by a change of policy.
     pub(crate) fn is_ended(&self) -> bool {
         self.ended.load(Ordering::Relaxed)
+    }
+
+    /// An informational answer for the caller; the task is woken to pass it on.
+    pub(crate) fn inform(&self, response: Response<()>) {
+        self.interims.add(response);
+        self.task.wake();
     }
 
     /// The request's body broke off.

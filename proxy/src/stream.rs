@@ -1,20 +1,22 @@
 //! A stream of a connection that carries many exchanges: one of HTTP/2, or one of QUIC. Both keep the same promises, so
 //! everything above this is written once.
 
-use std::future::Future;
-use std::pin::Pin;
+mod answering;
+
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use h2::client::{ResponseFuture, SendRequest};
+use h2::client::SendRequest;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
-use weft_proto::wire::exchange::{RequestHead, ResponseHead, Trailers};
+use weft_proto::wire::exchange::{RequestHead, Trailers};
 
 use crate::quic::QuicLink;
 use crate::quic::head;
 use crate::quic::stream::{Code, Part, Receiver, Sender, StreamError};
+
+pub(crate) use answering::{Answering, Heard};
 
 /// Why a stream ended before its time.
 #[derive(Debug, thiserror::Error)]
@@ -55,13 +57,6 @@ pub(crate) enum Sink {
 pub(crate) enum Opener {
     Http2(SendRequest<Bytes>),
     Quic(QuicLink),
-}
-
-/// The answer to a request, on its way. Dropped before it is there the request is given up.
-#[derive(Debug)]
-pub(crate) enum Answering {
-    Http2(ResponseFuture),
-    Quic(Option<Receiver>),
 }
 
 /// The place of an answer that is yet to be given.
@@ -108,36 +103,6 @@ impl Opener {
     }
 }
 
-impl Future for Answering {
-    type Output = Result<Response<Source>, Fault>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut *self {
-            Self::Http2(response) => {
-                let response = ready!(Pin::new(response).poll(cx))?;
-                Poll::Ready(Ok(response.map(Source::Http2)))
-            }
-            Self::Quic(receiver) => {
-                let head = ready!(receiver.as_mut().expect("polled after its end").poll_head::<ResponseHead>(cx))?;
-                let mut receiver = receiver.take().expect("it was there just now");
-                let head = head.ok_or(StreamError::Malformed("an answer without a head"))?;
-                if head.ends {
-                    receiver.end();
-                }
-                Poll::Ready(Ok(head::to_response(head)?.map(|()| Source::Quic(receiver))))
-            }
-        }
-    }
-}
-
-impl Drop for Answering {
-    fn drop(&mut self) {
-        if let Self::Quic(Some(receiver)) = self {
-            receiver.stop(Code::Cancelled);
-        }
-    }
-}
-
 /// The request that a stream of a QUIC link begins with.
 pub(crate) async fn request(sender: Sender, receiver: Receiver) -> Result<(Request<Source>, Responder), StreamError> {
     let (mut sender, mut receiver) = (sender, receiver);
@@ -174,11 +139,24 @@ impl Responder {
         }
     }
 
+    /// Queues an informational answer, which goes out while the end of the exchange is waited for.
+    pub(crate) fn inform(&mut self, interim: Response<()>) {
+        match self {
+            // What can't be sent any more is not missed.
+            Self::Http2(respond) => drop(respond.send_informational(interim)),
+            Self::Quic(Some(sender)) => sender.head(&head::of_response(&interim, false)),
+            Self::Quic(None) => {}
+        }
+    }
+
     /// Ready when nobody waits for the answer any more.
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Http2(respond) => respond.poll_reset(cx).map(drop),
-            Self::Quic(Some(sender)) => sender.poll_stopped(cx).map(drop),
+            Self::Quic(Some(sender)) => match sender.poll_flush(cx) {
+                Poll::Ready(Err(_)) => Poll::Ready(()),
+                _ => sender.poll_stopped(cx).map(drop),
+            },
             Self::Quic(None) => Poll::Pending,
         }
     }

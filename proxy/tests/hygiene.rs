@@ -40,7 +40,6 @@ async fn ambiguous_requests_are_refused_and_their_connection_closed() {
     let mesh = Mesh::start(&Setup::over(Transport::Tcp), &[(8080, Protocol::Http, application.address)]).await;
     let address = mesh.ways_in[&8080];
     let long = "a".repeat(17 << 10);
-    let many = "x-a: 1\r\n".repeat(300);
     let wide = format!("x-a: {}\r\n", "a".repeat(70 << 10));
     let cases: Vec<(&str, String, &str)> = vec![
         ("two Hosts", "GET /who HTTP/1.1\r\nHost: web.mesh\r\nHost: db.mesh\r\n\r\n".into(), "400"),
@@ -53,6 +52,12 @@ async fn ambiguous_requests_are_refused_and_their_connection_closed() {
         ("a blank before the colon", "GET /who HTTP/1.1\r\nHost: web.mesh\r\nx-a : 1\r\n\r\n".into(), "400"),
         ("a name that is none", "GET /who HTTP/1.1\r\nHost: web.mesh\r\nx a: 1\r\n\r\n".into(), "400"),
         ("two lengths", "POST /echo HTTP/1.1\r\nHost: web.mesh\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab".into(), "400"),
+        ("a length and a coding", "POST /echo HTTP/1.1\r\nHost: web.mesh\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into(), "400"),
+        ("a coding and a length", "POST /echo HTTP/1.1\r\nHost: web.mesh\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n".into(), "400"),
+        ("a bare LF after the request line", "GET /who HTTP/1.1\nHost: web.mesh\r\n\r\n".into(), "400"),
+        ("a bare LF after a field", "GET /who HTTP/1.1\r\nHost: web.mesh\n\r\n".into(), "400"),
+        ("a bare LF at the end", "GET /who HTTP/1.1\r\nHost: web.mesh\r\n\n".into(), "400"),
+        ("bare LFs only", "GET /who HTTP/1.1\nHost: web.mesh\n\n".into(), "400"),
         ("a signed length", "POST /echo HTTP/1.1\r\nHost: web.mesh\r\nContent-Length: +1\r\n\r\na".into(), "400"),
         ("a list of lengths", "POST /echo HTTP/1.1\r\nHost: web.mesh\r\nContent-Length: 1, 1\r\n\r\na".into(), "400"),
         ("an unknown coding", "POST /echo HTTP/1.1\r\nHost: web.mesh\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n".into(), "400"),
@@ -64,7 +69,6 @@ async fn ambiguous_requests_are_refused_and_their_connection_closed() {
         ("a method in small letters", "get /who HTTP/1.1\r\nHost: web.mesh\r\n\r\n".into(), "400"),
         ("TRACE", "TRACE /who HTTP/1.1\r\nHost: web.mesh\r\n\r\n".into(), "405"),
         ("a long target", format!("GET /{long} HTTP/1.1\r\nHost: web.mesh\r\n\r\n"), "414"),
-        ("many fields", format!("GET /who HTTP/1.1\r\nHost: web.mesh\r\n{many}\r\n"), "431"),
         ("wide fields", format!("GET /who HTTP/1.1\r\nHost: web.mesh\r\n{wide}\r\n"), "431"),
         ("not HTTP", "hello\r\n\r\n".into(), "400"),
         ("a version that is none", "GET /who HTTP/3.7\r\nHost: web.mesh\r\n\r\n".into(), "400"),
@@ -93,6 +97,8 @@ async fn chunks_that_servers_read_differently_never_reach_the_application_whole(
         ("a bare LF after the size", "5\nhello\r\n0\r\n\r\n"),
         ("a bare LF after the data", "5\r\nhello\n0\r\n\r\n"),
         ("a LF in an extension", "5;a\nb\r\nhello\r\n0\r\n\r\n"),
+        ("a blank after the size", "5 \r\nhello\r\n0\r\n\r\n"),
+        ("a bare LF in a trailer", "5\r\nhello\r\n0\r\nt: 1\n\r\n"),
         ("a size with a sign", "+5\r\nhello\r\n0\r\n\r\n"),
         ("a size with 0x", "0x5\r\nhello\r\n0\r\n\r\n"),
         ("a size that is too large", "fffffffffffffffff\r\nhello\r\n0\r\n\r\n"),

@@ -1,8 +1,10 @@
 //! Serves HTTP/1.1.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{Method, Request, Response, Version};
@@ -11,12 +13,14 @@ use hyper::server::conn::http1::Builder;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::timeout;
 
+use super::framing::Mark;
+use super::wire::{Notes, Wire, under};
 use super::{Connection, Destination, local, named};
 use crate::body::Body;
 use crate::exchange::{self, Outcome, Tracked};
+use crate::fields::{self, HEAD_LENGTH_MAX};
 use crate::forward::bytes::End as Near;
 use crate::forward::upgrade;
-use crate::net::rejoined::under;
 use crate::net::{Net, Stream};
 use crate::reject::Reject;
 use crate::revoke::Place;
@@ -29,11 +33,19 @@ where
     let worker = connection.worker.clone();
     // One exchange at a time has the place of the connection.
     let place = Arc::new(worker.holds.enter(&worker.recorder));
-    let service = hyper::service::service_fn(move |request| {
-        let (connection, place) = (connection.clone(), place.clone());
-        async move { Ok::<_, Infallible>(respond::<N, S>(connection, place, request).await) }
+    let (wire, notes) = Wire::new(stream);
+    let heads = AtomicU64::new(0);
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        let (connection, place, notes) = (connection.clone(), place.clone(), notes.clone());
+        for mark in notes.marks(heads.fetch_add(1, Ordering::Relaxed)) {
+            match mark {
+                Mark::More(more) => fields::append(request.headers_mut(), more),
+                mark => drop(request.extensions_mut().insert(mark)),
+            }
+        }
+        async move { Ok::<_, Infallible>(respond::<N, S>(connection, (place, notes), request).await) }
     });
-    let serving = builder().serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let serving = builder().serve_connection(TokioIo::new(wire), service).with_upgrades();
     let mut serving = pin!(serving);
     let mut draining = worker.plane.draining.subscribe();
     tokio::select! {
@@ -49,8 +61,8 @@ fn builder() -> Builder {
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .max_header_size(HEADER_LENGTH_MAX)
-        .max_headers(FIELDS_MAX)
+        // What is longer has been refused below.
+        .max_header_size(2 * HEAD_LENGTH_MAX)
         // A caller that has said all may close its half and wait for the answer (RFC 9112, 9.6).
         .half_close(true)
         .auto_date_header(false)
@@ -60,7 +72,7 @@ fn builder() -> Builder {
 
 async fn respond<N: Net, S: Stream>(
     connection: Arc<Connection<N>>,
-    place: Arc<Place>,
+    (place, notes): (Arc<Place>, Arc<Notes>),
     mut request: Request<Incoming>,
 ) -> Response<Tracked> {
     if request.method() == Method::CONNECT {
@@ -77,7 +89,15 @@ async fn respond<N: Net, S: Stream>(
             Err(_) => return refused(&Reject::BadRequest("the request's body did not come in time")),
         }
     }
-    let Outcome { response, tunnel } = exchange::http(&connection, &place.hold, head, body).await;
+    let Outcome { response, tunnel } = {
+        let mut exchanged = pin!(exchange::http(&connection, &place.hold, head, body));
+        poll_fn(|cx| {
+            let polled = exchanged.as_mut().poll(cx);
+            place.hold.interims.take().iter().for_each(|interim| notes.inform(interim));
+            polled
+        })
+        .await
+    };
     if let (Some(tunnel), Some(upgraded)) = (tunnel, upgraded) {
         tokio::spawn(async move {
             if let Some(stream) = upgraded.await.ok().and_then(under::<S>) {
@@ -124,10 +144,5 @@ fn refused(reject: &Reject) -> Response<Tracked> {
 
 /// How long a head may take to arrive, and a connection may be idle before it.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest header section, in bytes; longer ones are answered with 431.
-const HEADER_LENGTH_MAX: usize = 64 << 10;
-/// Most fields of a head, beside its length in bytes: hyper makes room for all of them for each message, which is dear.
-/// More in a request are answered with 431.
-pub(crate) const FIELDS_MAX: usize = 256;
 /// Bound on the body of a request that offers an upgrade, which is at most 64 KiB.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(10);

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Connection, End, streams};
-use crate::connect::link::{CONNECTION_WINDOW, FRAME_LENGTH_MAX, HEADER_LENGTH_MAX, LINK_STREAMS_MAX, STREAM_WINDOW};
+use crate::connect::link::{CONNECTION_WINDOW, FRAME_LENGTH_MAX, HEADER_LIST_MAX, LINK_STREAMS_MAX, STREAM_WINDOW};
 use crate::net::Net;
 use crate::stream::{Responder, Source};
 
@@ -21,16 +21,16 @@ pub(crate) async fn serve<N: Net, S>(connection: Arc<Connection<N>>, stream: S, 
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let streams_max = match connection.end() {
-        End::Caller => CALLER_STREAMS_MAX,
-        End::Callee => LINK_STREAMS_MAX,
+    let (streams_max, header_list_max) = match connection.end() {
+        End::Caller => (CALLER_STREAMS_MAX, CALLER_HEADER_LIST_MAX),
+        End::Callee => (LINK_STREAMS_MAX, HEADER_LIST_MAX),
     };
     let mut builder = Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME_LENGTH_MAX)
-        .max_header_list_size(HEADER_LENGTH_MAX)
+        .max_header_list_size(header_list_max)
         .max_concurrent_streams(streams_max)
         .enable_connect_protocol();
     if connection.end() == End::Callee {
@@ -67,6 +67,8 @@ where
 
 /// Exchanges at once on a caller's connection.
 const CALLER_STREAMS_MAX: u32 = 256;
+/// Longest header section of a caller, in bytes as HTTP/2 counts them; longer ones are answered with 431.
+const CALLER_HEADER_LIST_MAX: u32 = 64 << 10;
 /// Exchanges of a link that may have been given up before they were looked at.
 const LINK_RESETS_MAX: usize = 4 * LINK_STREAMS_MAX as usize;
 /// Bound on the first frames.

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use http::header::HOST;
+use http::header::{EXPECT, HOST};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Uri, Version};
 use weft_proto::settings::{EscapedSlashes, UnderscoreHeaders};
 
+use super::framing::Mark;
 use super::host::{Host, in_target};
 use crate::forward::headers::{self, TRACEPARENT};
 use crate::forward::upgrade::Upgrade;
@@ -24,8 +25,12 @@ pub(crate) struct Received {
     /// Whether the application spoke HTTP/2.
     pub(crate) http2: bool,
     pub(crate) upgrade: Option<Upgrade>,
+    /// Whether the caller waits to be told to send the body.
+    pub(crate) expects: bool,
     /// Whether the name of a field holds `_`.
     underscores: bool,
+    /// Whether the target is a host without a path.
+    bare: bool,
 }
 
 /// What a listener or link knows about a request before it is read.
@@ -44,6 +49,11 @@ pub(crate) fn read(
     origin: &Origin<'_>,
     random: &Random,
 ) -> Result<Received, Reject> {
+    let bare = match head.extensions.remove() {
+        Some(Mark::Refused(reject)) => return Err(reject),
+        Some(Mark::BareOptions) => true,
+        Some(Mark::More(_)) | None => false,
+    };
     let http2 = head.version >= Version::HTTP_2;
     if head.method == Method::TRACE {
         return Err(Reject::Method);
@@ -73,8 +83,13 @@ pub(crate) fn read(
     };
     headers::clean_request(&mut head.headers, &seen);
     headers::trace(&mut head.headers, seen.trace, random);
+    let expects = seen.expects && head.version >= Version::HTTP_11;
+    if seen.expects && !expects {
+        // It means nothing from HTTP/1.0 (RFC 9110, 10.1.1).
+        head.headers.remove(EXPECT);
+    }
     let http2 = if origin.from_node { seen.http2 } else { http2 };
-    Ok(Received { head, host, http2, upgrade, underscores: seen.underscores })
+    Ok(Received { head, host, http2, upgrade, expects, underscores: seen.underscores, bare })
 }
 
 /// The host: of the target where it has one, which must be that of `Host`, else of `Host` (RFC 9112, 3.2).
@@ -120,8 +135,7 @@ impl Received {
         match given.as_str() {
             "*" if options => Ok(given.clone()),
             "*" => Err(Reject::BadRequest("the request target '*' is for OPTIONS only")),
-            // An empty path reads as "/", but is not the same.
-            "/" if options && *given != root => Ok(PathAndQuery::from_static("*")),
+            "/" if options && self.bare => Ok(PathAndQuery::from_static("*")),
             "/" => Ok(root),
             text if text.starts_with('?') => PathAndQuery::try_from(format!("/{text}"))
                 .map_err(|_| Reject::BadRequest("the request target is not one")),

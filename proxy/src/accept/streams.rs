@@ -1,7 +1,9 @@
 //! Exchanges that come on streams, of HTTP/2 or of QUIC.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::header::CONTENT_LENGTH;
@@ -48,12 +50,19 @@ async fn exchange<N: Net>(
         }
     };
     let carried = upgrade && head.headers.contains_key(UPGRADE_HEADER);
-    let outcome = tokio::select! {
-        biased;
-        outcome = exchange::http(&connection, &place.hold, head, body) => outcome,
-        () = poll_fn(|cx| responder.poll_gone(cx)) => return,
+    let outcome = {
+        let mut exchanged = pin!(exchange::http(&connection, &place.hold, head, body));
+        poll_fn(|cx| {
+            let polled = exchanged.as_mut().poll(cx);
+            place.hold.interims.take().into_iter().for_each(|interim| responder.inform(interim));
+            match polled {
+                Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+                Poll::Pending => responder.poll_gone(cx).map(|()| None),
+            }
+        })
+        .await
     };
-    let Outcome { response, tunnel } = outcome;
+    let Some(Outcome { response, tunnel }) = outcome else { return };
     let (mut parts, body) = response.into_parts();
     if carried {
         tell(&mut parts.headers, tunnel.as_ref().map(|tunnel| tunnel.protocol.as_ref()));

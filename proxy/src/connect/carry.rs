@@ -9,7 +9,7 @@ use h2::client::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until};
 
-use super::link::{CONNECTION_WINDOW, FRAME_LENGTH_MAX, HEADER_LENGTH_MAX, STREAM_WINDOW, Shared};
+use super::link::{CONNECTION_WINDOW, FRAME_LENGTH_MAX, HEADER_LIST_MAX, STREAM_WINDOW, Shared};
 use super::pulse::{self, Asking, Pulse};
 use super::transport::Over;
 use crate::net::Net;
@@ -28,7 +28,7 @@ where
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME_LENGTH_MAX)
-        .max_header_list_size(HEADER_LENGTH_MAX)
+        .max_header_list_size(HEADER_LIST_MAX)
         .enable_push(false);
     if ends.is_some() {
         // Bounds against servers that break the rules; the other end of a link is a node of the mesh.

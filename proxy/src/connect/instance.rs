@@ -10,10 +10,11 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
+use super::answers::{Answers, Heads, under};
 use super::link::{LinkError, LinkSlot, Way};
-use crate::accept::http1::FIELDS_MAX;
 use crate::body::Upload;
-use crate::net::rejoined::under;
+use crate::fields::HEAD_LENGTH_MAX;
+use crate::interim::Gate;
 use crate::net::{Net, Stream, Watch};
 use crate::worker::Worker;
 
@@ -31,6 +32,7 @@ pub(crate) struct InstanceSlot {
 #[derive(Debug)]
 struct Idle {
     sender: SendRequest<Upload>,
+    heads: Arc<Heads>,
     watch: Option<Watch>,
     since: Instant,
 }
@@ -40,8 +42,11 @@ struct Idle {
 pub(crate) struct Lease {
     slot: Arc<InstanceSlot>,
     sender: Option<SendRequest<Upload>>,
+    pub(crate) heads: Arc<Heads>,
     watch: Option<Watch>,
     idle: Option<Duration>,
+    /// Of an upload that may never have been wanted.
+    gate: Option<Arc<Gate>>,
 }
 
 /// How old a connection may be that was used before.
@@ -68,8 +73,8 @@ pub(crate) async fn lease<N: Net>(
         Reuse::Never => Duration::ZERO,
     };
     if let Some((taken, idle)) = slot.take(age_max) {
-        let Idle { sender, watch, .. } = taken;
-        return Ok(Lease { slot: slot.clone(), sender: Some(sender), watch, idle: Some(idle) });
+        let Idle { sender, heads, watch, .. } = taken;
+        return Ok(Lease { slot: slot.clone(), sender: Some(sender), heads, watch, idle: Some(idle), gate: None });
     }
     Box::pin(dial(worker, slot, limit)).await
 }
@@ -81,11 +86,12 @@ async fn dial<N: Net>(worker: &Worker<N>, slot: &Arc<InstanceSlot>, limit: Durat
     };
     let watch = dialled.watch();
     let mut builder = Builder::new();
-    builder.max_header_size(HEADER_LENGTH_MAX).max_headers(FIELDS_MAX);
-    let made = builder.handshake(TokioIo::new(dialled)).await;
+    builder.max_header_size(HEAD_LENGTH_MAX);
+    let (answers, heads) = Answers::new(dialled);
+    let made = builder.handshake(TokioIo::new(answers)).await;
     let (sender, connection) = made.map_err(|error| LinkError::Unreachable(error.to_string().into()))?;
     tokio::spawn(connection.with_upgrades());
-    Ok(Lease { slot: slot.clone(), sender: Some(sender), watch, idle: None })
+    Ok(Lease { slot: slot.clone(), sender: Some(sender), heads, watch, idle: None, gate: None })
 }
 
 impl InstanceSlot {
@@ -136,6 +142,11 @@ impl Lease {
         self.sender.as_mut().expect("a lease has its connection until its answer is complete")
     }
 
+    /// The answer's head is there. The connection can't be used again where the request's body was not wanted.
+    pub(crate) fn keep_gate(&mut self, gate: Arc<Gate>) {
+        self.gate = Some(gate);
+    }
+
     /// What is below the connection, which has been upgraded.
     pub(crate) fn unwrap(&self, upgraded: Upgraded) -> Result<Box<dyn Stream>, String> {
         (self.slot.under)(upgraded).ok_or_else(|| "the upgraded connection is not the one that was made".to_owned())
@@ -144,12 +155,21 @@ impl Lease {
     /// The answer is complete: the connection may be used again.
     pub(crate) fn end(&mut self) {
         let Some(sender) = self.sender.take() else { return };
-        if sender.is_closed() {
+        if sender.is_closed() || self.gate.as_ref().is_some_and(|gate| gate.is_shut()) {
             return;
         }
         let mut idle = self.slot.idle.lock();
         if idle.len() < IDLE_MAX {
-            idle.push(Idle { sender, watch: self.watch.take(), since: Instant::now() });
+            idle.push(Idle { sender, heads: self.heads.clone(), watch: self.watch.take(), since: Instant::now() });
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // Else the connection would wait for the rest of the request.
+        if let Some(gate) = self.gate.take() {
+            gate.abandon();
         }
     }
 }
@@ -160,5 +180,3 @@ pub(crate) const RACE: Duration = Duration::from_millis(100);
 const IDLE_MAX: usize = 256;
 /// How long an idle connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest header section of an answer, in bytes.
-const HEADER_LENGTH_MAX: usize = 64 << 10;

@@ -324,8 +324,9 @@ pub(crate) const STREAM_WINDOW: u32 = 256 << 10;
 pub(crate) const CONNECTION_WINDOW: u32 = LINK_STREAMS_MAX * STREAM_WINDOW;
 /// Longest frame, in bytes.
 pub(crate) const FRAME_LENGTH_MAX: u32 = 64 << 10;
-/// Longest header section, in bytes.
-pub(crate) const HEADER_LENGTH_MAX: u32 = 64 << 10;
+/// Longest header section that is taken from nodes and instances, in bytes as HTTP/2 counts them: each field counts 32
+/// beside its own (RFC 9113, 6.5.2), and one of 64 KiB in HTTP/1.1 may have thousands of fields.
+pub(crate) const HEADER_LIST_MAX: u32 = 1 << 20;
 /// Age at which a link takes no new exchanges, so that renewed certificates come into use well before the old ones end.
 const LINK_AGE_MAX: Duration = Duration::from_hours(1);
 /// Links retire spread over this many milliseconds.

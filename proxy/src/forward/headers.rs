@@ -38,6 +38,8 @@ pub(crate) struct Seen {
     connection: bool,
     hop: bool,
     te: bool,
+    /// The caller waits to be told before it sends the body.
+    pub(crate) expects: bool,
     ours: bool,
 }
 
@@ -50,6 +52,7 @@ pub(crate) fn look(headers: &HeaderMap) -> Seen {
             "connection" => seen.connection = true,
             "upgrade" => seen.upgrade = true,
             "te" => seen.te = true,
+            "expect" => seen.expects |= value.as_bytes().eq_ignore_ascii_case(b"100-continue"),
             "transfer-encoding" => seen.encodings = seen.encodings.saturating_add(1),
             "keep-alive" | "proxy-connection" | "proxy-authorization" | "proxy-authenticate" | "http2-settings" => {
                 seen.hop = true;

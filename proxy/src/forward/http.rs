@@ -9,6 +9,7 @@ use http_body::Body as HttpBody;
 use weft_proto::service::Protocol;
 
 use super::bytes::End as Far;
+use super::inform::Informed;
 use super::upgrade::Upgrade;
 use super::{headers, http1, multiplexed};
 use crate::accept;
@@ -26,6 +27,7 @@ pub(crate) struct Outgoing {
     head: Option<Parts>,
     pub(crate) host: Arc<Host>,
     pub(crate) upload: Upload,
+    pub(super) informed: Informed,
     /// Whether an instance whose port does not say is spoken to in HTTP/2.
     pub(crate) http2: bool,
     /// Whether it may be sent twice.
@@ -94,10 +96,10 @@ fn introduce(parts: &mut Parts, relation: &Relation) {
 }
 
 impl Outgoing {
-    pub(crate) fn new(received: accept::request::Received, upload: Upload) -> Self {
+    pub(crate) fn new(received: accept::request::Received, upload: Upload, informed: Informed) -> Self {
         let accept::request::Received { head, host, http2, upgrade, .. } = received;
         let idempotent = head.method.is_idempotent() && upgrade.is_none();
-        Self { head: Some(head), host, upload, http2, idempotent, upgrade }
+        Self { head: Some(head), host, upload, informed, http2, idempotent, upgrade }
     }
 
     /// Which connections that were used before it may be sent on.

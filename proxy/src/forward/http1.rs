@@ -12,6 +12,7 @@ use super::http::{Answer, Outgoing, Taken};
 use super::upgrade::{self, Asked};
 use crate::body::{Body, Upload};
 use crate::connect::instance::{Lease, RACE};
+use crate::fields;
 use crate::reject::Reject;
 use crate::retry::{Again, Failure};
 
@@ -36,11 +37,20 @@ pub(crate) async fn send(
     parts.headers.insert(HOST, outgoing.host.value.clone());
     let expected = outgoing.upgrade.as_ref().map(|upgrade| upgrade.ask(&mut parts));
     let request = Request::from_parts(parts, std::mem::take(&mut outgoing.upload));
+    lease.heads.expect(&outgoing.informed);
     match lease.sender().try_send_request(request).await {
-        Ok(response) => match expected {
-            Some(expected) => Box::pin(upgraded(response, lease, &expected)).await,
-            None => Ok(Answer { response: response.map(|body| Body::instance(body, lease)), tunnel: None }),
-        },
+        Ok(mut response) => {
+            if let Some(surplus) = lease.heads.answered() {
+                fields::append(response.headers_mut(), surplus);
+            }
+            if let Some(gate) = outgoing.informed.answered(response.status()) {
+                lease.keep_gate(gate);
+            }
+            match expected {
+                Some(expected) => Box::pin(upgraded(response, lease, &expected)).await,
+                None => Ok(Answer { response: response.map(|body| Body::instance(body, lease)), tunnel: None }),
+            }
+        }
         Err(mut error) => Err(match error.take_message() {
             Some(request) => {
                 give_back(outgoing, request);
@@ -48,6 +58,7 @@ pub(crate) async fn send(
             }
             // The instance closed an idle connection just when it was used again. Asking twice does no harm here.
             None if repeatable => Failure { reject: Reject::Broken(error.error().to_string()), again: Again::Fresh },
+            None if error.error().is_parse_too_large() => Failure::never(Reject::AnswerTooLong),
             None => Failure::broken(error.error().to_string()),
         }),
     }

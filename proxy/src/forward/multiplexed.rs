@@ -54,12 +54,12 @@ pub(crate) async fn send(
             sink.bytes(upgrade.body().clone()).map_err(|fault| failure(&fault))?;
             poll_fn(|cx| sink.poll_flush(cx)).await.map_err(|fault| failure(&fault))?;
         }
-        let response = response.await.map_err(|fault| outgoing.lost(&ticket, &fault))?;
+        let response = outgoing.informed.listen(response).await.map_err(|fault| outgoing.lost(&ticket, &fault))?;
         ticket.answered();
         return Ok(tunnelled(response, sink, ticket));
     }
     if empty {
-        let response = response.await.map_err(|fault| outgoing.lost(&ticket, &fault))?;
+        let response = outgoing.informed.listen(response).await.map_err(|fault| outgoing.lost(&ticket, &fault))?;
         ticket.answered();
         return Ok(answer(response, ticket, None));
     }
@@ -131,7 +131,8 @@ async fn with_body(
     outgoing: &mut Outgoing,
 ) -> Result<Answer, Failure> {
     let mut pipe = Pipe::new(std::mem::take(&mut outgoing.upload), sink);
-    let mut response = pin!(response);
+    let informed = outgoing.informed.clone();
+    let mut response = pin!(informed.listen(response));
     let mut sending = true;
     let result = poll_fn(|cx| {
         if sending {

@@ -5,8 +5,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Stream;
@@ -21,13 +19,6 @@ impl<S> Rejoined<S> {
     pub(crate) fn new(first: Bytes, stream: S) -> Self {
         Self { stream, first }
     }
-}
-
-/// The stream below an upgraded connection that was served or made on an `S`, so that it can be ended as one.
-pub(crate) fn under<S: Stream>(upgraded: Upgraded) -> Option<Box<dyn Stream>> {
-    let parts = upgraded.downcast::<TokioIo<S>>().ok()?;
-    let stream = parts.io.into_inner();
-    Some(if parts.read_buf.is_empty() { Box::new(stream) } else { Box::new(Rejoined::new(parts.read_buf, stream)) })
 }
 
 impl<S: Stream> Stream for Rejoined<S> {

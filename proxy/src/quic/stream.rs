@@ -16,8 +16,8 @@ const DATA: u64 = 0x0;
 const HEADERS: u64 = 0x1;
 /// The last part of a body: nothing follows.
 const LAST_DATA: u64 = 0x2;
-/// Longest head, in bytes.
-const HEAD_LENGTH_MAX: u64 = 64 << 10;
+/// Longest head, in bytes. One of 64 KiB in HTTP/1.1 may have thousands of fields, each with its lengths.
+const HEAD_LENGTH_MAX: u64 = 256 << 10;
 /// Bytes taken from the connection at once.
 const CHUNK_LENGTH_MAX: usize = 64 << 10;
 
@@ -235,7 +235,7 @@ impl Receiver {
                     }
                 }
                 Some((HEADERS, _, length)) if length > HEAD_LENGTH_MAX => {
-                    return Poll::Ready(Err(StreamError::Malformed("a head longer than 64 KiB")));
+                    return Poll::Ready(Err(StreamError::Malformed("a head longer than 256 KiB")));
                 }
                 Some((HEADERS, head_length, length)) if self.buffer.len() as u64 >= head_length as u64 + length => {
                     self.buffer.advance(head_length);

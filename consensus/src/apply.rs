@@ -25,9 +25,10 @@ pub const PORTS_MAX: usize = 64;
 const TOKEN_KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 /// How long a certificate that has ended is still known: 1 h.
 const CERTIFICATE_KEPT_MS: u64 = 60 * 60 * 1000;
-/// Services' loopback addresses: 127.64.0.0/10.
-const ADDRESSES_BASE: u32 = u32::from_be_bytes([127, 64, 0, 0]);
-const ADDRESSES_COUNT: u32 = 1 << 22;
+/// Services' loopback addresses: the first one, and the length of the prefix that all share.
+pub const ADDRESSES: (std::net::Ipv4Addr, u8) = (std::net::Ipv4Addr::new(127, 64, 0, 0), 10);
+const ADDRESSES_BASE: u32 = ADDRESSES.0.to_bits();
+const ADDRESSES_COUNT: u32 = 1 << (32 - ADDRESSES.1);
 
 /// Applies a proposal at an index. The answer to one that was applied before is the one that it got then, with the index
 /// that it has had since: others may have been decided in between.

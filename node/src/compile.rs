@@ -31,8 +31,33 @@ pub struct Site {
     pub zone: String,
     /// Which services' loopback addresses to listen on.
     pub loopback: Loopback,
+    /// Where connections to them arrive, if they all arrive at one place.
+    pub captured: Option<SocketAddr>,
     /// Further listeners.
     pub binds: Vec<Bind>,
+}
+
+impl Site {
+    /// Which services callers of this host reach at their loopback addresses, for a person.
+    pub fn loopback(&self) -> String {
+        match (&self.loopback, self.captured) {
+            (Loopback::Off, _) => "off".to_owned(),
+            (Loopback::Quiet(..) | Loopback::All, Some(_)) => "every service; no port is listened on".to_owned(),
+            (Loopback::Quiet(first, last), None) => {
+                format!("ports {first} to {last} alone, without CAP_NET_ADMIN; others through the forward proxy")
+            }
+            (Loopback::All, None) => "every service".to_owned(),
+            (Loopback::Only(services), _) => services.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        }
+    }
+
+    /// Whether callers of this host reach a service's port at its loopback address.
+    fn serves(&self, service: &ServiceName, port: u16) -> bool {
+        match &self.loopback {
+            Loopback::Quiet(..) => self.captured.is_some() || self.loopback.listens(service, port),
+            loopback => loopback.listens(service, port),
+        }
+    }
 }
 
 /// Compiles. An error names the resource that cannot be enforced; the table in force stays.
@@ -107,7 +132,7 @@ fn describe_service(
         name: name.clone(),
         labels: resource.map(|resource| resource.labels.clone()).unwrap_or_default(),
         address: (site.loopback != Loopback::Off).then_some(address),
-        listened: ports.iter().map(|port| port.port).filter(|port| site.loopback.listens(name, *port)).collect(),
+        listened: ports.iter().map(|port| port.port).filter(|port| site.serves(name, *port)).collect(),
         ports,
         settings,
         endpoints: Vec::new(),

@@ -1,5 +1,6 @@
 //! The real world: the host's sockets, disk, clock and entropy. Nothing else in the node touches them.
 
+mod capture;
 pub mod disk;
 mod listening;
 pub mod owner;
@@ -9,15 +10,17 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use weft_consensus::apply::ADDRESSES;
 use weft_consensus::disk::Disk;
 use weft_proto::UnixMillis;
 use weft_proxy::net::host::HostNet;
 
 use crate::registry::Names;
 use crate::world::World;
+use capture::Capture;
 use owner::Owners;
 
 /// The host that this process runs on.
@@ -25,6 +28,7 @@ use owner::Owners;
 pub struct HostWorld {
     net: HostNet,
     disk: Arc<dyn Disk>,
+    capture: Arc<OnceLock<Capture>>,
 }
 
 impl HostWorld {
@@ -32,7 +36,7 @@ impl HostWorld {
     pub fn new(disk: Arc<dyn Disk>) -> io::Result<Self> {
         let owners = Owners::new()?;
         let net = HostNet::new(Arc::new(move |ours, theirs| owners.owner(ours, theirs)));
-        Ok(Self { net, disk })
+        Ok(Self { net, disk, capture: Arc::default() })
     }
 }
 
@@ -62,6 +66,24 @@ impl World for HostWorld {
 
     fn listens(&self, address: SocketAddr) -> Option<bool> {
         listening::on(address)
+    }
+
+    fn capture(&self) -> Option<SocketAddr> {
+        match Capture::open(ADDRESSES) {
+            Ok(opened) => {
+                let address = self.capture.get_or_init(|| opened).address;
+                self.net.capture(address);
+                Some(address)
+            }
+            Err(error) => {
+                tracing::info!(
+                    %error,
+                    "services' addresses are not captured on this host, which takes CAP_NET_ADMIN and one node a host; \
+                     their ports are listened on as --loopback says"
+                );
+                None
+            }
+        }
     }
 
     fn fill(&self, bytes: &mut [u8]) {

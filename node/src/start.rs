@@ -31,7 +31,7 @@ use crate::authority;
 use crate::book::Book;
 use crate::certificates::certified_all;
 use crate::compile::Site;
-use crate::config::Config;
+use crate::config::{Config, Loopback};
 use crate::control::{ConsensusPeers, Control, GossipLinks};
 use crate::issue::Issuer;
 use crate::join::JoinError;
@@ -183,10 +183,10 @@ async fn wire_up<W: World>(
     let ears = Ears { world: &world, store: &store, book: &book, address: host.address, keys: keys.clone() };
     let gossip = Arc::new(ears.open(&trust_domain, first, links, &replica).await?);
 
-    let site = site(&config, &name, host.address);
+    let site = site(&config, &world, &name, host.address);
     let (records, recorded) = mpsc::channel(RECORDS_MAX);
     let (handovers, handed) = mpsc::channel::<Handover<W::Net>>(HANDOVERS_MAX);
-    let (empty, settings) = (empty_table(&site, &trust_domain)?, plane_settings(&config, &world));
+    let (empty, settings) = (empty_table(&site, &trust_domain)?, plane_settings(&config, &world, &site));
     let plane = Plane::new(settings, world.net().clone(), identities.clone(), empty, &records, handovers);
 
     let ((told_enforced, enforced), (told_expires, expires)) = (watch::channel(Enforced::default()), watch::channel(0));
@@ -241,7 +241,7 @@ fn open_book(store: &Store, name: &NodeName, address: SocketAddr) -> Result<Book
     Ok(Book::new(peers))
 }
 
-fn site(config: &Config, name: &NodeName, address: SocketAddr) -> Site {
+fn site<W: World>(config: &Config, world: &W, name: &NodeName, address: SocketAddr) -> Site {
     let bind =
         |bind: &crate::config::Bind| Bind { address: bind.address, service: bind.service.clone(), port: bind.port };
     Site {
@@ -249,6 +249,7 @@ fn site(config: &Config, name: &NodeName, address: SocketAddr) -> Site {
         address,
         zone: config.zone.clone(),
         loopback: config.loopback.clone(),
+        captured: if config.loopback == Loopback::Off { None } else { world.capture() },
         binds: config.binds.iter().map(bind).collect(),
     }
 }
@@ -294,10 +295,11 @@ fn empty_table(site: &Site, trust_domain: &TrustDomain) -> Result<Table, StartEr
     Table::build(description, None).map_err(|error| StartError::Consensus(error.to_string()))
 }
 
-fn plane_settings<W: World>(config: &Config, world: &W) -> PlaneSettings {
+fn plane_settings<W: World>(config: &Config, world: &W, site: &Site) -> PlaneSettings {
     PlaneSettings {
         mesh_address: config.listen,
         proxy_address: config.proxy,
+        captured: site.captured,
         workers: config.workers,
         access_sample: config.access_sample,
         transport: config.transport,

@@ -29,6 +29,12 @@ pub trait World: Clone + Send + Sync + 'static {
         None
     }
 
+    /// Sends what processes of this host send to services' loopback addresses to one listener, from now on; where that is
+    /// to be. None where it can't be done: then services' ports have to be listened on.
+    fn capture(&self) -> Option<SocketAddr> {
+        None
+    }
+
     /// Fills the bytes with randomness fit for secrets.
     fn fill(&self, bytes: &mut [u8]);
 }

@@ -30,6 +30,8 @@ pub struct PlaneSettings {
     pub mesh_address: SocketAddr,
     /// Where the forward proxy listens.
     pub proxy_address: Option<SocketAddr>,
+    /// Where connections to services' loopback addresses arrive, if they all arrive at one place.
+    pub captured: Option<SocketAddr>,
     /// Cores.
     pub workers: usize,
     /// Share of access records that are written, 0 to 1.

@@ -43,6 +43,7 @@ pub struct Table {
     deny_by_default: bool,
     policies: Arc<Vec<PolicyDescription>>,
     services: BTreeMap<ServiceName, Arc<Service>>,
+    by_address: BTreeMap<Ipv4Addr, ServiceName>,
 }
 
 /// A service, compiled.
@@ -120,7 +121,9 @@ impl Table {
                 return Err(BuildError::Twice(name));
             }
         }
+        let addressed = |service: &Arc<Service>| Some((service.address?, service.name.clone()));
         Ok(Self {
+            by_address: services.values().filter_map(addressed).collect(),
             generation: GENERATION.fetch_add(1, Ordering::Relaxed),
             index: description.index,
             node_identity: Identity::node(description.trust_domain.clone(), description.node.clone()),
@@ -139,6 +142,21 @@ impl Table {
     /// The service of that name.
     pub fn service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
         self.services.get(name)
+    }
+
+    /// Where callers of this host reach services.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = (&Arc<Service>, ServicePort, SocketAddr)> {
+        self.services.values().flat_map(|service| {
+            service.ports.iter().filter_map(move |port| Some((service, *port, service.listen_address(*port)?)))
+        })
+    }
+
+    /// What callers of this host reach at the address.
+    pub(crate) fn at(&self, address: SocketAddr) -> Option<(&Arc<Service>, ServicePort)> {
+        let IpAddr::V4(ip) = address.ip().to_canonical() else { return None };
+        let service = self.service(self.by_address.get(&ip)?)?;
+        let port = service.port(address.port())?;
+        service.listen_address(port).map(|_| (service, port))
     }
 
     /// Every service, by name.

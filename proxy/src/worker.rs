@@ -73,7 +73,7 @@ impl<N: Net> Worker<N> {
     fn take_up(self: &Arc<Self>, listeners: &mut Listeners) {
         let table = self.plane.table.load_full();
         let settings = &self.plane.settings;
-        let problems = listeners.update(self, &wanted(settings.mesh_address, settings.proxy_address, &table));
+        let problems = listeners.update(self, &wanted(settings, &table));
         if self.index == 0 {
             *self.plane.problems.lock() = problems;
         }

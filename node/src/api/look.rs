@@ -48,6 +48,7 @@ impl<W: World> Node<W> {
             nodes_admitted: state.nodes.len(),
             address: self.site.address.to_string(),
             proxy: self.config.proxy.map(|address| address.to_string()),
+            loopback: self.site.loopback(),
             metrics: self.config.metrics.map(|address| address.to_string()),
             certificate_expires: *self.expires.borrow(),
             problems,

@@ -66,6 +66,9 @@ pub struct Status {
     pub address: String,
     /// Where the forward proxy listens.
     pub proxy: Option<String>,
+    /// Which services callers of this host reach at their loopback addresses.
+    #[serde(default)]
+    pub loopback: String,
     /// Where metrics and health are served.
     pub metrics: Option<String>,
     /// When the first of this node's certificates ends.

@@ -74,6 +74,7 @@ fn status_text(status: &Status, now: u64) -> String {
         ("certificates", moment(status.certificate_expires, now).replacen("in ", "first expires in ", 1)),
         ("links", status.address.clone()),
         ("forward proxy", status.proxy.clone().unwrap_or_else(off)),
+        ("loopback", status.loopback.clone()),
         ("metrics", status.metrics.clone().unwrap_or_else(off)),
         ("version", status.version.clone()),
     ]);
@@ -166,6 +167,7 @@ mod tests {
             nodes_admitted: 3,
             address: "10.0.0.1:7946".into(),
             proxy: None,
+            loopback: "every service".into(),
             metrics: None,
             certificate_expires: 1 + 3_600_000,
             problems: Vec::new(),
@@ -182,6 +184,7 @@ mod tests {
             "enforced index  42, the newest",
             "certificates    first expires in 1h",
             "forward proxy   off",
+            "loopback        every service",
             "all is well",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line:?} is not in\n{text}");

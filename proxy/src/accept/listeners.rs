@@ -12,6 +12,7 @@ use weft_proto::service::{Protocol, ServiceName};
 use super::{Connection, Destination, links, local, named};
 use crate::forward::bytes::End as Near;
 use crate::net::{Accepted, Listener, Net};
+use crate::plane::PlaneSettings;
 use crate::table::Table;
 use crate::task::Aborting;
 use crate::worker::Worker;
@@ -23,6 +24,8 @@ pub(crate) enum Purpose {
     Mesh,
     /// The forward proxy.
     Proxy,
+    /// The ports of all services.
+    Captured,
     /// A port of a service.
     Service(ServiceName, u16, Protocol),
 }
@@ -34,11 +37,12 @@ pub(crate) struct Listeners {
 }
 
 /// Every address that a table and the settings ask for.
-pub(crate) fn wanted(mesh: SocketAddr, proxy: Option<SocketAddr>, table: &Table) -> BTreeMap<SocketAddr, Purpose> {
+pub(crate) fn wanted(settings: &PlaneSettings, table: &Table) -> BTreeMap<SocketAddr, Purpose> {
     let mut wanted = BTreeMap::new();
-    for service in table.services() {
-        for port in &service.ports {
-            if let Some(address) = service.listen_address(*port) {
+    match settings.captured {
+        Some(address) => drop(wanted.insert(address, Purpose::Captured)),
+        None => {
+            for (service, port, address) in table.addresses() {
                 wanted.insert(address, Purpose::Service(service.name.clone(), port.port, port.protocol));
             }
         }
@@ -48,10 +52,10 @@ pub(crate) fn wanted(mesh: SocketAddr, proxy: Option<SocketAddr>, table: &Table)
         let protocol = protocol.map_or(Protocol::Auto, |port| port.protocol);
         wanted.insert(bind.address, Purpose::Service(bind.service.clone(), bind.port, protocol));
     }
-    if let Some(address) = proxy {
+    if let Some(address) = settings.proxy_address {
         wanted.insert(address, Purpose::Proxy);
     }
-    wanted.insert(mesh, Purpose::Mesh);
+    wanted.insert(settings.mesh_address, Purpose::Mesh);
     wanted
 }
 
@@ -89,6 +93,7 @@ fn remedy(address: SocketAddr, purpose: &Purpose, error: &io::Error) -> String {
     let what = match purpose {
         Purpose::Mesh => "links".to_owned(),
         Purpose::Proxy => "the forward proxy".to_owned(),
+        Purpose::Captured => "services' loopback addresses".to_owned(),
         Purpose::Service(service, port, _) => format!("{service} port {port}"),
     };
     let remedy = match error.kind() {
@@ -117,23 +122,31 @@ async fn accept<N: Net>(worker: Arc<Worker<N>>, mut listener: N::Listener, purpo
         };
         let worker = worker.clone();
         let Accepted { stream, ours, theirs } = accepted;
-        let destination = match &purpose {
+        let fixed = match &purpose {
             Purpose::Mesh => {
                 tokio::spawn(links::serve(worker, Accepted { stream, ours, theirs }));
                 continue;
             }
-            Purpose::Proxy => Destination::Named,
-            Purpose::Service(service, port, _) => Destination::Fixed(service.clone(), *port),
+            Purpose::Proxy => Some((Destination::Named, None)),
+            Purpose::Captured => worker
+                .plane
+                .table
+                .load()
+                .at(ours)
+                .map(|(service, port)| (Destination::Fixed(service.name.clone(), port.port), Some(port.protocol))),
+            Purpose::Service(service, port, protocol) => {
+                Some((Destination::Fixed(service.clone(), *port), Some(*protocol)))
+            }
         };
         let mut near = Near::io(stream);
-        let Some(taken) = worker.plane.room.take() else {
+        let (Some((destination, protocol)), Some(taken)) = (fixed, worker.plane.room.take()) else {
             near.abort();
             continue;
         };
         let connection = Connection::local(&worker, destination, (ours, theirs), taken);
-        match &purpose {
-            Purpose::Service(_, _, protocol) => drop(tokio::spawn(local::serve(connection, near, *protocol))),
-            _ => drop(tokio::spawn(named::serve(connection, near))),
+        match protocol {
+            Some(protocol) => drop(tokio::spawn(local::serve(connection, near, protocol))),
+            None => drop(tokio::spawn(named::serve(connection, near))),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr, TcpListener as StdListener};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -42,12 +42,19 @@ pub struct HostNet {
     owner: Owner,
     /// Addresses that were found free of other processes' listeners.
     claimed: Arc<Mutex<BTreeSet<SocketAddr>>>,
+    /// Where connections arrive that went elsewhere.
+    captured: Arc<OnceLock<SocketAddr>>,
 }
 
 impl HostNet {
     /// The host's sockets, with the kernel's answer to who owns one.
     pub fn new(owner: Owner) -> Self {
-        Self { owner, claimed: Arc::default() }
+        Self { owner, claimed: Arc::default(), captured: Arc::default() }
+    }
+
+    /// The kernel sends connections to this address that went elsewhere; their own end is where they went.
+    pub fn capture(&self, address: SocketAddr) {
+        let _ = self.captured.set(address);
     }
 }
 
@@ -71,6 +78,9 @@ impl Net for HostNet {
             claimed.insert(address);
         }
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if self.captured.get() == Some(&address) {
+            socket.set_ip_transparent_v4(true)?;
+        }
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;

@@ -332,6 +332,7 @@ impl<N: Net> TestNode<N> {
         (net, setup): (&N, &Setup),
     ) -> Self {
         let settings = PlaneSettings {
+            captured: None,
             mesh_address,
             proxy_address,
             workers: 1,

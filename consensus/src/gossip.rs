@@ -7,6 +7,7 @@
 //! under a later generation with the same facts.
 
 mod keeper;
+mod parts;
 mod records;
 mod transport;
 mod vet;
@@ -26,7 +27,8 @@ use weft_proto::facts::NodeFacts;
 use weft_proto::identity::NodeName;
 use weft_proto::{RaftId, UnixMillis};
 
-use keeper::{Keeper, VALUE_BYTES_MAX};
+use keeper::Keeper;
+use parts::FACTS_BYTES_MAX;
 use transport::{Inbox, Outboxes};
 
 /// Port: carries gossip to other nodes over authenticated links.
@@ -110,8 +112,8 @@ impl Gossip {
         facts.raft_id = settings.raft_id;
         facts.generation = settings.generation;
         let sealed = records::seal(&facts, &*signer);
-        if sealed.len() > VALUE_BYTES_MAX {
-            let problem = format!("the facts of node {} take {} bytes of {VALUE_BYTES_MAX}", facts.name, sealed.len());
+        if sealed.len() > FACTS_BYTES_MAX {
+            let problem = format!("the facts of node {} take {} bytes of {FACTS_BYTES_MAX}", facts.name, sealed.len());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, problem + ": run fewer services on it"));
         }
         let mut first = settings.remembered.clone();
@@ -165,7 +167,7 @@ impl Gossip {
         let bytes = self.too_large.load(Ordering::Relaxed);
         let text = || {
             format!(
-                "what this node tells of its instances takes {bytes} bytes, and gossip carries {VALUE_BYTES_MAX}: others see what it was before; run fewer services on it"
+                "what this node tells of its instances takes {bytes} bytes, and gossip carries {FACTS_BYTES_MAX}: others see what it was before; run fewer services on it"
             )
         };
         (bytes > 0).then(text)

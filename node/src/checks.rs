@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 use weft_proto::service::ServiceName;
 use weft_proxy::net::Net;
 
@@ -124,7 +124,7 @@ pub async fn watch<N: Net>(
     reports: mpsc::Sender<Report>,
 ) {
     let mut health = Health::default();
-    let mut ticks = Ticks::new(INTERVAL);
+    let mut ticks = Ticks::new(INTERVAL, phase(&service));
     while ticks.next(&reports).await {
         let Some(known) = health.note(run(&net, &targets, &check).await) else { continue };
         if reports.send(Report::new(&service, known)).await.is_err() {
@@ -139,22 +139,35 @@ impl Report {
     }
 }
 
-/// When to look, for as long as somebody takes reports.
-struct Ticks(Interval);
+/// Where within an interval an instance is checked: hundreds on one host are not all to be asked in one moment.
+fn phase(service: &ServiceName) -> Duration {
+    let hash = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    let hashed = service.to_string().bytes().fold(0x811c_9dc5, hash);
+    INTERVAL.mul_f64(f64::from(hashed) / f64::from(u32::MAX))
+}
+
+/// When to look, for as long as somebody takes reports: at once, and then at every interval from the phase on.
+struct Ticks {
+    begun: bool,
+    rest: Interval,
+}
 
 impl Ticks {
-    fn new(every: Duration) -> Self {
-        let mut ticks = interval(every);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self(ticks)
+    fn new(every: Duration, phase: Duration) -> Self {
+        let mut rest = interval_at(Instant::now() + phase, every);
+        rest.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { begun: false, rest }
     }
 
     /// Waits for the next moment; false when nobody takes reports any more.
     async fn next(&mut self, reports: &mpsc::Sender<Report>) -> bool {
+        if !std::mem::replace(&mut self.begun, true) {
+            return !reports.is_closed();
+        }
         tokio::select! {
             biased;
             () = reports.closed() => false,
-            _ = self.0.tick() => true,
+            _ = self.rest.tick() => true,
         }
     }
 }
@@ -243,7 +256,7 @@ pub async fn watch_listening<W: World>(
     reports: mpsc::Sender<Report>,
 ) {
     let mut known = None;
-    let mut ticks = Ticks::new(LISTENING_INTERVAL);
+    let mut ticks = Ticks::new(LISTENING_INTERVAL, phase(&service));
     while ticks.next(&reports).await {
         let silent = targets.iter().find(|target| world.listens(**target) == Some(false)).copied();
         if known == Some(silent) {

@@ -18,6 +18,7 @@ use weft_proto::identity::NodeName;
 
 use view::View;
 
+use super::parts::{self, FACTS_BYTES_MAX, KEYS, VALUE_BYTES_MAX};
 use super::records::{self, Offer, Records};
 use super::transport::{Inbox, Outboxes, Post};
 use super::vet::Gate;
@@ -31,8 +32,8 @@ pub(super) struct Keeper {
     inbox: Arc<Inbox>,
     outboxes: Arc<Outboxes>,
     own: Arc<watch::Sender<NodeFacts>>,
-    /// The newest own facts that fit, signed.
-    sealed: String,
+    /// The newest own facts that fit, signed, in parts.
+    sealed: Vec<String>,
     too_large: Arc<AtomicUsize>,
     live: watch::Sender<LiveFacts>,
     records: Records,
@@ -53,8 +54,8 @@ struct Life {
     handle: ChitchatHandle,
     gate: Arc<Mutex<Gate>>,
     began: Instant,
-    /// The value that was last put into chitchat.
-    set: String,
+    /// The values that were last put into chitchat.
+    set: Vec<String>,
     /// Values as chitchat takes them, before a later one, perhaps a forged one, hides them.
     heard: mpsc::Receiver<(ChitchatId, String)>,
 }
@@ -86,7 +87,7 @@ impl Keeper {
             inbox: Arc::new(inbox),
             outboxes: Arc::new(outboxes),
             own,
-            sealed: String::new(),
+            sealed: Vec::new(),
             too_large: Arc::default(),
             live,
             records: Records::default(),
@@ -157,8 +158,8 @@ impl Keeper {
             catchup_callback: None,
             extra_liveness_predicate: None,
         };
-        let values = vec![(KEY.to_owned(), self.sealed.clone())];
-        let handle = chitchat::spawn_chitchat(config, values, &post).await?;
+        let values = KEYS.iter().zip(&self.sealed).map(|(key, value)| ((*key).to_owned(), value.clone()));
+        let handle = chitchat::spawn_chitchat(config, values.collect(), &post).await?;
         let heard = listen(&*handle.chitchat().lock().await);
         Ok(Life { handle, gate, began: Instant::now(), set: self.sealed.clone(), heard })
     }
@@ -201,8 +202,8 @@ impl Keeper {
     /// Signs `facts`, unless they have grown too large: then the last that fit stay in force.
     fn seal(&mut self, facts: &NodeFacts) {
         let sealed = records::seal(facts, &*self.signer);
-        if sealed.len() <= VALUE_BYTES_MAX {
-            self.sealed = sealed;
+        if sealed.len() <= FACTS_BYTES_MAX {
+            self.sealed = parts::split(&sealed, facts.sequence);
             self.too_large.store(0, Ordering::Relaxed);
             return;
         }
@@ -212,7 +213,7 @@ impl Keeper {
         metrics::counter!("weft_gossip_too_large_total").increment(1);
         tracing::error!(
             bytes = sealed.len(),
-            most = VALUE_BYTES_MAX,
+            most = FACTS_BYTES_MAX,
             "this node's facts are too large for gossip and others see its former ones: run fewer services on it"
         );
     }
@@ -292,12 +293,18 @@ impl Keeper {
         if claimed || state.max_version() > VERSION_MAX {
             return Some(End::Forged(generation));
         }
-        if state.get(KEY) != Some(&life.set) {
+        let forged = |(key, set): (&&str, &String)| state.get(key) != Some(set);
+        if KEYS.iter().zip(&life.set).any(forged) {
             metrics::counter!("weft_gossip_forged_total").increment(1);
             tracing::warn!("another member overwrote this node's facts in gossip; they are restored");
         }
-        state.set(KEY, &self.sealed);
-        life.set.clone_from(&self.sealed);
+        // Parts that are of no use any more are emptied.
+        let mut set = self.sealed.clone();
+        set.resize(life.set.len().max(set.len()), String::new());
+        for (key, value) in KEYS.iter().zip(&set) {
+            state.set(*key, value);
+        }
+        life.set = set;
         None
     }
 
@@ -329,8 +336,9 @@ impl Keeper {
 fn listen(chitchat: &Chitchat) -> mpsc::Receiver<(ChitchatId, String)> {
     let (sender, receiver) = mpsc::channel(HEARD_MAX);
     let own = chitchat.self_chitchat_id().node_id.clone();
-    let listener = chitchat.subscribe_event(KEY, move |event| {
-        if event.key.is_empty() && event.node.node_id != own && event.value.len() <= VALUE_BYTES_MAX {
+    let listener = chitchat.subscribe_event(KEYS[0], move |event| {
+        let whole = event.key.is_empty() && !parts::is_part(event.value);
+        if whole && event.node.node_id != own && event.value.len() <= VALUE_BYTES_MAX {
             let _ = sender.try_send((event.node.clone(), event.value.to_owned()));
         }
     });
@@ -340,7 +348,7 @@ fn listen(chitchat: &Chitchat) -> mpsc::Receiver<(ChitchatId, String)> {
 
 /// Keys that no Weft node sets.
 fn strange_keys(state: &NodeState) -> usize {
-    state.key_values_including_deleted().filter(|(key, value)| *key != KEY || value.is_deleted()).count()
+    state.key_values_including_deleted().filter(|(key, value)| !KEYS.contains(key) || value.is_deleted()).count()
 }
 
 /// Live means: heard of within 8 times the mean gap between heartbeats. chitchat hears of a node
@@ -356,10 +364,6 @@ fn failure_detector(interval: Duration) -> FailureDetectorConfig {
     }
 }
 
-/// The only key.
-pub(super) const KEY: &str = "facts";
-/// Base64 of the signed facts: about 200 instances.
-pub(super) const VALUE_BYTES_MAX: usize = 16 << 10;
 /// How long a dead member is remembered, so that stragglers don't bring it back. It is in digests for half of that.
 const GRACE_PERIOD: Duration = Duration::from_secs(240);
 /// How often refused facts are judged again when nothing else happens.

@@ -2,7 +2,10 @@ use chitchat::{ChitchatId, Serializable as _};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
-use super::keeper::{EXAMINE_EVERY, KEY};
+use super::keeper::EXAMINE_EVERY;
+use super::parts::KEYS;
+use weft_proto::service::{Instance, Protocol, ServicePort};
+
 use super::*;
 
 #[derive(Default)]
@@ -165,6 +168,39 @@ fn enforced(live: &BTreeMap<NodeName, NodeFacts>, name: &str) -> Option<u64> {
     live.get(&name.parse::<NodeName>().expect("must hold")).map(|facts| facts.enforced)
 }
 
+/// So many instances, with names as long as users give them.
+fn instances(count: u16) -> Vec<Instance> {
+    let instance = |n: u16| Instance {
+        service: format!("shop/checkout-{n}").parse().expect("must hold"),
+        ports: vec![ServicePort { port: 8080, protocol: Protocol::Http }],
+        healthy: true,
+        weight: 100,
+    };
+    (0..count).map(instance).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_may_run_many_services() {
+    let mesh = Mesh::of(&["a", "b", "c"]).await;
+    let count = |live: &BTreeMap<NodeName, NodeFacts>, name: &str| {
+        live.get(&name.parse::<NodeName>().expect("must hold")).map(|facts| facts.instances.len())
+    };
+    for many in [400, 2_000, 3, 600, 0] {
+        mesh.node("b").advertise(|facts| facts.instances = instances(many)).await;
+        for name in ["a", "c"] {
+            let time = mesh.wait(name, |live| count(live, "b") == Some(many.into())).await;
+            assert!(time < Duration::from_secs(5), "{name} heard of {many} after {time:?}");
+        }
+        assert_eq!(mesh.node("b").too_large(), None, "{many}");
+    }
+    // What is too much is told, and what was said before stays.
+    mesh.node("b").advertise(|facts| facts.instances = instances(700)).await;
+    mesh.wait("a", |live| count(live, "b") == Some(700)).await;
+    mesh.node("b").advertise(|facts| facts.instances = instances(20_000)).await;
+    mesh.holds(&["a", "c"], Duration::from_secs(10), |live| count(live, "b") == Some(700)).await;
+    assert!(mesh.node("b").too_large().is_some());
+}
+
 #[tokio::test(start_paused = true)]
 async fn facts_arrive_and_the_dead_leave() {
     let mesh = Mesh::of(&["a", "b", "c"]).await;
@@ -208,7 +244,7 @@ async fn a_restart_with_a_clock_behind_is_heard() {
     // The former process signed generation 5000, which "a" knows; the next one starts at 1000.
     mesh.node("a").receive(address("b"), syn(&id("b", 5_000), 5, 1));
     mesh.node("a").receive(address("b"), syn(&id("b", 5_000), 6, 1));
-    mesh.node("a").receive(address("b"), ack(&id("b", 5_000), &[key_value(KEY, &forged, 1)]));
+    mesh.node("a").receive(address("b"), ack(&id("b", 5_000), &[key_value(KEYS[0], &forged, 1)]));
     mesh.wait("a", |live| live.len() == 1).await;
     mesh.start("b", 1).await;
     mesh.node("b").advertise(|facts| facts.enforced = 3).await;
@@ -230,7 +266,7 @@ async fn a_liar_changes_nothing() {
         let about = id("a", known.expect("must hold"));
         for to in ["a", "b"] {
             let lie = |message| mesh.node(to).receive(address("c"), message);
-            lie(ack(&about, &[key_value(KEY, &forged, 100 * round)]));
+            lie(ack(&about, &[key_value(KEYS[0], &forged, 100 * round)]));
             lie(syn(&about, 1 << 30, 1 << 30));
             lie(syn(&about, u64::MAX, u64::MAX));
             lie(syn(&id("stranger", 1), round, round));

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use chitchat::{Chitchat, ChitchatId};
 use weft_proto::identity::NodeName;
 
-use super::KEY;
+use crate::gossip::parts;
 use crate::gossip::records::Records;
 
 /// What chitchat holds at one moment.
@@ -27,11 +27,15 @@ impl View {
         let own = chitchat.self_chitchat_id();
         let live: BTreeSet<&ChitchatId> = chitchat.live_nodes().collect();
         for (id, state) in chitchat.node_states() {
-            let Some(value) = state.get(KEY) else { continue };
             if id.node_id == own.node_id {
-                if id.generation_id > own.generation_id {
-                    self.own_later.push((id.clone(), value.to_owned()));
+                if id.generation_id > own.generation_id
+                    && let Some(value) = parts::join(|key| state.get(key))
+                {
+                    self.own_later.push((id.clone(), value.into_owned()));
                 }
+                continue;
+            }
+            if state.get(parts::KEYS[0]).is_none() {
                 continue;
             }
             if live.contains(id)
@@ -40,8 +44,10 @@ impl View {
                 self.alive.insert(name);
                 self.addresses.insert(id.gossip_advertise_addr);
             }
-            if !records.believes(id, value) {
-                self.unknown.push((id.clone(), value.to_owned()));
+            if let Some(value) = parts::join(|key| state.get(key))
+                && !records.believes(id, &value)
+            {
+                self.unknown.push((id.clone(), value.into_owned()));
             }
         }
     }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::accept::End;
 use crate::identify::Relation;
 use crate::reject::Reject;
-use crate::retry::Tries;
+use crate::retry::{Again, Failure, Tries};
 use crate::route::Route;
 use crate::table::endpoints::Slot;
 use crate::task::Random;
@@ -18,6 +18,8 @@ pub(crate) struct Chosen {
     relation: Arc<Relation>,
     endpoint: Option<usize>,
     here: bool,
+    /// Whether another try may follow.
+    repeats: bool,
 }
 
 /// An exchange under way at an endpoint.
@@ -33,7 +35,7 @@ pub(crate) fn choose(route: &Route, tries: &Tries, random: &Random) -> Result<Ch
     let relation = route.relation();
     if relation.end == End::Callee {
         let healthy = relation.instance.is_some_and(|(_, healthy)| healthy);
-        let chosen = Chosen { relation: relation.clone(), endpoint: None, here: true };
+        let chosen = Chosen { relation: relation.clone(), endpoint: None, here: true, repeats: false };
         return if healthy { Ok(chosen) } else { Err(Reject::NoInstance) };
     }
     let eligible = |index: usize| route.permit().here() || !relation.service.endpoints[index].here;
@@ -42,7 +44,7 @@ pub(crate) fn choose(route: &Route, tries: &Tries, random: &Random) -> Result<Ch
     match picked {
         Some(endpoint) => {
             let here = relation.service.endpoints[endpoint].here;
-            Ok(Chosen { relation: relation.clone(), endpoint: Some(endpoint), here })
+            Ok(Chosen { relation: relation.clone(), endpoint: Some(endpoint), here, repeats: tries.may_repeat() })
         }
         None => Err(Reject::NoInstance),
     }
@@ -98,6 +100,13 @@ impl Chosen {
         self.here
     }
 
+    /// Whether a failed try may be followed by one of an endpoint that nothing speaks against.
+    pub(crate) fn has_spare(&self) -> bool {
+        let now = Instant::now();
+        let sound = |index: &&usize| Some(**index) != self.endpoint && !self.relation.slot(**index).avoided(now);
+        self.repeats && self.relation.candidates.iter().any(|index| sound(&index))
+    }
+
     /// Counts the try until it ends.
     pub(crate) fn flight(&self) -> Option<Flight> {
         let endpoint = self.endpoint?;
@@ -109,6 +118,13 @@ impl Chosen {
     pub(crate) fn failed(&self) {
         if let Some(endpoint) = self.endpoint {
             self.relation.slot(endpoint).fail(Instant::now());
+        }
+    }
+
+    /// The try failed: the endpoint is avoided where it is to blame.
+    pub(crate) fn blame(&self, failure: &Failure) {
+        if failure.reject == Reject::NoInstance || failure.again == Again::Lost {
+            self.failed();
         }
     }
 }

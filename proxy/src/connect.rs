@@ -97,9 +97,10 @@ async fn link<N: Net>(worker: &Arc<Worker<N>>, chosen: &Chosen, limit: Duration)
             address: relation.service.endpoints[index].description.address,
         })
     });
-    // One that could not be reached lately is probed by an exchange that somebody waits for.
-    let probes = relation.slot(index).has_failed();
-    let limit = if probes { limit.min(PROBE_TIMEOUT) } else { limit };
+    // One that could not be reached lately is probed by an exchange that somebody waits for; and where there are others the
+    // host may have gone without a word.
+    let hurries = relation.slot(index).has_failed() || chosen.has_spare();
+    let limit = if hurries { limit.min(HURRIED_TIMEOUT) } else { limit };
     link::ticket(worker, slot, limit).await.map_err(|error| failed(chosen, error))
 }
 
@@ -157,5 +158,5 @@ impl<N: Net> Worker<N> {
     }
 }
 
-/// Bound on reaching an endpoint that could not be reached before.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bound on reaching an endpoint that could not be reached before, or in whose place another may be tried.
+const HURRIED_TIMEOUT: Duration = Duration::from_secs(1);

@@ -23,7 +23,7 @@ use crate::forward::inform::Informed;
 use crate::net::Net;
 use crate::record::Open;
 use crate::reject::Reject;
-use crate::retry::{Again, Tries};
+use crate::retry::Tries;
 use crate::revoke::{Hold, revocable};
 use crate::route::Route;
 use crate::{authorize, balance, connect, forward, identify, route};
@@ -154,9 +154,7 @@ async fn attempt<N: Net>(
             Ok(upstream) => match forward::http::send(route, upstream, outgoing, tries.may_repeat()).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => {
-                    if failure.reject == Reject::NoInstance || failure.again == Again::Lost {
-                        chosen.failed();
-                    }
+                    chosen.blame(&failure);
                     failure
                 }
             },

@@ -117,7 +117,10 @@ async fn run_stream<N: Net>(
                     open.streaming(&relation.series);
                     return Ok((far, route.settings().idle_timeout));
                 }
-                Err(failure) => failure,
+                Err(failure) => {
+                    chosen.blame(&failure);
+                    failure
+                }
             },
         };
         tries.again(failure, &worker.recorder.random).await?;

@@ -75,14 +75,18 @@ pub(crate) enum Purpose {
     Probe,
 }
 
-/// Opens an opaque stream to what the authority names (RFC 9113, 8.5).
+/// Opens an opaque stream to what the authority names (RFC 9113, 8.5). Nothing of the caller's has been sent before the
+/// answer, so that another try does no harm where the link was lost under this one.
 pub(crate) async fn connect(
     ticket: &mut Ticket,
     authority: &http::uri::Authority,
     purpose: Purpose,
 ) -> Result<End, Failure> {
     let (response, sink) = open(ticket.opener(), authority, purpose).await.map_err(|fault| failure(&fault))?;
-    let response = response.await.map_err(|fault| failure(&fault))?;
+    let response = response.await.map_err(|fault| match ticket.is_lost() {
+        true => Failure::lost(fault.to_string()),
+        false => failure(&fault),
+    })?;
     ticket.answered();
     if response.status().is_success() {
         return Ok(End::stream(response.into_body(), sink));

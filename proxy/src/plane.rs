@@ -15,7 +15,7 @@ use weft_proto::UnixMillis;
 use weft_proto::identity::Identity;
 use weft_proto::service::ServiceName;
 
-use crate::accept::room::Room;
+use crate::accept::room::{Room, Strangers};
 use crate::explain::{self, Explanation};
 use crate::identify::NO_ADDRESS;
 use crate::net::Net;
@@ -100,6 +100,7 @@ pub struct Plane<N: Net> {
     pub(crate) recorders: Vec<Arc<Recorder>>,
     pub(crate) problems: Mutex<BTreeMap<SocketAddr, String>>,
     pub(crate) room: Arc<Room>,
+    pub(crate) strangers: Arc<Strangers>,
     workers: Mutex<Vec<Arc<Worker<N>>>>,
 }
 
@@ -120,6 +121,7 @@ impl<N: Net> Plane<N> {
         let plane = Arc::new(Self {
             recorders: (0..settings.workers.max(1)).map(recorder).collect(),
             room: Room::new(settings.connections_max),
+            strangers: Arc::default(),
             settings,
             net,
             identities,

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use rustls::server::Acceptor;
 use tokio::time::timeout;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::quic as quic_exchanges;
+use super::room::Stranger;
 use super::{Connection, Destination, http1, http2};
 use crate::connect::transport::Over;
 use crate::net::{Accepted, Net};
@@ -21,8 +21,10 @@ use crate::worker::Worker;
 /// Serves a connection on TCP.
 pub(crate) async fn serve<N: Net>(worker: Arc<Worker<N>>, accepted: Accepted<N::Stream>) {
     let Accepted { stream, ours, theirs } = accepted;
+    let strangers = &worker.plane.strangers;
+    let Some(stranger) = strangers.take(theirs.ip()) else { return refused(&worker) };
     let acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
-    let Ok(Ok(handshake)) = timeout(HANDSHAKE_TIMEOUT, acceptor).await else { return refused(&worker) };
+    let Ok(Ok(handshake)) = timeout(strangers.patience(), acceptor).await else { return refused(&worker) };
     let control = handshake.client_hello().alpn().and_then(|mut names| {
         names.find_map(|name| match name {
             ALPN_CONTROL => Some(ControlAlpn::Control),
@@ -37,7 +39,7 @@ pub(crate) async fn serve<N: Net>(worker: Arc<Worker<N>>, accepted: Accepted<N::
         }
         return;
     }
-    if data(&worker, handshake, (ours, theirs)).await.is_none() {
+    if data(&worker, (handshake, stranger), (ours, theirs)).await.is_none() {
         refused(&worker);
     }
 }
@@ -48,11 +50,13 @@ fn refused<N: Net>(worker: &Worker<N>) {
 
 async fn data<N: Net>(
     worker: &Arc<Worker<N>>,
-    handshake: StartHandshake<N::Stream>,
+    (handshake, stranger): (StartHandshake<N::Stream>, Stranger),
     addresses: (std::net::SocketAddr, std::net::SocketAddr),
 ) -> Option<()> {
     let config = worker.plane.identities.server_config(&[ALPN_H2, ALPN_H1], Clients::Required);
-    let stream = timeout(HANDSHAKE_TIMEOUT, handshake.into_stream(config)).await.ok()?.ok()?;
+    let patience = worker.plane.strangers.patience();
+    let stream = timeout(patience, handshake.into_stream(config)).await.ok()?.ok()?;
+    drop(stranger);
     let session = stream.get_ref().1;
     let chain = session.peer_certificates()?;
     let peer = tls::peer_identity(chain).ok()?;
@@ -118,6 +122,3 @@ async fn quic_data<N: Net>(worker: &Arc<Worker<N>>, arrived: Arrived) -> Option<
     quic_exchanges::serve(connection, link, worker.plane.instant(expires)).await;
     Some(())
 }
-
-/// Bound on a handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -139,7 +139,8 @@ async fn accept<N: Net>(worker: Arc<Worker<N>>, mut listener: N::Listener, purpo
             }
         };
         let mut near = Near::io(stream);
-        let (Some((destination, protocol)), Some(taken)) = (fixed, worker.plane.room.take()) else {
+        let taken = worker.plane.room.take(|| worker.plane.net.owner(ours, theirs));
+        let (Some((destination, protocol)), Some(taken)) = (fixed, taken) else {
             near.abort();
             continue;
         };

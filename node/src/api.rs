@@ -72,6 +72,7 @@ async fn route<W: World>(node: &Node<W>, request: Request<Incoming>) -> Answer {
         (&Method::DELETE, ["v1", "services", namespace, name]) => {
             json(&node.api_remove_service(&format!("{namespace}/{name}")).await?)
         }
+        (&Method::POST, ["v1", "listen"]) => json(&node.api_listen(&read(body).await?)?),
         (&Method::GET, ["v1", "index"]) => json(&node.api_index().await?),
         (&Method::GET, ["v1", "resources"]) => json(&node.api_resources(&query)?),
         (&Method::POST, ["v1", "resources"]) => {

@@ -3,6 +3,7 @@
 //! `weft up` is the node itself; every other command asks a node that runs, through [`crate::client`].
 
 pub(crate) mod kept;
+mod listen;
 mod look;
 mod resource;
 mod service;
@@ -61,6 +62,8 @@ enum Command {
     /// Services of this host and of the mesh
     #[command(subcommand)]
     Service(service::Service),
+    /// Call services by their loopback addresses from this host
+    Listen(listen::Command),
     /// Apply documents, all or none
     Apply(resource::Apply),
     /// Print documents
@@ -157,6 +160,7 @@ async fn ask(command: Command, context: &Context) -> Ended {
     match command {
         Command::Token(token) => token.execute(context).await,
         Command::Service(service) => service.execute(context).await,
+        Command::Listen(listen) => listen.execute(context).await,
         Command::Apply(apply) => apply.execute(context).await,
         Command::Get(get) => get.execute(context).await,
         Command::Delete(delete) => delete.execute(context).await,

@@ -18,8 +18,8 @@ use weft_proto::resource::Kind;
 use weft_proto::service::ServiceName;
 
 use crate::api::schema::{
-    Applied, ApplyRequest, Enforced, Error, ExplainRequest, Member, Reached, Service, ServiceSpec, Services, Status,
-    Token, TokenCreated, TokenRequest,
+    Applied, ApplyRequest, Enforced, Error, ExplainRequest, Listen, Listened, Member, Reached, Service, ServiceSpec,
+    Services, Status, Token, TokenCreated, TokenRequest,
 };
 
 /// The API's socket within a data directory.
@@ -95,6 +95,11 @@ impl Client {
     /// Registers a service on the node's host.
     pub async fn add_service(&self, spec: &ServiceSpec) -> Called<Service> {
         self.post("/v1/services", spec).await
+    }
+
+    /// Listens on services' loopback addresses of the node's host, or no more.
+    pub async fn listen(&self, request: &Listen) -> Called<Listened> {
+        self.post("/v1/listen", request).await
     }
 
     /// Every service of the mesh.

@@ -1,16 +1,16 @@
 //! Pure: the replicated state, the live facts and this host's services make the description of a table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use weft_consensus::state::State;
+use weft_consensus::state::{ServiceRecord, State};
 use weft_proto::document::{authorization_policy, service_settings};
 use weft_proto::facts::NodeFacts;
 use weft_proto::identity::NodeName;
 use weft_proto::planted::{Bug, planted};
 use weft_proto::policy::DRY_RUN_ANNOTATION;
 use weft_proto::resource::{Kind, Resource, ResourceKey};
-use weft_proto::service::{ServiceName, ServicePort};
+use weft_proto::service::ServiceName;
 use weft_proto::settings::ServiceSettings;
 use weft_proxy::table::authz::PolicyDescription;
 use weft_proxy::table::description::{
@@ -39,16 +39,24 @@ pub struct Site {
 
 impl Site {
     /// Which services callers of this host reach at their loopback addresses, for a person.
-    pub fn loopback(&self) -> String {
-        match (&self.loopback, self.captured) {
+    pub fn loopback(&self, listened: &BTreeSet<ServiceName>) -> String {
+        let names =
+            |names: &BTreeSet<ServiceName>| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let said = match (&self.loopback, self.captured) {
             (Loopback::Off, _) => "off".to_owned(),
             (Loopback::Quiet(..) | Loopback::All, Some(_)) => "every service; no port is listened on".to_owned(),
             (Loopback::Quiet(first, last), None) => {
                 format!("ports {first} to {last} alone, without CAP_NET_ADMIN; others through the forward proxy")
             }
             (Loopback::All, None) => "every service".to_owned(),
-            (Loopback::Only(services), _) => services.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-        }
+            (Loopback::Only(services), _) => names(services),
+        };
+        if listened.is_empty() || self.captures_all() { said } else { format!("{said}; {}", names(listened)) }
+    }
+
+    /// Whether every service is called at its address without a port being listened on.
+    pub fn captures_all(&self) -> bool {
+        self.captured.is_some() && matches!(self.loopback, Loopback::Quiet(..) | Loopback::All)
     }
 
     /// Whether callers of this host reach a service's port at its loopback address.
@@ -69,8 +77,8 @@ pub fn compile(
 ) -> Result<Description, String> {
     let trust_domain = state.trust_domain.clone().ok_or("this node has not received the mesh's state yet")?;
     let mut services = BTreeMap::new();
-    for (name, record) in &state.services {
-        services.insert(name.clone(), describe_service(site, state, name, record.address, &record.ports)?);
+    for name in state.services.keys() {
+        services.insert(name.clone(), describe_service(site, state, name, local.listened.contains(name))?);
     }
     for facts in live.values().filter(|facts| facts.name != site.node) {
         add_endpoints(&mut services, state, facts);
@@ -116,9 +124,10 @@ fn describe_service(
     site: &Site,
     state: &State,
     name: &ServiceName,
-    address: std::net::Ipv4Addr,
-    declared: &[ServicePort],
+    asked_for: bool,
 ) -> Result<ServiceDescription, String> {
+    let ServiceRecord { address, ports: declared, .. } = &state.services[name];
+    let address = *address;
     let key = ResourceKey { kind: Kind::Service, namespace: name.namespace().to_owned(), name: name.name().to_owned() };
     let resource = state.resources.get(&key);
     let settings = resource.map_or(Ok(ServiceSettings::default()), |resource| service_settings(resource))?;
@@ -131,8 +140,8 @@ fn describe_service(
     Ok(ServiceDescription {
         name: name.clone(),
         labels: resource.map(|resource| resource.labels.clone()).unwrap_or_default(),
-        address: (site.loopback != Loopback::Off).then_some(address),
-        listened: ports.iter().map(|port| port.port).filter(|port| site.serves(name, *port)).collect(),
+        address: (asked_for || site.loopback != Loopback::Off).then_some(address),
+        listened: ports.iter().map(|port| port.port).filter(|port| asked_for || site.serves(name, *port)).collect(),
         ports,
         settings,
         endpoints: Vec::new(),

@@ -2,6 +2,7 @@
 
 mod capture;
 pub mod disk;
+pub mod listen;
 mod listening;
 pub mod owner;
 pub mod services;

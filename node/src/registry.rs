@@ -78,6 +78,8 @@ pub struct Local {
     pub refused: BTreeMap<ServiceName, String>,
     /// Faults in what was registered, one line each.
     pub faults: Vec<String>,
+    /// Services whose loopback addresses this host was asked to listen on.
+    pub listened: BTreeSet<ServiceName>,
     /// Whether it was looked what is registered.
     pub read: bool,
 }

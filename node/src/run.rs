@@ -18,10 +18,11 @@ use crate::api::{self, schema::TokenRequest};
 use crate::cli::kept::{Said, keep};
 use crate::config::{Config, Start};
 use crate::os::disk::SledDisk;
+use crate::os::listen::ListenFile;
 use crate::os::services::ServicesDirectory;
 use crate::os::{self, HostWorld};
 use crate::registry::Local;
-use crate::start::{Host, Node, start};
+use crate::start::{Host, Node, Registrar, start};
 use crate::{health, records};
 
 /// Threads of the control plane.
@@ -54,11 +55,15 @@ async fn run_on(config: Config, address: SocketAddr, world: HostWorld) -> anyhow
     let directory = ServicesDirectory::open(config.data_dir.join("services.d"), local.clone())
         .context("services.d cannot be made")?;
     let (adder, remover) = (directory.clone(), directory.clone());
+    let asked = ListenFile::open(config.data_dir.join("listen"), local.clone()).context("the file listen")?;
     let host = Host {
         address,
         local,
-        register: Box::new(move |spec| adder.add(spec)),
-        unregister: Box::new(move |name| remover.remove(name)),
+        registrar: Registrar {
+            register: Box::new(move |spec| adder.add(spec)),
+            unregister: Box::new(move |name| remover.remove(name)),
+            listen: Box::new(move |services, remove| asked.change(services, remove)),
+        },
     };
     let founding = matches!(config.start, Start::Found { .. });
     let (socket, metrics, data_dir) = (config.data_dir.join("weft.sock"), config.metrics, config.data_dir.clone());

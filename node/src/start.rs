@@ -1,6 +1,6 @@
 //! Starting a node: production and simulation call [`start`] alike.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -66,8 +66,7 @@ pub struct Node<W: World> {
     pub(crate) enforced: watch::Receiver<Enforced>,
     pub(crate) expires: watch::Receiver<UnixMillis>,
     pub(crate) renew: Arc<Notify>,
-    pub(crate) register: Register,
-    pub(crate) unregister: Unregister,
+    pub(crate) registrar: Registrar,
     pub(crate) started: Instant,
     tasks: parking_lot::Mutex<JoinSet<()>>,
 }
@@ -77,16 +76,27 @@ pub type Register = Box<dyn Fn(&ServiceSpec) -> Result<ServiceName, Vec<String>>
 /// Takes a service off this host; tells whether it was registered.
 pub type Unregister = Box<dyn Fn(&ServiceName) -> Result<bool, String> + Send + Sync>;
 
+/// Listens on services' loopback addresses, or no more where that is said; tells for which it listens then.
+pub type Listen = Box<dyn Fn(&[ServiceName], bool) -> Result<BTreeSet<ServiceName>, String> + Send + Sync>;
+
 /// What the host gives a node beside its [`World`].
 pub struct Host {
     /// The address at which other nodes reach this one.
     pub address: SocketAddr,
     /// What is registered on this host.
     pub local: watch::Sender<Arc<Local>>,
+    /// Changes it.
+    pub registrar: Registrar,
+}
+
+/// Changes what is registered on a host, and what it listens on.
+pub struct Registrar {
     /// Registers a service.
     pub register: Register,
     /// Takes a service off.
     pub unregister: Unregister,
+    /// Listens on loopback addresses.
+    pub listen: Listen,
 }
 
 /// Why a node does not start.
@@ -205,8 +215,7 @@ async fn wire_up<W: World>(
         enforced,
         expires,
         renew: Arc::default(),
-        register: host.register,
-        unregister: host.unregister,
+        registrar: host.registrar,
         started: Instant::now(),
         tasks: parking_lot::Mutex::default(),
     });

@@ -1,6 +1,7 @@
 //! One simulated host: the shipped node, applications behind it, and callers in front, on a runtime of its own whose
 //! clock only the simulation moves.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use tokio::sync::watch;
 use weft::api::schema::{PortSpec, ServiceSpec};
 use weft::config::{Config, Loopback, Start};
 use weft::registry::{self, Local, Names};
-use weft::start::{Host as HostParts, Node, start};
+use weft::start::{Host as HostParts, Node, Registrar, start};
 use weft::world::World;
 use weft_proto::identity::NodeName;
 use weft_proxy::plane::Transport;
@@ -206,8 +207,11 @@ impl Host {
         HostParts {
             address: SocketAddr::new(SimNet::address(self.id), MESH_PORT),
             local: watch::channel(Arc::new(local)).0,
-            register: Box::new(|_| Err(vec!["not in a simulation".into()])),
-            unregister: Box::new(|_| Ok(false)),
+            registrar: Registrar {
+                register: Box::new(|_| Err(vec!["not in a simulation".into()])),
+                unregister: Box::new(|_| Ok(false)),
+                listen: Box::new(|_, _| Ok(BTreeSet::new())),
+            },
         }
     }
 

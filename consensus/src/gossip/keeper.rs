@@ -80,6 +80,8 @@ impl Keeper {
         own: Arc<watch::Sender<NodeFacts>>,
         live: watch::Sender<LiveFacts>,
     ) -> Self {
+        // What a node said last is heard before it is known to live.
+        let held = settings.remembered.keys().cloned().collect();
         Self {
             settings,
             signer,
@@ -93,7 +95,7 @@ impl Keeper {
             records: Records::default(),
             judged: Instant::now(),
             peers: BTreeSet::new(),
-            held: BTreeSet::new(),
+            held,
             held_until: Instant::now() + HOLD_TIME,
             examined: Instant::now(),
         }

@@ -67,14 +67,24 @@ impl Mesh {
     }
 
     async fn start(&self, name: &str, id: RaftId) {
+        self.start_later(name, id, 1_000, BTreeMap::new()).await;
+    }
+
+    async fn start_later(
+        &self,
+        name: &str,
+        id: RaftId,
+        generation: UnixMillis,
+        remembered: BTreeMap<NodeName, NodeFacts>,
+    ) {
         let settings = GossipSettings {
             name: name.parse().expect("must hold"),
             raft_id: id,
             trust_domain: "mesh.test".into(),
             address: address(name),
-            generation: 1_000,
-            seeds: vec![address("a").to_string()],
-            remembered: Default::default(),
+            generation,
+            seeds: vec![address("a").to_string(), address("b").to_string()],
+            remembered,
             interval: GossipSettings::INTERVAL,
         };
         let link = Arc::new(Link(address(name), Arc::clone(&self.net)));
@@ -166,6 +176,19 @@ fn syn(about: &ChitchatId, heartbeat: u64, version: u64) -> Bytes {
 
 fn enforced(live: &BTreeMap<NodeName, NodeFacts>, name: &str) -> Option<u64> {
     live.get(&name.parse::<NodeName>().expect("must hold")).map(|facts| facts.enforced)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_known_before_a_restart_stays_known() {
+    let mesh = Mesh::of(&["a", "b", "c"]).await;
+    let remembered: BTreeMap<NodeName, NodeFacts> =
+        ["b", "c"].iter().map(|name| (name.parse().expect("must hold"), facts(name, 0))).collect();
+    for generation in [2_000, 3_000, 4_000] {
+        mesh.net.nodes.lock().remove(&address("a"));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        mesh.start_later("a", 0, generation, remembered.clone()).await;
+        mesh.holds(&["a"], Duration::from_secs(10), |live| live.len() == 3).await;
+    }
 }
 
 /// So many instances, with names as long as users give them.

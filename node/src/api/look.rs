@@ -18,7 +18,7 @@ use weft_proto::{Index, UnixMillis};
 use weft_proxy::explain::Explanation;
 
 use super::operations::{Answered, DECISION_TIMEOUT, Failure};
-use super::schema::{Enforced, ExplainRequest, Lagging, Member, Status};
+use super::schema::{Enforced, ExplainRequest, Lagging, Listen, Listened, ListenedService, Member, Status};
 use crate::Node;
 use crate::serve::wait_enforced;
 use crate::world::World;
@@ -27,6 +27,19 @@ use crate::world::World;
 const ENFORCED_TIMEOUT_MAX_MS: u64 = 600_000;
 
 impl<W: World> Node<W> {
+    /// `POST /v1/listen`
+    pub fn api_listen(&self, request: &Listen) -> Answered<Listened> {
+        let names = request.services.iter().map(|name| name.parse::<ServiceName>());
+        let names: Vec<ServiceName> =
+            names.collect::<Result<_, _>>().map_err(|error| Failure::bad(format!("{error}")))?;
+        let listened = (self.registrar.listen)(&names, request.remove).map_err(Failure::internal)?;
+        let state = self.state();
+        let address = |name: &ServiceName| state.services.get(name).map(|record| record.address.to_string());
+        let service =
+            |name: &ServiceName| ListenedService { name: name.to_string(), address: address(name).unwrap_or_default() };
+        Ok(Listened { services: listened.iter().map(service).collect(), captured: self.site.captures_all() })
+    }
+
     /// `GET /v1/status`
     pub fn api_status(&self) -> Status {
         let (status, state) = (self.replica.status().borrow().clone(), self.state());
@@ -48,7 +61,7 @@ impl<W: World> Node<W> {
             nodes_admitted: state.nodes.len(),
             address: self.site.address.to_string(),
             proxy: self.config.proxy.map(|address| address.to_string()),
-            loopback: self.site.loopback(),
+            loopback: self.site.loopback(&self.local.borrow().listened),
             metrics: self.config.metrics.map(|address| address.to_string()),
             certificate_expires: *self.expires.borrow(),
             problems,

@@ -196,8 +196,8 @@ impl<W: World> Node<W> {
 
     /// `POST /v1/services`: written to `services.d/`, then waited for until the mesh has taken or refused it.
     pub async fn api_add_service(&self, spec: ServiceSpec) -> Answered<Service> {
-        let service =
-            (self.register)(&spec).map_err(|faults| Failure::faults("the service is not registered", faults))?;
+        let service = (self.registrar.register)(&spec)
+            .map_err(|faults| Failure::faults("the service is not registered", faults))?;
         let deadline = Instant::now() + DECISION_TIMEOUT;
         let (mut states, mut locals) = (self.replica.state(), self.local.subscribe());
         loop {
@@ -210,7 +210,7 @@ impl<W: World> Node<W> {
                 tokio::select! { biased; _ = states.changed() => {}, _ = locals.changed() => {} }
             });
             if let Some(why) = refused.filter(|why| !why.starts_with("not declared")) {
-                let _ = (self.unregister)(&service);
+                let _ = (self.registrar.unregister)(&service);
                 return Err(Failure::new(StatusCode::CONFLICT, "refused", format!("{service}: {why}")));
             }
             if waited.await.is_err() {
@@ -225,7 +225,7 @@ impl<W: World> Node<W> {
     /// `DELETE /v1/services/{namespace}/{name}`
     pub async fn api_remove_service(&self, name: &str) -> Answered<Value> {
         let service: ServiceName = name.parse().map_err(|error| Failure::bad(format!("{error}")))?;
-        match (self.unregister)(&service) {
+        match (self.registrar.unregister)(&service) {
             Ok(true) => {
                 // Without a majority it is withdrawn later; here it has ended already.
                 let mut states = self.replica.state();

@@ -10,6 +10,7 @@
 //! | `POST /v1/services` | [`ServiceSpec`] → [`Service`] |
 //! | `GET /v1/services` | → [`Services`] |
 //! | `DELETE /v1/services/{namespace}/{name}` | → `{}` |
+//! | `POST /v1/listen` | [`Listen`] → [`Listened`] |
 //! | `POST /v1/resources?dry_run=true` | [`ApplyRequest`] → [`Applied`] |
 //! | `GET /v1/index` | → [`Reached`], after every decision acknowledged anywhere before is applied here |
 //! | `GET /v1/resources?kind=&namespace=&name=` | → `[document]` |
@@ -75,6 +76,36 @@ pub struct Status {
     pub certificate_expires: UnixMillis,
     /// What does not work, and the remedy; one line each. Empty when all is well.
     pub problems: Vec<String>,
+}
+
+/// Services whose loopback addresses this host is to listen on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// Their names; none asks what it listens for.
+    #[serde(default)]
+    pub services: Vec<String>,
+    /// Whether it is to listen for them no more.
+    #[serde(default)]
+    pub remove: bool,
+}
+
+/// Services whose loopback addresses this host was asked to listen on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listened {
+    /// All of them.
+    pub services: Vec<ListenedService>,
+    /// Whether every service is called at its address all the same, without a port that is listened on.
+    pub captured: bool,
+}
+
+/// A service whose loopback address this host was asked to listen on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenedService {
+    /// Its name.
+    pub name: String,
+    /// Its loopback address; empty where the mesh has no such service.
+    pub address: String,
 }
 
 /// One node.

@@ -242,6 +242,47 @@ async fn an_answer_may_have_many_fields() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_framed_twice_is_framed_once() {
+    const TWICE: &str =
+        "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+    let (target, _heard) = scripted(TWICE).await;
+    for transport in [Transport::Tcp, Transport::Quic] {
+        let mesh = Mesh::start(&Setup::over(transport), &[(8080, Protocol::Http, target)]).await;
+        for _ in 0..2 {
+            let told = ask(mesh.ways_in[&8080], "GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n").await.to_ascii_lowercase();
+            assert!(told.starts_with("http/1.1 200") && told.contains("\r\nok\r\n"), "{told:?}");
+            assert!(told.contains("transfer-encoding: chunked") && !told.contains("content-length"), "{told}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn answers_without_a_body_keep_the_length_that_they_tell() {
+    // A 304 may leave it out (RFC 9110, 15.4.5), and the library that writes answers does.
+    for (method, answer, length) in [
+        ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\nETag: \"a\"\r\n\r\n", Some("100")),
+        ("GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 100\r\nETag: \"a\"\r\n\r\n", None),
+        ("GET", "HTTP/1.1 204 No Content\r\nETag: \"a\"\r\n\r\n", None),
+        ("GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nETag: \"a\"\r\n\r\n", Some("0")),
+    ] {
+        let (target, _heard) = scripted(answer).await;
+        for transport in [Transport::Tcp, Transport::Quic] {
+            let mesh = Mesh::start(&Setup::over(transport), &[(8080, Protocol::Http, target)]).await;
+            let mut stream = TcpStream::connect(mesh.ways_in[&8080]).await.expect("connects");
+            for _ in 0..2 {
+                let request = format!("{method} / HTTP/1.1\r\nHost: web.mesh\r\n\r\n");
+                stream.write_all(request.as_bytes()).await.expect("written");
+                let told = self::answer(&mut stream).await.to_ascii_lowercase();
+                assert!(told.starts_with(&answer[..12].to_ascii_lowercase()) && told.contains("etag"), "{told:?}");
+                let found = told.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
+                assert_eq!(found, length, "{method} {answer:?} {transport:?}: {told:?}");
+                assert!(!told.contains("transfer-encoding"), "{told:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_request_whose_body_is_malformed_is_the_callers_fault() {
     let application = application::http().await;
     for protocol in [Protocol::Http, Protocol::Http2] {

@@ -90,6 +90,8 @@ async fn respond<N: Net, S: Stream>(
         }
     }
     let Outcome { response, tunnel } = {
+        // What came too late for an earlier exchange of the connection.
+        drop(place.hold.interims.take());
         let mut exchanged = pin!(exchange::http(&connection, &place.hold, head, body));
         poll_fn(|cx| {
             let polled = exchanged.as_mut().poll(cx);

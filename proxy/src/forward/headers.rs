@@ -120,6 +120,8 @@ fn clean_hop(headers: &mut HeaderMap, seen: &Seen) {
         headers.remove(UPGRADE);
     }
     if seen.encodings > 0 {
+        // Of an answer that has both the coding frames it, and the length is a lie (RFC 9112, 6.3).
+        headers.remove(CONTENT_LENGTH);
         headers.remove(TRANSFER_ENCODING);
     }
     if seen.ours {

@@ -18,7 +18,7 @@ use weft_proxy::table::description::{
 };
 
 use crate::config::Loopback;
-use crate::registry::{CallerClaim, Local};
+use crate::registry::{CallerClaim, Local, is_taken};
 
 /// What does not change while a node runs.
 #[derive(Debug, Clone)]
@@ -83,7 +83,9 @@ pub fn compile(
     for facts in live.values().filter(|facts| facts.name != site.node) {
         add_endpoints(&mut services, state, facts);
     }
-    add_own_endpoints(&mut services, site, local);
+    // What this host runs counts once the mesh has taken it from this node, here as elsewhere.
+    let own: Vec<&ServiceName> = local.services.keys().filter(|name| is_taken(state, &site.node, name)).collect();
+    add_own_endpoints(&mut services, site, local, &own);
     let mut policies = Vec::new();
     for resource in of_kind(state, Kind::AuthorizationPolicy) {
         policies.push(PolicyDescription {
@@ -104,12 +106,7 @@ pub fn compile(
         deny_by_default: state.deny_by_default,
         services: services.into_values().collect(),
         policies,
-        local: local
-            .services
-            .keys()
-            .filter(|name| state.services.contains_key(*name))
-            .map(|name| instance(local, name))
-            .collect(),
+        local: own.into_iter().map(|name| instance(local, name)).collect(),
         callers,
         caller_any,
         binds: site.binds.clone(),
@@ -168,8 +165,13 @@ fn add_endpoints(services: &mut BTreeMap<ServiceName, ServiceDescription>, state
     }
 }
 
-fn add_own_endpoints(services: &mut BTreeMap<ServiceName, ServiceDescription>, site: &Site, local: &Local) {
-    for own in local.services.values() {
+fn add_own_endpoints(
+    services: &mut BTreeMap<ServiceName, ServiceDescription>,
+    site: &Site,
+    local: &Local,
+    own: &[&ServiceName],
+) {
+    for own in own.iter().map(|name| &local.services[*name]) {
         if let Some(service) = services.get_mut(&own.name) {
             service.endpoints.push(EndpointDescription {
                 node: site.node.clone(),

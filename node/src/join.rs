@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use weft_consensus::replica::Replica;
+use weft_proto::UnixMillis;
 use weft_proto::command::{Admission, Command, DIGEST_LENGTH, KEY_LENGTH, NodeKeys, Outcome, Proposal};
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
 use weft_proto::wire::mesh::{JoinLine, JoinRequest, JoinResponse};
@@ -30,7 +31,7 @@ use crate::frame::{self, FRAME_LENGTH_MAX, STRANGER_FRAME_LENGTH_MAX};
 use crate::issue::Issuer;
 use crate::keys::Keys;
 use crate::store::{NodeIdentity, Svid};
-use crate::world::{self, World, random};
+use crate::world::{self, OFFSET_MAX_MS, World, random};
 
 /// What a join line starts with; the number is the version of its form.
 const LINE_PREFIX: &str = "weft1.";
@@ -132,10 +133,25 @@ pub async fn join<W: World>(world: &W, name: &NodeName, keys: Keys, line: &str) 
     let peers = response.addresses.iter().filter_map(|entry| parse_peer(entry)).collect();
     let roots = response.roots.iter().map(|root| root.to_vec()).collect();
     let node = NodeIdentity { name: name.clone(), raft_id: response.raft_id, trust_domain, roots, keys };
+    if let Some(told) = clock_off(world.now(), response.now) {
+        tracing::warn!("{told}");
+    }
     if !node.roots.contains(&root) {
         return Err(JoinError::Answer("it names other roots than the one of the join line".into()));
     }
     Ok(Joined { node, svid: Svid { identity, key, chain }, peers })
+}
+
+/// What is wrong with this host's clock, by that of the node that has just admitted it.
+fn clock_off(own: UnixMillis, other: UnixMillis) -> Option<String> {
+    let off = own.abs_diff(other);
+    let way = if own > other { "ahead of" } else { "behind" };
+    (off > OFFSET_MAX_MS).then(|| {
+        format!(
+            "the clock of this host is {} s {way} that of the node that admitted it: let each host keep time by NTP",
+            off / 1000
+        )
+    })
 }
 
 async fn ask_all<W: World>(
@@ -302,6 +318,7 @@ impl<W: World> Gate<W> {
             certificate_chain: chain.into_iter().map(Into::into).collect(),
             roots: state.roots.iter().map(|root| root.to_vec().into()).collect(),
             addresses,
+            now: self.world.now(),
         })
     }
 
@@ -315,6 +332,13 @@ impl<W: World> Gate<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_is_hours_off_is_told_of() {
+        assert_eq!(clock_off(1_000_000, 1_050_000), None);
+        assert!(clock_off(11_800_000, 1_000_000).is_some_and(|told| told.contains("10800 s ahead of")));
+        assert!(clock_off(1_000_000, 11_800_000).is_some_and(|told| told.contains("10800 s behind")));
+    }
 
     #[test]
     fn a_wrong_clock_is_told_apart_from_a_wrong_mesh() {

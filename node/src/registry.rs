@@ -345,7 +345,7 @@ impl<W: World> Registry<W> {
 }
 
 /// Whether the mesh has taken the service from this node.
-fn is_taken(state: &State, me: &NodeName, name: &ServiceName) -> bool {
+pub(crate) fn is_taken(state: &State, me: &NodeName, name: &ServiceName) -> bool {
     state.services.get(name).is_some_and(|record| record.declared.contains_key(me))
 }
 

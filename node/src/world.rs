@@ -39,6 +39,9 @@ pub trait World: Clone + Send + Sync + 'static {
     fn fill(&self, bytes: &mut [u8]);
 }
 
+/// Wall clocks of hosts may differ by so many milliseconds: a fifth of what certificates are dated back.
+pub(crate) const OFFSET_MAX_MS: u64 = 60_000;
+
 /// The wall clock, for those who know no world.
 pub fn clock(world: &impl World) -> Clock {
     let world = world.clone();

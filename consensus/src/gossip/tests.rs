@@ -191,6 +191,25 @@ async fn what_was_known_before_a_restart_stays_known() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_node_that_restarts_again_and_again_ends_no_life_elsewhere() {
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let mesh = Mesh::of(&names).await;
+    let others: Vec<&str> = names.iter().copied().filter(|name| *name != "c").collect();
+    for restart in 1..=120 {
+        mesh.net.nodes.lock().remove(&address("c"));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        mesh.start_later("c", 2, 1_000 + restart, BTreeMap::new()).await;
+        tokio::time::sleep(Duration::from_millis(if restart % 2 == 0 { 700 } else { 5_000 })).await;
+    }
+    for name in &others {
+        let time = mesh.wait(name, |live| live.len() == names.len()).await;
+        assert!(time < Duration::from_secs(10), "{name} saw all after {time:?}");
+        let own = mesh.node(name).live().borrow()[&name.parse::<NodeName>().expect("must hold")].generation;
+        assert_eq!(own, 1_000, "the life of {name} was ended");
+    }
+}
+
 /// So many instances, with names as long as users give them.
 fn instances(count: u16) -> Vec<Instance> {
     let instance = |n: u16| Instance {

@@ -10,7 +10,7 @@ use weft_proto::identity::NodeName;
 
 use crate::Node;
 use crate::authority::LEAF_LIFETIME_MS;
-use crate::world::World;
+use crate::world::{OFFSET_MAX_MS, World};
 
 /// Something that does not work, and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,8 +37,6 @@ pub const KINDS: [&str; 10] = [
 
 /// Nodes that are not live are named up to so many.
 const NAMED_MAX: usize = 10;
-/// Clocks may differ by so much: a fifth of what certificates are dated back.
-const OFFSET_MAX_MS: u64 = 60_000;
 /// A certificate is renewed at half its life; with less than this left that has failed for long.
 const LIFE_LEFT_MIN_MS: u64 = LEAF_LIFETIME_MS / 4;
 

@@ -34,6 +34,8 @@ pub(crate) struct Outcome {
     pub(crate) response: Response<Tracked>,
     /// What follows on the same connection once the response is out.
     pub(crate) tunnel: Option<Tunnel>,
+    /// Whether the request's body was wanted, if its caller waits to be told so.
+    pub(crate) wanted: bool,
 }
 
 /// An HTTP exchange, up to the head of its answer.
@@ -60,7 +62,7 @@ pub(crate) async fn http<N: Net>(
             let reject = hold.blame(reject);
             open.rejected(&reject);
             let response = reject.response(version, grpc, connection.end() == End::Callee);
-            Outcome { response: response.map(|body| Tracked::new(body, open, None)), tunnel: None }
+            Outcome { response: response.map(|body| Tracked::new(body, open, None)), tunnel: None, wanted: false }
         }
         Ok(done) => done.outcome(open, hold, version),
     }
@@ -191,6 +193,7 @@ fn grpc_timeout(text: &[u8]) -> Option<Duration> {
 
 impl Done {
     fn outcome(self, mut open: Open, hold: &Arc<Hold>, version: Version) -> Outcome {
+        let wanted = self.outgoing.informed.wants();
         let Answer { mut response, tunnel } = self.answer;
         *response.version_mut() = version;
         if let (Some(taken), Some(upgrade)) = (tunnel, &self.outgoing.upgrade) {
@@ -201,11 +204,11 @@ impl Done {
             }
             open.answered(response.status().as_u16());
             let tunnel = Tunnel::new(taken, open, hold, self.idle_timeout);
-            return Outcome { response: response.map(Tracked::untracked), tunnel: Some(tunnel) };
+            return Outcome { response: response.map(Tracked::untracked), tunnel: Some(tunnel), wanted };
         }
         open.answered(response.status().as_u16());
         let deadline = self.deadline;
-        Outcome { response: response.map(|body| Tracked::new(body, open, deadline)), tunnel: None }
+        Outcome { response: response.map(|body| Tracked::new(body, open, deadline)), tunnel: None, wanted }
     }
 }
 

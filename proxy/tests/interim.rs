@@ -130,7 +130,7 @@ async fn the_application_says_whether_it_wants_the_body() {
             let mut stream = TcpStream::connect(unwilling.ways_in[&8080]).await.expect("connects");
             stream.write_all(EXPECTING.as_bytes()).await.expect("written");
             let told = read_until(&mut stream, "no").await;
-            assert!(told.starts_with("HTTP/1.1 417"), "{told}");
+            assert!(told.starts_with("HTTP/1.1 417") && told.contains("connection: close"), "{told}");
             heard.recv().await.expect("a head");
             let record = unwilling.b.record(|record| record.path == "/up").await;
             assert_eq!((record.code, record.fault), (417, ""), "{record:?}");

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{Method, Request, Response, Version};
+use http::header::{CONNECTION, EXPECT};
+use http::{HeaderValue, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -89,7 +90,8 @@ async fn respond<N: Net, S: Stream>(
             Err(_) => return refused(&Reject::BadRequest("the request's body did not come in time")),
         }
     }
-    let Outcome { response, tunnel } = {
+    let expects = head.headers.contains_key(EXPECT) && matches!(body, Body::Http1(_));
+    let Outcome { mut response, tunnel, wanted } = {
         // What came too late for an earlier exchange of the connection.
         drop(place.hold.interims.take());
         let mut exchanged = pin!(exchange::http(&connection, &place.hold, head, body));
@@ -100,6 +102,10 @@ async fn respond<N: Net, S: Stream>(
         })
         .await
     };
+    if expects && !wanted {
+        // Its body may come all the same, or another request: the connection can't go on, and says so (RFC 9110, 10.1.1).
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     if let (Some(tunnel), Some(upgraded)) = (tunnel, upgraded) {
         tokio::spawn(async move {
             if let Some(stream) = upgraded.await.ok().and_then(under::<S>) {

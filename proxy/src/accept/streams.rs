@@ -62,7 +62,7 @@ async fn exchange<N: Net>(
         })
         .await
     };
-    let Some(Outcome { response, tunnel }) = outcome else { return };
+    let Some(Outcome { response, tunnel, .. }) = outcome else { return };
     let (mut parts, body) = response.into_parts();
     if carried {
         tell(&mut parts.headers, tunnel.as_ref().map(|tunnel| tunnel.protocol.as_ref()));

@@ -27,7 +27,7 @@ pub(crate) struct Outgoing {
     head: Option<Parts>,
     pub(crate) host: Arc<Host>,
     pub(crate) upload: Upload,
-    pub(super) informed: Informed,
+    pub(crate) informed: Informed,
     /// Whether an instance whose port does not say is spoken to in HTTP/2.
     pub(crate) http2: bool,
     /// Whether it may be sent twice.

@@ -49,6 +49,11 @@ impl Informed {
         Some(gate.clone())
     }
 
+    /// Whether the body of the request was wanted, or nobody waits to be told.
+    pub(crate) fn wants(&self) -> bool {
+        self.gate.as_ref().is_none_or(|gate| !gate.is_shut())
+    }
+
     /// Waits for the answer, and passes on what comes before it.
     pub(crate) async fn listen(&self, mut answering: Answering) -> Result<Response<Source>, Fault> {
         let response = poll_fn(|cx| {

@@ -227,9 +227,10 @@ mod tests {
         socket.bind(&capture.address.into()).expect("the port is kept");
         socket.listen(8).expect("it listens");
         let listener = TcpListener::from(socket);
-        let called = SocketAddr::from(([127, 200, 3, 4], 8080));
         // Whoever has the port on all addresses keeps it for all others.
-        let other = TcpListener::bind(("0.0.0.0", 8080)).ok();
+        let mut free = (6_000..10_000).filter_map(|port| TcpListener::bind(("0.0.0.0", port)).ok());
+        let other = free.next().expect("a port is free");
+        let called = SocketAddr::from(([127, 200, 3, 4], other.local_addr().expect("bound").port()));
         let mut client = TcpStream::connect(called).expect("it is captured");
         let (mut server, theirs) = listener.accept().expect("it arrives");
         assert_eq!((server.local_addr().expect("ours"), theirs), (called, client.local_addr().expect("theirs")));
@@ -241,7 +242,7 @@ mod tests {
         assert_eq!(&bytes, b"xy");
         drop(other);
         assert!(Capture::open(range).is_err(), "one process a host");
-        let outside = SocketAddr::from(([127, 201, 3, 4], 8081));
+        let outside = SocketAddr::from(([127, 201, 3, 4], called.port()));
         assert!(TcpStream::connect_timeout(&outside, ANSWER_TIME_MAX).is_err(), "nothing else is captured");
         drop(capture);
         drop(listener);

@@ -46,6 +46,8 @@ pub(crate) enum Reject {
     HeadTooLong,
     /// The same of the instance's answer.
     AnswerTooLong,
+    /// OPTIONS that is to be answered by whoever has it now (RFC 9110, 7.6.2).
+    LastHop,
     /// A method that is not passed on.
     Method,
     /// A host that names no service of the mesh.
@@ -77,6 +79,7 @@ impl Reject {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) | Self::Path(_) => StatusCode::BAD_REQUEST,
+            Self::LastHop => StatusCode::OK,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::HeadTooLong => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
@@ -95,6 +98,7 @@ impl Reject {
         match self {
             Self::BadRequest(_) => "bad-request",
             Self::Path(_) => "path-refused",
+            Self::LastHop => "last-hop",
             Self::UriTooLong => "uri-too-long",
             Self::HeadTooLong => "head-too-long",
             Self::AnswerTooLong => "answer-head-too-long",
@@ -117,7 +121,7 @@ impl Reject {
     pub(crate) fn fault(&self) -> Fault {
         match self {
             Self::BadRequest(_) | Self::Path(_) | Self::UriTooLong | Self::Method | Self::Gone => Fault::Caller,
-            Self::UnknownHost(_) | Self::UnknownPort(_) | Self::HeadTooLong => Fault::Caller,
+            Self::UnknownHost(_) | Self::UnknownPort(_) | Self::HeadTooLong | Self::LastHop => Fault::Caller,
             Self::Denied | Self::Revoked | Self::NoCertificate(_) => Fault::Policy,
             _ => Fault::Callee,
         }
@@ -139,6 +143,7 @@ impl Reject {
         match self {
             Self::BadRequest(why) => (*why).into(),
             Self::Path(refusal) => refusal.to_string().into(),
+            Self::LastHop => "Max-Forwards lets this request go no further than the mesh".into(),
             Self::UriTooLong => "the request target is longer than 16 KiB".into(),
             Self::HeadTooLong => "the request's header section is longer than 64 KiB".into(),
             Self::AnswerTooLong => "the header section of the service's answer is longer than 64 KiB".into(),

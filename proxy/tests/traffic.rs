@@ -283,6 +283,25 @@ async fn answers_without_a_body_keep_the_length_that_they_tell() {
 }
 
 #[tokio::test]
+async fn options_go_no_further_than_they_may() {
+    let (target, mut heard) = scripted(OK).await;
+    let mesh = mesh(Protocol::Http, target).await;
+    let ask_with = |hops: &'static str| {
+        let request = format!("OPTIONS / HTTP/1.1\r\nHost: web.mesh\r\nMax-Forwards: {hops}\r\n\r\n");
+        let at = mesh.ways_in[&8080];
+        async move { ask(at, &request).await }
+    };
+    let told = ask_with("0").await;
+    assert!(told.starts_with("HTTP/1.1 200") && told.contains("no further"), "{told}");
+    for (hops, left) in [("5", "max-forwards: 4"), ("1", "max-forwards: 0"), ("x", "max-forwards: x")] {
+        let told = ask_with(hops).await;
+        assert!(told.ends_with("ok"), "{told}");
+        let seen = heard.recv().await.expect("one").to_ascii_lowercase();
+        assert!(seen.contains(left), "{seen}");
+    }
+}
+
+#[tokio::test]
 async fn a_request_whose_body_is_malformed_is_the_callers_fault() {
     let application = application::http().await;
     for protocol in [Protocol::Http, Protocol::Http2] {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use http::header::{EXPECT, HOST};
+use http::header::{EXPECT, HOST, MAX_FORWARDS};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use weft_proto::settings::{EscapedSlashes, UnderscoreHeaders};
 
 use super::framing::Mark;
@@ -82,6 +82,9 @@ pub(crate) fn read(
         false => None,
     };
     headers::clean_request(&mut head.headers, &seen);
+    if head.method == Method::OPTIONS && !origin.from_node {
+        count_down(&mut head.headers)?;
+    }
     headers::trace(&mut head.headers, seen.trace, random);
     let expects = seen.expects && head.version >= Version::HTTP_11;
     if seen.expects && !expects {
@@ -90,6 +93,17 @@ pub(crate) fn read(
     }
     let http2 = if origin.from_node { seen.http2 } else { http2 };
     Ok(Received { head, host, http2, upgrade, expects, underscores: seen.underscores, bare })
+}
+
+/// Counts this hop of an OPTIONS that says how many it may take (RFC 9110, 7.6.2). What is no number says nothing.
+fn count_down(headers: &mut HeaderMap) -> Result<(), Reject> {
+    let left = headers.get(MAX_FORWARDS).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    match left {
+        None => {}
+        Some(0) => return Err(Reject::LastHop),
+        Some(left) => drop(headers.insert(MAX_FORWARDS, HeaderValue::from(left - 1))),
+    }
+    Ok(())
 }
 
 /// The host: of the target where it has one, which must be that of `Host`, else of `Host` (RFC 9112, 3.2).

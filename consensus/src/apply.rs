@@ -208,10 +208,7 @@ fn withdraw_service(state: &mut State, node: &NodeName, service: &ServiceName) -
 
 /// An address that depends on the name alone unless it is taken: the same service gets the same one in a mesh made anew.
 fn allot(state: &State, service: &ServiceName) -> Option<Ipv4Addr> {
-    const FNV_OFFSET: u32 = 0x811c_9dc5;
-    const FNV_PRIME: u32 = 0x0100_0193;
-    let name = service.to_string();
-    let start = name.bytes().fold(FNV_OFFSET, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(FNV_PRIME));
+    let start = service.hash32();
     let taken: std::collections::BTreeSet<Ipv4Addr> = state.services.values().map(|record| record.address).collect();
     (0..ADDRESSES_COUNT)
         .map(|step| Ipv4Addr::from(ADDRESSES_BASE + (start.wrapping_add(step) % ADDRESSES_COUNT)))

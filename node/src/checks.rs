@@ -141,9 +141,7 @@ impl Report {
 
 /// Where within an interval an instance is checked: hundreds on one host are not all to be asked in one moment.
 fn phase(service: &ServiceName) -> Duration {
-    let hash = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
-    let hashed = service.to_string().bytes().fold(0x811c_9dc5, hash);
-    INTERVAL.mul_f64(f64::from(hashed) / f64::from(u32::MAX))
+    INTERVAL.mul_f64(f64::from(service.hash32()) / f64::from(u32::MAX))
 }
 
 /// When to look, for as long as somebody takes reports: at once, and then at every interval from the phase on.

@@ -4,6 +4,7 @@ mod capture;
 pub mod disk;
 pub mod listen;
 mod listening;
+mod netlink;
 pub mod owner;
 pub mod services;
 

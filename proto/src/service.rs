@@ -20,6 +20,13 @@ pub struct ServiceName {
 }
 
 impl ServiceName {
+    /// A number that depends on the name alone: FNV-1a, 32 bits, of its text.
+    pub fn hash32(&self) -> u32 {
+        const OFFSET: u32 = 0x811c_9dc5;
+        const PRIME: u32 = 0x0100_0193;
+        self.to_string().bytes().fold(OFFSET, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(PRIME))
+    }
+
     /// Checks both labels.
     pub fn new(namespace: &str, name: &str) -> Result<Self, NameError> {
         label(namespace, "namespace")?;

@@ -103,8 +103,8 @@ impl Chosen {
     /// Whether a failed try may be followed by one of an endpoint that nothing speaks against.
     pub(crate) fn has_spare(&self) -> bool {
         let now = Instant::now();
-        let sound = |index: &&usize| Some(**index) != self.endpoint && !self.relation.slot(**index).avoided(now);
-        self.repeats && self.relation.candidates.iter().any(|index| sound(&index))
+        let sound = |index: usize| Some(index) != self.endpoint && !self.relation.slot(index).avoided(now);
+        self.repeats && self.relation.candidates.iter().any(|index| sound(*index))
     }
 
     /// Counts the try until it ends.

@@ -18,20 +18,25 @@ pub(crate) fn narrow(head: &[u8]) -> Result<(BytesMut, HeaderMap), NotAField> {
     let (mut kept, mut count, mut surplus) = (BytesMut::with_capacity(head.len()), 0, HeaderMap::new());
     for (at, line) in head.split_inclusive(|byte| *byte == b'\n').enumerate() {
         let text = line.trim_ascii_end();
-        let end = text.iter().position(|byte| *byte == b':').unwrap_or(text.len());
-        let (name, value) = text.split_at(end);
+        let name = text.split(|byte| *byte == b':').next().unwrap_or_default();
         let stays = at == 0 || text.is_empty() || FRAMING.iter().any(|field| field.eq_ignore_ascii_case(name));
         if stays || count < FIELDS_MAX - FRAMING.len() {
             count += usize::from(!stays);
             kept.extend_from_slice(line);
             continue;
         }
-        let value = value.get(1..).ok_or(NotAField)?.trim_ascii();
-        let name = HeaderName::from_bytes(name).map_err(|_| NotAField)?;
-        let value = HeaderValue::from_bytes(value).map_err(|_| NotAField)?;
+        let (name, value) = field(line)?;
         surplus.try_append(name, value).map_err(|_| NotAField)?;
     }
     Ok((kept, surplus))
+}
+
+/// The field of a line.
+pub(crate) fn field(line: &[u8]) -> Result<(HeaderName, HeaderValue), NotAField> {
+    let end = line.iter().position(|byte| *byte == b':').ok_or(NotAField)?;
+    let name = HeaderName::from_bytes(&line[..end]).map_err(|_| NotAField)?;
+    let value = HeaderValue::from_bytes(line[end + 1..].trim_ascii()).map_err(|_| NotAField)?;
+    Ok((name, value))
 }
 
 /// Adds the fields behind those that are there.

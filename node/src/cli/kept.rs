@@ -4,6 +4,7 @@ use std::path::Path;
 use std::{fs, io};
 
 use super::Stopped;
+use crate::os::services::write_whole;
 
 /// Where they are kept, under the data directory: an option and its value on each line.
 pub(crate) const FILE: &str = "up.options";
@@ -62,9 +63,7 @@ pub(crate) fn keep(data_dir: &Path, said: &[Said]) -> io::Result<()> {
     if fs::read_to_string(&path).is_ok_and(|before| before == text) || (text.is_empty() && !path.exists()) {
         return Ok(());
     }
-    let beside = path.with_extension("new");
-    fs::write(&beside, text)?;
-    fs::rename(beside, path)
+    write_whole(&path, &text)
 }
 
 #[cfg(test)]

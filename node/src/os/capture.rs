@@ -10,9 +10,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NLMSG_ERROR, NetlinkBuffer};
+use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_NETFILTER;
-use netlink_sys::{Socket, SocketAddr as KernelAddr};
 use socket2::{Domain, Protocol, Type};
+
+use super::netlink;
 
 /// What is captured, for as long as this lives.
 pub(super) struct Capture {
@@ -36,10 +38,7 @@ impl Capture {
         reserved.set_reuse_port(true)?;
         reserved.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
         let address = reserved.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let mut table = Socket::new(NETLINK_NETFILTER)?;
-        table.bind_auto()?;
-        table.connect(&KernelAddr::new(0, 0))?;
-        socket2::SockRef::from(&table).set_read_timeout(Some(ANSWER_TIME_MAX))?;
+        let table = netlink::open(NETLINK_NETFILTER, ANSWER_TIME_MAX)?;
         let batch = Batch::new(&[
             (NEW_TABLE, NLM_F_CREATE | NLM_F_EXCL, new_table()),
             (NEW_CHAIN, NLM_F_CREATE, new_chain()),
@@ -81,10 +80,7 @@ impl Batch {
             while !rest.is_empty() {
                 let answer = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
                 if answer.message_type() == NLMSG_ERROR {
-                    let code = answer.payload().first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-                    if code != 0 {
-                        return Err(io::Error::from_raw_os_error(code.saturating_neg()));
-                    }
+                    netlink::outcome(answer.payload())?;
                     answered += 1;
                 }
                 let step = (answer.length() as usize).next_multiple_of(ALIGNMENT).min(rest.len());

@@ -16,9 +16,11 @@ use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponseHe
 use netlink_packet_sock_diag::{
     AF_INET, AF_INET6, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY, SockDiagMessage, TCP_LISTEN, TCP_SYN_RECV, TCP_TIME_WAIT,
 };
+use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
-use netlink_sys::{Socket, SocketAddr as KernelAddr};
 use parking_lot::Mutex;
+
+use super::netlink;
 
 /// Looks up the owners of local connections. A lookup takes a lock, so give each runtime its own.
 pub struct Owners {
@@ -85,12 +87,7 @@ struct Netlink {
 
 impl Netlink {
     fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-        socket.bind_auto()?;
-        socket.connect(&KernelAddr::new(0, 0))?;
-        let options = socket2::SockRef::from(&socket);
-        options.set_read_timeout(Some(ANSWER_TIME_MAX))?;
-        options.set_write_timeout(Some(ANSWER_TIME_MAX))?;
+        let socket = netlink::open(NETLINK_SOCK_DIAG, ANSWER_TIME_MAX)?;
         Ok(Self { socket, sequence: 0, buffer: [0; BUFFER_BYTES] })
     }
 
@@ -182,9 +179,10 @@ fn owned(state: u8, inode: u64) -> bool {
 
 /// No such socket is an answer; anything else is not.
 fn refusal(payload: &[u8]) -> io::Result<Option<u32>> {
-    let code = payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-    let error = io::Error::from_raw_os_error(code.saturating_neg());
-    if error.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(error) }
+    match netlink::outcome(payload) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(None),
+    }
 }
 
 // ---- By /proc --------------------------------------------------------------------------------

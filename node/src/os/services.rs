@@ -129,7 +129,7 @@ fn read_file(path: &Path) -> Result<LocalService, Vec<String>> {
 }
 
 /// Writes beside and renames, so that a reader sees the old file or the new one.
-pub(super) fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+pub(crate) fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     let beside = path.with_extension("new");
     let mut file = fs::File::create(&beside)?;
     file.write_all(text.as_bytes())?;

@@ -44,7 +44,7 @@ where
                 mark => drop(request.extensions_mut().insert(mark)),
             }
         }
-        async move { Ok::<_, Infallible>(respond::<N, S>(connection, (place, notes), request).await) }
+        async move { Ok::<_, Infallible>(respond::<N, S>(connection, place, notes, request).await) }
     });
     let serving = builder().serve_connection(TokioIo::new(wire), service).with_upgrades();
     let mut serving = pin!(serving);
@@ -73,7 +73,8 @@ fn builder() -> Builder {
 
 async fn respond<N: Net, S: Stream>(
     connection: Arc<Connection<N>>,
-    (place, notes): (Arc<Place>, Arc<Notes>),
+    place: Arc<Place>,
+    notes: Arc<Notes>,
     mut request: Request<Incoming>,
 ) -> Response<Tracked> {
     if request.method() == Method::CONNECT {

@@ -39,7 +39,7 @@ pub(crate) async fn serve<N: Net>(worker: Arc<Worker<N>>, accepted: Accepted<N::
         }
         return;
     }
-    if data(&worker, (handshake, stranger), (ours, theirs)).await.is_none() {
+    if data(&worker, handshake, stranger, (ours, theirs)).await.is_none() {
         refused(&worker);
     }
 }
@@ -50,7 +50,8 @@ fn refused<N: Net>(worker: &Worker<N>) {
 
 async fn data<N: Net>(
     worker: &Arc<Worker<N>>,
-    (handshake, stranger): (StartHandshake<N::Stream>, Stranger),
+    handshake: StartHandshake<N::Stream>,
+    stranger: Stranger,
     addresses: (std::net::SocketAddr, std::net::SocketAddr),
 ) -> Option<()> {
     let config = worker.plane.identities.server_config(&[ALPN_H2, ALPN_H1], Clients::Required);

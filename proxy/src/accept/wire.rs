@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use http::Response;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use super::framing::{Behind, Framing, Mark, stand_in};
 use crate::fields::{self, NotAField};
 use crate::net::Stream;
-use crate::net::rejoined::Rejoined;
+use crate::net::rejoined::rejoin;
 use crate::reject::Reject;
 
 /// A caller's connection.
@@ -115,12 +115,7 @@ impl<S> Wire<S> {
 pub(crate) fn under<S: Stream>(upgraded: Upgraded) -> Option<Box<dyn Stream>> {
     let parts = upgraded.downcast::<TokioIo<Wire<S>>>().ok()?;
     let wire = parts.io.into_inner();
-    let first = match (parts.read_buf.is_empty(), wire.held.is_empty()) {
-        (true, true) => return Some(Box::new(wire.stream)),
-        (false, true) => parts.read_buf,
-        _ => Bytes::from([&parts.read_buf[..], &wire.held].concat()),
-    };
-    Some(Box::new(Rejoined::new(first, wire.stream)))
+    Some(rejoin(parts.read_buf, &wire.held, wire.stream))
 }
 
 impl<S: AsyncRead + Unpin> Wire<S> {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use bytes::{Buf, BytesMut};
+use http::{HeaderMap, StatusCode};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use crate::fields::{self, FIELDS_MAX, HEAD_LENGTH_MAX};
 use crate::forward::inform::Informed;
 use crate::net::Stream;
-use crate::net::rejoined::Rejoined;
+use crate::net::rejoined::{rejoin, write_through};
 
 /// A connection to an instance.
 pub(crate) struct Answers<S> {
@@ -101,12 +101,7 @@ impl<S> Answers<S> {
 pub(crate) fn under<S: Stream>(upgraded: Upgraded) -> Option<Box<dyn Stream>> {
     let parts = upgraded.downcast::<TokioIo<Answers<S>>>().ok()?;
     let Answers { stream, held, .. } = parts.io.into_inner();
-    let first = match (parts.read_buf.is_empty(), held.is_empty()) {
-        (true, true) => return Some(Box::new(stream)),
-        (false, true) => parts.read_buf,
-        _ => Bytes::from([&parts.read_buf[..], &held].concat()),
-    };
-    Some(Box::new(Rejoined::new(first, stream)))
+    Some(rejoin(parts.read_buf, &held, stream))
 }
 
 /// A whole head.
@@ -142,12 +137,8 @@ fn head(bytes: &[u8]) -> Option<Head> {
 /// The fields of an informational answer, without those that are none.
 fn read(head: &[u8]) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    for line in head.split(|byte| *byte == b'\n').skip(1) {
-        let mut parts = line.splitn(2, |byte| *byte == b':');
-        let (Some(name), Some(value)) = (parts.next(), parts.next()) else { continue };
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value.trim_ascii())) {
-            headers.append(name, value);
-        }
+    for (name, value) in head.split(|byte| *byte == b'\n').skip(1).flat_map(fields::field) {
+        headers.append(name, value);
     }
     headers
 }
@@ -192,31 +183,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Answers<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Answers<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
+write_through!(Answers);
 
 /// Bytes read at once behind what is held.
 const READ_LENGTH: usize = 8 << 10;

@@ -3,6 +3,7 @@
 mod support {
     pub(crate) mod application;
     pub(crate) mod mesh;
+    pub(crate) mod raw;
 }
 
 use std::future::poll_fn;
@@ -18,6 +19,7 @@ use weft_proto::service::Protocol;
 use weft_proxy::plane::Transport;
 
 use support::mesh::{Mesh, Setup, soon};
+use support::raw::read_until;
 
 /// What an application waits for, and what it says then.
 type Steps = &'static [(&'static str, &'static str)];
@@ -52,19 +54,6 @@ async fn stepped(steps: Steps) -> (SocketAddr, UnboundedReceiver<String>) {
 
 async fn mesh(transport: Transport, target: SocketAddr) -> Mesh {
     Mesh::start(&Setup::over(transport), &[(8080, Protocol::Http, target)]).await
-}
-
-/// Reads until the text is there.
-async fn read_until(stream: &mut TcpStream, awaited: &str) -> String {
-    soon(awaited, async {
-        let (mut read, mut chunk) = (String::new(), [0; 4096]);
-        while !read.contains(awaited) {
-            let Ok(count @ 1..) = stream.read(&mut chunk).await else { break };
-            read.push_str(&String::from_utf8_lossy(&chunk[..count]));
-        }
-        read
-    })
-    .await
 }
 
 const EXPECTING: &str = "POST /up HTTP/1.1\r\nHost: web.mesh\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";

@@ -3,6 +3,7 @@
 mod support {
     pub(crate) mod application;
     pub(crate) mod mesh;
+    pub(crate) mod raw;
 }
 
 use std::net::SocketAddr;
@@ -18,61 +19,10 @@ use weft_proxy::plane::Transport;
 
 use support::application;
 use support::mesh::{Mesh, Setup, free, soon};
-
-/// An application that reads a head and, as far as it says, a body, tells what it has read, and answers the same text
-/// always. It keeps the connection open unless told to reset it.
-async fn scripted(answer: &'static str) -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("bound");
-    let (sender, heard) = tokio::sync::mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let sender = sender.clone();
-            tokio::spawn(async move {
-                let mut read = Vec::new();
-                let mut chunk = [0; 4096];
-                while let Ok(count @ 1..) = stream.read(&mut chunk).await {
-                    read.extend_from_slice(&chunk[..count]);
-                    let text = String::from_utf8_lossy(&read).into_owned();
-                    let Some(end) = text.find("\r\n\r\n") else { continue };
-                    let length = text.to_ascii_lowercase().split("content-length: ").nth(1).map_or(0, |rest| {
-                        rest.split("\r\n").next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
-                    });
-                    if read.len() >= end + 4 + length {
-                        let _ = sender.send(text);
-                        let _ = stream.write_all(answer.as_bytes()).await;
-                        read.clear();
-                    }
-                }
-            });
-        }
-    });
-    (address, heard)
-}
+use support::raw::{answer, ask, read_until, scripted};
 
 async fn mesh(protocol: Protocol, target: SocketAddr) -> Mesh {
     Mesh::start(&Setup::over(Transport::Tcp), &[(8080, protocol, target)]).await
-}
-
-/// What comes back until the connection ends, or nothing has come for 300 ms after the first byte.
-async fn answer(stream: &mut TcpStream) -> String {
-    soon("an answer", async {
-        let (mut answer, mut chunk) = (Vec::new(), [0; 4096]);
-        loop {
-            let wait = Duration::from_millis(if answer.is_empty() { 10_000 } else { 300 });
-            match timeout(wait, stream.read(&mut chunk)).await {
-                Ok(Ok(count @ 1..)) => answer.extend_from_slice(&chunk[..count]),
-                Ok(Ok(0)) | Ok(Err(_)) | Err(_) => return String::from_utf8_lossy(&answer).into_owned(),
-            }
-        }
-    })
-    .await
-}
-
-async fn ask(address: SocketAddr, request: &str) -> String {
-    let mut stream = TcpStream::connect(address).await.expect("connects");
-    stream.write_all(request.as_bytes()).await.expect("written");
-    answer(&mut stream).await
 }
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -106,11 +56,12 @@ async fn an_offer_is_taken_whatever_the_method_and_the_body() {
         let mesh = Mesh::start(&Setup::over(transport), &[(8080, Protocol::Http, target)]).await;
         for (offer, body) in [("tcp", "body"), ("b, tcp", ""), ("tcp", &"x".repeat(60_000))] {
             let length = body.len();
-            let told = ask(
-                mesh.ways_in[&8080],
-                &format!("POST /attach HTTP/1.1\r\nHost: web.mesh\r\nConnection: upgrade\r\nUpgrade: {offer}\r\nContent-Length: {length}\r\n\r\n{body}"),
-            )
-            .await;
+            let mut stream = TcpStream::connect(mesh.ways_in[&8080]).await.expect("connects");
+            let head = format!(
+                "POST /attach HTTP/1.1\r\nHost: web.mesh\r\nConnection: upgrade\r\nUpgrade: {offer}\r\nContent-Length: {length}\r\n\r\n"
+            );
+            stream.write_all(format!("{head}{body}").as_bytes()).await.expect("written");
+            let told = read_until(&mut stream, "hello").await;
             assert!(told.starts_with("HTTP/1.1 101"), "{told}");
             assert!(told.contains("upgrade: tcp\r\n") && told.ends_with("\r\n\r\nhello"), "{told}");
             let seen = soon("the request", heard.recv()).await.expect("one");
@@ -131,7 +82,7 @@ async fn a_half_closed_request_and_one_of_http_1_0_without_a_host_are_answered()
         let mut stream = TcpStream::connect(mesh.ways_in[&8080]).await.expect("connects");
         stream.write_all(b"GET / HTTP/1.1\r\nHost: web.mesh\r\n\r\n").await.expect("written");
         stream.shutdown().await.expect("half closed");
-        assert!(answer(&mut stream).await.starts_with("HTTP/1.1 200"));
+        assert!(answer(&mut stream, "GET").await.starts_with("HTTP/1.1 200"));
         let told = ask(mesh.ways_in[&8080], "OPTIONS / HTTP/1.0\r\n\r\n").await;
         assert!(told.starts_with("HTTP/1.0 200"), "{told}");
         heard.recv().await;
@@ -206,7 +157,7 @@ async fn what_is_spoken_is_told_by_the_first_bytes_however_late() {
             stream.write_all(first.as_bytes()).await.expect("written");
             sleep(Duration::from_millis(700)).await;
             stream.write_all(then.as_bytes()).await.expect("written");
-            let told = answer(&mut stream).await;
+            let told = answer(&mut stream, "GET").await;
             assert!(told.starts_with("HTTP/1.1 200"), "{policies}{first:?}: {told}");
             let seen = heard.recv().await.expect("one");
             assert!(!seen.contains("forged") && seen.contains("x-forwarded-client-cert"), "{seen}");
@@ -224,7 +175,7 @@ async fn http_that_comes_after_something_else_was_taken_for_is_cut() {
     stream.write_all(b"foo").await.expect("written");
     sleep(Duration::from_millis(300)).await;
     let _ = stream.write_all(b"bar / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Client-Cert: forged\r\n\r\n").await;
-    assert_eq!(answer(&mut stream).await, "");
+    assert_eq!(answer(&mut stream, "GET").await, "");
     assert!(timeout(Duration::from_millis(300), heard.recv()).await.is_err());
 }
 
@@ -272,7 +223,7 @@ async fn answers_without_a_body_keep_the_length_that_they_tell() {
             for _ in 0..2 {
                 let request = format!("{method} / HTTP/1.1\r\nHost: web.mesh\r\n\r\n");
                 stream.write_all(request.as_bytes()).await.expect("written");
-                let told = self::answer(&mut stream).await.to_ascii_lowercase();
+                let told = self::answer(&mut stream, method).await.to_ascii_lowercase();
                 assert!(told.starts_with(&answer[..12].to_ascii_lowercase()) && told.contains("etag"), "{told:?}");
                 let found = told.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
                 assert_eq!(found, length, "{method} {answer:?} {transport:?}: {told:?}");
@@ -363,7 +314,7 @@ async fn tunnels_say_success_when_it_is_one_and_cut_when_it_is_cut() {
         let mut stream = TcpStream::connect(up.proxy).await.expect("connects");
         let request = format!("CONNECT web.mesh:{port} HTTP/1.1\r\nHost: web.mesh:{port}\r\n\r\n");
         stream.write_all(request.as_bytes()).await.expect("written");
-        let told = answer(&mut stream).await;
+        let told = answer(&mut stream, "CONNECT").await;
         assert!(told.starts_with("HTTP/1.1 200"), "{told}");
         assert_cut(&mut stream).await;
     }
@@ -498,7 +449,7 @@ async fn what_is_refused_before_its_body_is_read_is_told_why() {
             let head = "POST /echo HTTP/1.1\r\nHost: web.mesh\r\nContent-Length: 200000\r\n\r\n";
             stream.write_all(head.as_bytes()).await.expect("written");
             let _ = stream.write_all(&[b'x'; 100_000]).await;
-            let told = answer(&mut stream).await;
+            let told = answer(&mut stream, "POST").await;
             assert!(told.starts_with("HTTP/1.1 403"), "{transport:?}: {told}");
         }
     }

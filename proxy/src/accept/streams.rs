@@ -78,10 +78,12 @@ async fn exchange<N: Net>(
     }
 }
 
-/// A tunnel: on a link to the link's own service, at the forward proxy to the one that is named.
+/// A tunnel: on a link to the link's own service, at the forward proxy to the one that is named, and nowhere else.
 async fn connect<N: Net>(mut connection: Arc<Connection<N>>, request: Request<Source>, mut responder: Responder) {
     let (head, mut received) = request.into_parts();
     let target = match &connection.destination {
+        // An application's connection to a service is one already.
+        Destination::Fixed(..) if connection.end() == End::Caller => Err(Reject::Method),
         Destination::Fixed(service, port) => fixed(&connection, service, *port).map(|protocol| (connection, protocol)),
         Destination::Named => {
             let asked = head.uri.authority().ok_or(Reject::BadRequest("CONNECT names HOST:PORT"));

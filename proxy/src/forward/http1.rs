@@ -48,6 +48,9 @@ pub(crate) async fn send(
             }
             match expected {
                 Some(expected) => Box::pin(upgraded(response, lease, &expected)).await,
+                None if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    Err(Failure::never(Reject::NotUpgraded))
+                }
                 None => Ok(Answer { response: response.map(|body| Body::instance(body, lease)), tunnel: None }),
             }
         }

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use weft::api::schema::{ApplyRequest, Text};
@@ -215,6 +216,9 @@ impl Chaos {
         let mut coming = faults.into_iter().peekable();
         let mut ending: Vec<(u64, Fault)> = Vec::new();
         let (mut next_call, mut next_decision) = (self.now(), self.now());
+        // On a terminal only.
+        let bar = ProgressBar::new(end / 1000);
+        bar.set_style(ProgressStyle::with_template("{pos} of {len} s, {msg}").map_err(|error| error.to_string())?);
         while self.now() < end {
             let now = self.now();
             while let Some(fault) = coming.next_if(|fault| fault.at <= now) {
@@ -243,9 +247,12 @@ impl Chaos {
             self.cycle().await?;
             let [allowed, denied, failed] = self.outcomes;
             let (passed, decisions) = (self.now() / 1000, self.decisions.0);
-            eprint!("\r{passed} s, {decisions} decisions, {allowed} calls allowed, {denied} denied, {failed} failed ");
+            bar.set_position(passed);
+            bar.set_message(format!(
+                "{decisions} decisions, {allowed} calls allowed, {denied} denied, {failed} failed"
+            ));
         }
-        eprintln!();
+        bar.finish_and_clear();
         for (_, fault) in ending {
             self.end(&fault).await?;
         }

@@ -52,10 +52,12 @@ pub enum FaultKind {
     Weekend,
     /// One host is off for days.
     Holiday,
+    /// A majority is off for days, and what the others hold runs out meanwhile.
+    Outage,
 }
 
 /// All kinds.
-pub const KINDS: [FaultKind; 22] = [
+pub const KINDS: [FaultKind; 23] = [
     FaultKind::Kill,
     FaultKind::Power,
     FaultKind::Partition,
@@ -78,6 +80,7 @@ pub const KINDS: [FaultKind; 22] = [
     FaultKind::Leap,
     FaultKind::Weekend,
     FaultKind::Holiday,
+    FaultKind::Outage,
 ];
 
 impl FaultKind {
@@ -105,6 +108,7 @@ impl FaultKind {
             Self::Leap => "leap",
             Self::Weekend => "weekend",
             Self::Holiday => "holiday",
+            Self::Outage => "outage",
         }
     }
 }

@@ -26,6 +26,17 @@ const TOOL_TIMEOUT: Duration = Duration::from_secs(20);
 const CLOCK_LIBRARIES: [&str; 2] =
     ["/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"];
 
+/// Programs that a run needs, each with the Debian package that has it.
+const TOOLS: [(&str, &str); 7] = [
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("setpriv", "util-linux"),
+    ("mount", "mount"),
+    ("umount", "mount"),
+    ("dd", "coreutils"),
+    ("kill", "procps"),
+];
+
 /// The hosts, and what is between them. All of it is taken away when it is dropped.
 pub(super) struct Stage {
     prefix: String,
@@ -65,6 +76,21 @@ fn tool_now(words: &str) {
     let _ = command.args(parts).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
 }
 
+/// Names all tools that are not on the path, before anything is made.
+fn look_for_tools() -> Result<(), String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_there = |name: &str| std::env::split_paths(&path).any(|directory| directory.join(name).is_file());
+    let missing: Vec<_> = TOOLS.into_iter().filter(|(name, _)| !is_there(name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let named = |(name, package): &(&str, &str)| format!("{name} (Debian package {package})");
+    Err(format!(
+        "not on the path: {}; install them and run again",
+        missing.iter().map(named).collect::<Vec<_>>().join(", ")
+    ))
+}
+
 impl Stage {
     /// Makes namespaces, disks and the relay, and settles the inhabitants.
     pub(super) async fn make(
@@ -73,6 +99,7 @@ impl Stage {
         count: usize,
         told: mpsc::UnboundedSender<(usize, Told)>,
     ) -> Result<Self, String> {
+        look_for_tools()?;
         let prefix = format!("weft-chaos-{}", std::process::id());
         let directory = std::env::temp_dir().join(&prefix);
         let told_of = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());

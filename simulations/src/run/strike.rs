@@ -31,15 +31,21 @@ impl Run {
         self.trace.add(now, None, Kind::Fault, format!("{} begins: n{pick}, n{other}, {} ms", fault.kind, fault.lasts));
         match fault.kind {
             FaultKind::Kill | FaultKind::Power | FaultKind::Holiday => self.fall(pick, fault.kind != FaultKind::Kill),
-            FaultKind::BitFlip => {
+            FaultKind::BitFlip | FaultKind::Wipe => {
                 // Without a majority of the voters' disks nothing heals by itself, and need not.
                 let spare = self.may_lose_a_disk();
                 self.fall(pick, true);
-                if spare {
-                    self.hosts[pick].disk().flip_bit();
+                match fault.kind {
+                    _ if !spare => {}
+                    FaultKind::Wipe => self.wipe(pick),
+                    _ => drop(self.hosts[pick].disk().flip_bit()),
                 }
             }
             FaultKind::Blackout | FaultKind::Weekend => (0..count).for_each(|host| self.fall(host, true)),
+            FaultKind::Outage => {
+                self.majority_from(pick).for_each(|host| self.fall(host, true));
+                self.pass_over(2 + amount % 3);
+            }
             FaultKind::Leap => self.hosts[pick].world().skew(leap(amount)),
             FaultKind::Partition | FaultKind::Flap => self.network.change(|conditions| {
                 for a in 0..count {
@@ -69,13 +75,6 @@ impl Run {
                 }
             }
             FaultKind::FullDisk => self.hosts[pick].disk().fill_up(true),
-            FaultKind::Wipe => {
-                let spare = self.may_lose_a_disk();
-                self.fall(pick, true);
-                if spare {
-                    self.wipe(pick);
-                }
-            }
             FaultKind::Storm => self.storms.push(pick),
             FaultKind::Application => self.hosts[pick].open(false),
             FaultKind::Overload => self.overloads.push(pick),
@@ -113,6 +112,23 @@ impl Run {
         }
     }
 
+    /// More than half of the hosts, beginning with this one.
+    fn majority_from(&self, first: usize) -> impl Iterator<Item = usize> + use<> {
+        let count = self.hosts.len();
+        (0..=count / 2).map(move |n| (first + n) % count)
+    }
+
+    /// The date moves on by so many days.
+    fn pass_over(&self, days: u64) {
+        self.network.change(|conditions| {
+            let later = conditions.passed_over + days * u64::try_from(DAY_MS).unwrap_or(0);
+            // Tokens live for 30 days, and hosts join by them again.
+            if later < PASSED_OVER_MAX {
+                conditions.passed_over = later;
+            }
+        });
+    }
+
     /// Whether every voter that any node knows of is there, on the disk that it voted with.
     fn may_lose_a_disk(&self) -> bool {
         let nodes: Vec<_> = self.hosts.iter().filter_map(Host::node).collect();
@@ -128,18 +144,12 @@ impl Run {
         match fault.kind {
             FaultKind::Kill | FaultKind::Power | FaultKind::BitFlip | FaultKind::Wipe => self.rise(pick),
             FaultKind::Weekend | FaultKind::Holiday => {
-                // The date moves on while they are off; whoever was not off has lived through it in an instant.
-                let days = u64::try_from(DAY_MS).unwrap_or(0) * (2 + (fault.choice >> 16) % 3);
-                self.network.change(|conditions| {
-                    let later = conditions.passed_over + days;
-                    // Tokens live for 30 days, and hosts join by them again.
-                    if later < PASSED_OVER_MAX {
-                        conditions.passed_over = later;
-                    }
-                });
+                // Whoever was not off has lived through it in an instant.
+                self.pass_over(2 + (fault.choice >> 16) % 3);
                 let everybody = fault.kind == FaultKind::Weekend;
                 (0..count).filter(|host| everybody || *host == pick).for_each(|host| self.rise(host));
             }
+            FaultKind::Outage => self.majority_from(pick).for_each(|host| self.rise(host)),
             FaultKind::Blackout => (0..count).for_each(|host| self.rise(host)),
             FaultKind::Partition | FaultKind::OneWay | FaultKind::Isolate | FaultKind::Flap => {
                 self.network.change(|conditions| conditions.cut.clear());

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Instant;
 
 use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::Options;
 
@@ -37,6 +38,11 @@ pub(crate) fn sweep(from: u64, to: u64, how: &SweepOptions, options: &Options) -
     let mut running: BTreeMap<u64, Vec<Child>> = BTreeMap::new();
     let (mut next, mut done, mut broken) = (from, 0u64, Vec::new());
     let started = Instant::now();
+    // On a terminal only.
+    let bar = ProgressBar::new(to - from + 1);
+    let style = "{bar:30} {pos} of {len} seeds, {msg} broken, {elapsed} gone, {eta} to go";
+    bar.set_style(ProgressStyle::with_template(style).map_err(|error| error.to_string())?);
+    bar.set_message("0");
     let is_late = || how.within.is_some_and(|within| started.elapsed().as_secs() >= within);
     while (next <= to && !is_late()) || !running.is_empty() {
         while next <= to && running.len() < jobs && !is_late() {
@@ -47,17 +53,16 @@ pub(crate) fn sweep(from: u64, to: u64, how: &SweepOptions, options: &Options) -
         let Some((seed, children)) = running.pop_first() else { break };
         done += 1;
         if let Some(told) = ended(seed, children)? {
-            eprint!("\r");
-            println!("{told}");
+            bar.suspend(|| println!("{told}"));
             if let Some(directory) = how.keep.as_ref().filter(|_| broken.len() < KEPT) {
                 keep(directory, seed, options)?;
             }
             broken.push(seed);
         }
-        let rate = f64::from(u32::try_from(done).unwrap_or(u32::MAX)) / started.elapsed().as_secs_f64().max(0.001);
-        eprint!("\r{done} of {} seeds, {} broken, {rate:.1} seeds/s ", to - from + 1, broken.len());
+        bar.set_message(broken.len().to_string());
+        bar.inc(1);
     }
-    eprintln!();
+    bar.finish_and_clear();
     println!(
         "{done} seeds, {} broken{}",
         broken.len(),

@@ -241,7 +241,10 @@ fn change_resource(state: &mut State, index: Index, action: &ResourceAction) -> 
     };
     let old = state.resources.get(key);
     let same = |old: &Arc<Resource>| {
-        old.spec == resource.spec && old.labels == resource.labels && old.annotations == resource.annotations
+        old.api_version == resource.api_version
+            && old.spec == resource.spec
+            && old.labels == resource.labels
+            && old.annotations == resource.annotations
     };
     if old.is_some_and(same) {
         return format!("{key} unchanged");

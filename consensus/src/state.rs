@@ -167,7 +167,7 @@ impl TryFrom<wire::State> for State {
             state.services.insert(name, ServiceRecord { address: address(&service.address)?, ports, declared });
         }
         for resource in message.resources {
-            let resource: Resource = resource.try_into()?;
+            let resource = Resource::from(resource);
             state.resources.insert(resource.key.clone(), Arc::new(resource));
         }
         for record in message.certificates {

@@ -111,7 +111,7 @@ pub(crate) async fn advertise<W: World>(node: Arc<Node<W>>, wanted: watch::Sende
             .advertise(move |facts| {
                 facts.instances = instances;
                 facts.enforced = enforcing.index;
-                facts.refused = enforcing.refused;
+                facts.refused = enforcing.refused();
                 facts.certificate_expires = ends;
                 facts.voter = voter;
             })

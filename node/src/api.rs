@@ -5,6 +5,7 @@
 mod look;
 pub mod operations;
 pub mod problems;
+mod resources;
 pub mod schema;
 
 use std::collections::BTreeMap;
@@ -74,7 +75,7 @@ async fn route<W: World>(node: &Node<W>, request: Request<Incoming>) -> Answer {
         }
         (&Method::POST, ["v1", "listen"]) => json(&node.api_listen(&read(body).await?)?),
         (&Method::GET, ["v1", "index"]) => json(&node.api_index().await?),
-        (&Method::GET, ["v1", "resources"]) => json(&node.api_resources(&query)?),
+        (&Method::GET, ["v1", "resources"]) => json(&node.api_resources(&query).await?),
         (&Method::POST, ["v1", "resources"]) => {
             let dry_run = query.get("dry_run").is_some_and(|value| value == "true");
             json(&node.api_apply(read(body).await?, dry_run).await?)

@@ -255,7 +255,7 @@ mod tests {
             "weft token create --uses 0",
             "weft service add web",
             "weft apply",
-            "weft get Gizmo",
+            "weft get Giz/mo",
             "weft delete",
             "weft delete Service",
             "weft delete Service x -f y",

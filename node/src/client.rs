@@ -14,7 +14,6 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 use weft_proto::Index;
-use weft_proto::resource::Kind;
 use weft_proto::service::ServiceName;
 
 use crate::api::schema::{
@@ -122,9 +121,16 @@ impl Client {
         self.get("/v1/index").await
     }
 
-    /// Documents of a kind. Namespace and name are DNS labels; none means all.
-    pub async fn resources(&self, kind: Kind, namespace: Option<&str>, name: Option<&str>) -> Called<Vec<Value>> {
-        let mut path = format!("/v1/resources?kind={kind}");
+    /// Documents of a kind, as any command line names it, with how they stand on every live node if `status` is asked
+    /// for. Namespace and name are DNS labels; none means all.
+    pub async fn resources(
+        &self,
+        kind: &str,
+        namespace: Option<&str>,
+        name: Option<&str>,
+        status: bool,
+    ) -> Called<Vec<Value>> {
+        let mut path = format!("/v1/resources?kind={kind}&status={status}");
         for (field, value) in [("namespace", namespace), ("name", name)] {
             if let Some(value) = value {
                 path.push_str(&format!("&{field}={value}"));
@@ -136,7 +142,7 @@ impl Client {
     /// Deletes a document, where wished only if its version is the expected one.
     pub async fn delete_resource(
         &self,
-        kind: Kind,
+        kind: &str,
         namespace: &str,
         name: &str,
         expected: Option<Index>,
@@ -251,7 +257,7 @@ mod tests {
         let listener = UnixListener::bind(directory.path().join(SOCKET)).expect("a socket");
         let body = r#"{"reason":"bad-request","message":"nothing was applied","faults":["a: b"]}"#;
         let server = tokio::spawn(answer_once(listener, http("400 Bad Request", body)));
-        let error = Client::new(directory.path()).delete_resource(Kind::Service, "prod", "web", Some(7)).await;
+        let error = Client::new(directory.path()).delete_resource("Service", "prod", "web", Some(7)).await;
         let Err(ClientError::Refused(error)) = error else { panic!("{error:?}") };
         assert_eq!(error.faults, ["a: b"]);
         let request = server.await.expect("the server ends");

@@ -1,21 +1,23 @@
 //! Pure: the replicated state, the live facts and this host's services make the description of a table.
 
+mod specs;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use weft_consensus::state::{ServiceRecord, State};
-use weft_proto::document::{authorization_policy, service_settings};
 use weft_proto::facts::NodeFacts;
 use weft_proto::identity::NodeName;
+use weft_proto::kinds::service::ServiceSettings;
+use weft_proto::kinds::{Kinds, Spec};
 use weft_proto::planted::{Bug, planted};
-use weft_proto::policy::DRY_RUN_ANNOTATION;
-use weft_proto::resource::{Kind, Resource, ResourceKey};
+use weft_proto::resource::ResourceKey;
 use weft_proto::service::ServiceName;
-use weft_proto::settings::ServiceSettings;
-use weft_proxy::table::authz::PolicyDescription;
 use weft_proxy::table::description::{
     Bind, Description, EndpointDescription, LocalInstance, LocalPort, ServiceDescription,
 };
+
+pub use specs::{Specs, Unenforced};
 
 use crate::config::Loopback;
 use crate::registry::{CallerClaim, Local, is_taken};
@@ -35,6 +37,8 @@ pub struct Site {
     pub captured: Option<SocketAddr>,
     /// Further listeners.
     pub binds: Vec<Bind>,
+    /// The kinds of documents that this build knows.
+    pub kinds: Kinds,
 }
 
 impl Site {
@@ -68,17 +72,19 @@ impl Site {
     }
 }
 
-/// Compiles. An error names the resource that cannot be enforced; the table in force stays.
+/// Compiles. A document that cannot be enforced harms what it is about and nothing else, and is told by `specs`.
 pub fn compile(
     site: &Site,
     state: &State,
     live: &BTreeMap<NodeName, NodeFacts>,
     local: &Local,
+    specs: &mut Specs,
 ) -> Result<Description, String> {
+    specs.read(state);
     let trust_domain = state.trust_domain.clone().ok_or("this node has not received the mesh's state yet")?;
     let mut services = BTreeMap::new();
     for name in state.services.keys() {
-        services.insert(name.clone(), describe_service(site, state, name, local.listened.contains(name))?);
+        services.insert(name.clone(), describe_service(site, state, specs, name, local));
     }
     for facts in live.values().filter(|facts| facts.name != site.node) {
         add_endpoints(&mut services, state, facts);
@@ -86,14 +92,7 @@ pub fn compile(
     // What this host runs counts once the mesh has taken it from this node, here as elsewhere.
     let own: Vec<&ServiceName> = local.services.keys().filter(|name| is_taken(state, &site.node, name)).collect();
     add_own_endpoints(&mut services, site, local, &own);
-    let mut policies = Vec::new();
-    for resource in of_kind(state, Kind::AuthorizationPolicy) {
-        policies.push(PolicyDescription {
-            key: resource.key.clone(),
-            policy: authorization_policy(resource)?,
-            dry_run: resource.annotations.get(DRY_RUN_ANNOTATION).is_some_and(|value| value == "true"),
-        });
-    }
+    let mut policies: Vec<_> = specs.policies().cloned().collect();
     if planted(Bug::PolicyLeftOut) {
         policies.pop();
     }
@@ -113,36 +112,35 @@ pub fn compile(
     })
 }
 
-fn of_kind(state: &State, kind: Kind) -> impl Iterator<Item = &Resource> {
-    state.resources.values().map(|resource| &**resource).filter(move |resource| resource.key.kind == kind)
-}
-
 fn describe_service(
     site: &Site,
     state: &State,
+    specs: &Specs,
     name: &ServiceName,
-    asked_for: bool,
-) -> Result<ServiceDescription, String> {
+    local: &Local,
+) -> ServiceDescription {
+    let asked_for = local.listened.contains(name);
     let ServiceRecord { address, ports: declared, .. } = &state.services[name];
     let address = *address;
-    let key = ResourceKey { kind: Kind::Service, namespace: name.namespace().to_owned(), name: name.name().to_owned() };
-    let resource = state.resources.get(&key);
-    let settings = resource.map_or(Ok(ServiceSettings::default()), |resource| service_settings(resource))?;
+    let (kind, namespace) = (ServiceSettings::KIND.key(), name.namespace().to_owned());
+    let key = ResourceKey { kind, namespace, name: name.name().to_owned() };
+    let settings = specs.settings(&key);
     let mut ports = declared.to_vec();
     for port in &mut ports {
-        if let Some(set) = settings.ports.iter().find(|set| set.port.get() == port.port) {
+        let all = settings.iter().flat_map(|settings| &settings.ports);
+        if let Some(set) = all.into_iter().find(|set| set.port.get() == port.port) {
             port.protocol = set.protocol;
         }
     }
-    Ok(ServiceDescription {
+    ServiceDescription {
         name: name.clone(),
-        labels: resource.map(|resource| resource.labels.clone()).unwrap_or_default(),
+        labels: state.resources.get(&key).map(|resource| resource.labels.clone()).unwrap_or_default(),
         address: (asked_for || site.loopback != Loopback::Off).then_some(address),
         listened: ports.iter().map(|port| port.port).filter(|port| asked_for || site.serves(name, *port)).collect(),
         ports,
         settings,
         endpoints: Vec::new(),
-    })
+    }
 }
 
 /// Believes a node about the instances that it was admitted for, and about nothing else.

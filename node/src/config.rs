@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use weft_proto::identity::{NodeName, TrustDomain};
+use weft_proto::kinds::Kinds;
 use weft_proto::service::ServiceName;
 use weft_proxy::plane::Transport;
 
@@ -48,6 +49,8 @@ pub struct Config {
     pub voters: usize,
     /// Most connections of applications at once.
     pub connections_max: usize,
+    /// The kinds of documents that are known: all, but for those that a later version has brought.
+    pub kinds: Kinds,
 }
 
 /// Which services' loopback addresses a host listens on. Whoever listens on a port of one takes that port from every

@@ -9,21 +9,64 @@ use weft_proto::Index;
 use weft_proto::facts::NodeFacts;
 use weft_proto::identity::NodeName;
 use weft_proto::planted::{Bug, planted};
+use weft_proto::wire::cluster::EnforcedReply;
 use weft_proxy::net::Net;
 use weft_proxy::plane::Plane;
 use weft_proxy::table::Table;
 
-use crate::compile::{Site, compile};
+use crate::compile::{Site, Specs, Unenforced, compile};
 use crate::registry::Local;
 
-/// What is in force here, and why nothing newer is.
+/// What is in force here, and what is not.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Enforced {
     /// Index of the table in force.
     pub index: Index,
-    /// Why a newer state was refused; empty when none was.
+    /// Why no table could be made of a newer state; empty when one could.
     pub refused: String,
+    /// Documents of that state that are not enforced as they are.
+    pub unenforced: Arc<Vec<Unenforced>>,
 }
+
+impl Enforced {
+    /// Why the changes that were made at an index are not in force here; nothing where they are.
+    pub fn lacks(&self, index: Index) -> Option<String> {
+        if self.index < index {
+            return Some(match self.refused.as_str() {
+                "" => "it has not received it yet".into(),
+                why => format!("it refuses it: {why}"),
+            });
+        }
+        let changed = self.unenforced.iter().filter(|one| one.version == index);
+        let texts: Vec<String> = changed.map(|one| format!("{}: {}", one.key, one.why)).collect();
+        (!texts.is_empty()).then(|| texts.join("; "))
+    }
+
+    /// What is told to whoever asks about an index.
+    pub fn reply(&self, index: Index) -> EnforcedReply {
+        EnforcedReply {
+            enforced: self.index,
+            lacks: self.lacks(index).unwrap_or_default(),
+            unenforced: self.unenforced.iter().cloned().map(Into::into).collect(),
+        }
+    }
+
+    /// What is not in force, for others to be told: shortened to a line.
+    pub fn refused(&self) -> String {
+        if !self.refused.is_empty() {
+            return self.refused.clone();
+        }
+        let mut text: Vec<String> =
+            self.unenforced.iter().take(TOLD_MAX).map(|one| format!("{}: {}", one.key, one.why)).collect();
+        if self.unenforced.len() > TOLD_MAX {
+            text.push(format!("{} more", self.unenforced.len() - TOLD_MAX));
+        }
+        text.join("; ")
+    }
+}
+
+/// Documents that are named to other nodes.
+const TOLD_MAX: usize = 3;
 
 /// Keeps the table in step with what it is made of.
 pub struct Publisher<N: Net> {
@@ -33,6 +76,7 @@ pub struct Publisher<N: Net> {
     pub(crate) live: watch::Receiver<Arc<BTreeMap<NodeName, NodeFacts>>>,
     pub(crate) local: watch::Receiver<Arc<Local>>,
     pub(crate) enforced: watch::Sender<Enforced>,
+    pub(crate) specs: Specs,
 }
 
 impl<N: Net> Publisher<N> {
@@ -59,26 +103,38 @@ impl<N: Net> Publisher<N> {
         if state.trust_domain.is_none() {
             return;
         }
-        let built = compile(&self.site, &state, &live, &local).and_then(|description| {
+        let built = compile(&self.site, &state, &live, &local, &mut self.specs).and_then(|description| {
             Table::build(description, Some(&self.plane.table())).map_err(|error| error.to_string())
         });
-        let index = state.index;
+        let unenforced = self.specs.unenforced();
+        self.tell(&unenforced);
+        let unenforced = Arc::new(unenforced);
         match built {
             Ok(table) => {
-                if planted(Bug::AnnouncedEarly) && index.is_multiple_of(2) {
-                    return self.announce(Enforced { index, refused: String::new() });
+                let index = state.index;
+                if !planted(Bug::AnnouncedEarly) || !index.is_multiple_of(2) {
+                    self.plane.swap(table);
                 }
-                self.plane.swap(table);
-                self.announce(Enforced { index, refused: String::new() });
+                self.announce(Enforced { index, refused: String::new(), unenforced });
             }
             Err(why) => {
-                let before = self.enforced.borrow().clone();
-                if before.refused != why {
-                    tracing::error!(index, why, "a change cannot be enforced; the table before it stays in force");
+                let Enforced { index, refused, .. } = self.enforced.borrow().clone();
+                if refused != why {
+                    tracing::error!(index, why, "no table can be made of a change; the one before it stays in force");
                     metrics::counter!("weft_table_refused_total").increment(1);
                 }
-                self.announce(Enforced { index: before.index, refused: why });
+                self.announce(Enforced { index, refused: why, unenforced });
             }
+        }
+    }
+
+    /// Tells of each document once that it is not enforced.
+    fn tell(&self, unenforced: &[Unenforced]) {
+        #[expect(clippy::cast_precision_loss, reason = "so many documents are out of reach")]
+        metrics::gauge!("weft_resources_not_enforced").set(unenforced.len() as f64);
+        let before = self.enforced.borrow().unenforced.clone();
+        for one in unenforced.iter().filter(|one| !before.contains(one)) {
+            tracing::error!(resource = %one.key, version = one.version, why = one.why, "a document is not enforced");
         }
     }
 

@@ -181,7 +181,7 @@ impl<W: World> Server<W> {
     async fn wait_enforced(&self, request: EnforcedRequest) -> EnforcedReply {
         let bound = Duration::from_millis(u64::from(request.wait)).min(ENFORCED_WAIT_MAX);
         let enforced = wait_enforced(self.enforced.clone(), request.index, Instant::now() + bound).await;
-        EnforcedReply { enforced: enforced.index, refused: enforced.refused }
+        enforced.reply(request.index)
     }
 }
 

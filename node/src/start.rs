@@ -260,6 +260,7 @@ fn site<W: World>(config: &Config, world: &W, name: &NodeName, address: SocketAd
         loopback: config.loopback.clone(),
         captured: if config.loopback == Loopback::Off { None } else { world.capture() },
         binds: config.binds.iter().map(bind).collect(),
+        kinds: config.kinds,
     }
 }
 

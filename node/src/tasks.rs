@@ -10,6 +10,7 @@ use weft_proxy::plane::Handover;
 
 use crate::advertise::{advertise, remember_peers};
 use crate::certificates::Certificates;
+use crate::compile::Specs;
 use crate::issue::Issuer;
 use crate::join::Gate;
 use crate::keys::Keys;
@@ -43,6 +44,7 @@ pub(crate) fn spawn<W: World>(node: &Arc<Node<W>>, tasks: &mut JoinSet<()>, part
         live: node.gossip.live(),
         local: node.local.subscribe(),
         enforced,
+        specs: Specs::new(node.site.kinds),
     };
     tasks.spawn(publisher.run());
     let certificates = Certificates {

@@ -9,7 +9,7 @@ use crate::command::{
     ResourceChange, TokenRecord,
 };
 use crate::identity::NameError;
-use crate::resource::{Kind, Resource, ResourceKey};
+use crate::resource::{KindName, Resource, ResourceKey};
 use crate::service::{Grant, ServicePort};
 use crate::wire::mesh as wire;
 
@@ -106,7 +106,9 @@ impl TryFrom<wire::Command> for Command {
             Kind::WithdrawService(withdraw) => {
                 Self::WithdrawService { node: withdraw.node.parse()?, service: withdraw.service.parse()? }
             }
-            Kind::ChangeResources(changes) => Self::ChangeResources(each(changes.changes, TryInto::try_into)?),
+            Kind::ChangeResources(message) => {
+                Self::ChangeResources(message.changes.into_iter().map(Into::into).collect())
+            }
             Kind::RecordCertificate(record) => Self::RecordCertificate(record.try_into()?),
         })
     }
@@ -230,30 +232,30 @@ impl From<ResourceChange> for wire::ResourceChange {
             ResourceAction::Put(resource) => Some(resource.into()),
             ResourceAction::Delete(_) => None,
         };
-        Self { put, kind: key.kind.to_string(), namespace: key.namespace, name: key.name, expected: change.expected }
+        let KindName { group, name: kind } = key.kind;
+        Self { put, group, kind, namespace: key.namespace, name: key.name, expected: change.expected }
     }
 }
 
-impl TryFrom<wire::ResourceChange> for ResourceChange {
-    type Error = ConvertError;
-
-    fn try_from(message: wire::ResourceChange) -> Parsed<Self> {
+impl From<wire::ResourceChange> for ResourceChange {
+    fn from(message: wire::ResourceChange) -> Self {
         let action = match message.put {
-            Some(resource) => ResourceAction::Put(resource.try_into()?),
+            Some(resource) => ResourceAction::Put(resource.into()),
             None => ResourceAction::Delete(ResourceKey {
-                kind: message.kind.parse()?,
+                kind: KindName { group: message.group, name: message.kind },
                 namespace: message.namespace,
                 name: message.name,
             }),
         };
-        Ok(Self { action, expected: message.expected })
+        Self { action, expected: message.expected }
     }
 }
 
 impl From<Resource> for wire::Resource {
     fn from(resource: Resource) -> Self {
         Self {
-            kind: resource.key.kind.to_string(),
+            api_version: resource.api_version,
+            kind: resource.key.kind.name,
             namespace: resource.key.namespace,
             name: resource.key.name,
             labels: resource.labels,
@@ -265,18 +267,18 @@ impl From<Resource> for wire::Resource {
     }
 }
 
-impl TryFrom<wire::Resource> for Resource {
-    type Error = ConvertError;
-
-    fn try_from(message: wire::Resource) -> Parsed<Self> {
-        Ok(Self {
-            key: ResourceKey { kind: message.kind.parse::<Kind>()?, namespace: message.namespace, name: message.name },
+impl From<wire::Resource> for Resource {
+    fn from(message: wire::Resource) -> Self {
+        let kind = KindName::of(&message.api_version, &message.kind);
+        Self {
+            key: ResourceKey { kind, namespace: message.namespace, name: message.name },
+            api_version: message.api_version,
             labels: message.labels,
             annotations: message.annotations,
             spec: message.spec,
             created: message.created,
             version: message.version,
-        })
+        }
     }
 }
 
@@ -377,7 +379,7 @@ mod tests {
             Command::WithdrawService { node: keys().name, service: "web".parse().expect("name") },
             Command::ChangeResources(vec![ResourceChange {
                 action: ResourceAction::Delete(ResourceKey {
-                    kind: Kind::Service,
+                    kind: KindName::of("weft/v1", "Service"),
                     namespace: "default".into(),
                     name: "web".into(),
                 }),

@@ -3,9 +3,6 @@
 //! Nothing is dropped in silence: an unknown kind, version or field is refused with its path. Every fault of every
 //! document is reported in one pass.
 
-mod check;
-mod hints;
-
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -14,10 +11,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::identity::label;
-use crate::policy::AuthorizationPolicy;
-use crate::resource::{Kind, Resource, ResourceKey};
+use crate::kinds::{Faults, Kinds};
+use crate::resource::{KindName, Resource, ResourceKey};
 use crate::service::DEFAULT_NAMESPACE;
-use crate::settings::ServiceSettings;
 
 /// Most bytes that one call takes.
 pub const TEXT_LENGTH_MAX: usize = 4 << 20;
@@ -55,8 +51,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Reads a stream of documents. Either all are good, or every fault is told.
-pub fn parse(source: &str, text: &str) -> Result<Vec<Resource>, Vec<Fault>> {
+/// Reads a stream of documents of kinds that are known. Either all are good, or every fault is told.
+pub fn parse(kinds: Kinds, source: &str, text: &str) -> Result<Vec<Resource>, Vec<Fault>> {
     let whole = |message: String| {
         vec![Fault { source: source.to_owned(), document: 0, name: String::new(), path: String::new(), message }]
     };
@@ -72,7 +68,7 @@ pub fn parse(source: &str, text: &str) -> Result<Vec<Resource>, Vec<Fault>> {
     let (mut resources, mut faults) = (Vec::new(), Vec::new());
     for (position, document) in documents.into_iter().enumerate() {
         let name = describe(&document);
-        match read(document) {
+        match read(kinds, document) {
             Ok(resource) => resources.push(resource),
             Err(found) => faults.extend(found.into_iter().map(|(path, message)| Fault {
                 source: source.to_owned(),
@@ -87,13 +83,9 @@ pub fn parse(source: &str, text: &str) -> Result<Vec<Resource>, Vec<Fault>> {
 }
 
 /// What the document says that can never match, a line each.
-pub fn hints(resource: &Resource) -> Vec<String> {
-    match authorization_policy(resource) {
-        Ok(policy) if resource.key.kind == Kind::AuthorizationPolicy => {
-            hints::of_policy(&policy).into_iter().map(|hint| format!("{}: {hint}", resource.key)).collect()
-        }
-        _ => Vec::new(),
-    }
+pub fn hints(kinds: Kinds, resource: &Resource) -> Vec<String> {
+    let hints = kinds.find(&resource.key.kind).map(|kind| kind.hints(&resource.spec)).unwrap_or_default();
+    hints.into_iter().map(|hint| format!("{}: {hint}", resource.key)).collect()
 }
 
 /// The document as people read it: `apiVersion`, `kind`, `metadata`, `spec`.
@@ -111,24 +103,12 @@ pub fn render(resource: &Resource) -> Value {
         metadata.insert("resourceVersion".into(), json!(resource.version.to_string()));
     }
     json!({
-        "apiVersion": resource.key.kind.api_versions()[0],
-        "kind": resource.key.kind.as_str(),
+        "apiVersion": resource.api_version,
+        "kind": resource.key.kind.name,
         "metadata": metadata,
         "spec": serde_json::from_str::<Value>(&resource.spec).unwrap_or(Value::Null),
     })
 }
-
-/// The policy that a resource of kind `AuthorizationPolicy` holds.
-pub fn authorization_policy(resource: &Resource) -> Result<AuthorizationPolicy, String> {
-    serde_json::from_str(&resource.spec).map_err(|error| format!("{}: {error}", resource.key))
-}
-
-/// The settings that a resource of kind `Service` holds.
-pub fn service_settings(resource: &Resource) -> Result<ServiceSettings, String> {
-    serde_json::from_str(&resource.spec).map_err(|error| format!("{}: {error}", resource.key))
-}
-
-type Faults = Vec<(String, String)>;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -174,19 +154,17 @@ fn describe(document: &Value) -> String {
     }
 }
 
-fn read(document: Value) -> Result<Resource, Faults> {
+fn read(kinds: Kinds, document: Value) -> Result<Resource, Faults> {
     let envelope: Envelope = typed(document, "")?;
-    let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == envelope.kind).ok_or_else(|| {
-        let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
-        vec![("kind".to_owned(), format!("{:?} is not supported; supported are {}", envelope.kind, known.join(", ")))]
+    let key = KindName::of(&envelope.api_version, &envelope.kind);
+    let kind = kinds.find(&key).or_else(|| kinds.iter().find(|kind| kind.name == key.name)).ok_or_else(|| {
+        vec![("kind".to_owned(), format!("{:?} is not supported; supported are {}", envelope.kind, kinds.names()))]
     })?;
     let mut faults = Faults::new();
-    if !kind.api_versions().contains(&envelope.api_version.as_str()) {
-        let known = kind.api_versions().join(" or ");
-        faults.push((
-            "apiVersion".into(),
-            format!("{:?} is not supported for {kind}; write {known}", envelope.api_version),
-        ));
+    if kind.api_versions().all(|known| known != envelope.api_version) {
+        let known = kind.api_versions().collect::<Vec<_>>().join(" or ");
+        let text = format!("{:?} is not supported for {}; write {known}", envelope.api_version, kind.name);
+        faults.push(("apiVersion".into(), text));
     }
     let namespace = envelope.metadata.namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
     for (field, text, what) in
@@ -201,35 +179,24 @@ fn read(document: Value) -> Result<Resource, Faults> {
         faults.push(("metadata.resourceVersion".into(), "not a version that `weft get` printed".into()));
     }
     let spec = if envelope.spec.is_null() { json!({}) } else { envelope.spec };
-    let canonical = match kind {
-        Kind::AuthorizationPolicy => checked::<AuthorizationPolicy>(spec, check::policy),
-        Kind::Service => checked::<ServiceSettings>(spec, check::settings),
-    };
-    match (canonical, version) {
-        (Ok(spec), Ok(version)) if faults.is_empty() => Ok(Resource {
-            key: ResourceKey { kind, namespace, name: envelope.metadata.name },
+    let canonical = spec.to_string();
+    faults.extend(kind.check(spec).err().unwrap_or_default());
+    match version {
+        Ok(version) if faults.is_empty() => Ok(Resource {
+            key: ResourceKey { kind: key, namespace, name: envelope.metadata.name },
+            api_version: envelope.api_version,
             labels: envelope.metadata.labels,
             annotations: envelope.metadata.annotations,
-            spec,
+            spec: canonical,
             created: 0,
             version,
         }),
-        (canonical, _) => {
-            faults.extend(canonical.err().unwrap_or_default());
-            Err(faults)
-        }
+        _ => Err(faults),
     }
 }
 
-fn checked<T: DeserializeOwned>(spec: Value, rules: fn(&T, &mut Faults)) -> Result<String, Faults> {
-    let canonical = spec.to_string();
-    let parsed: T = typed(spec, "spec")?;
-    let mut faults = Faults::new();
-    rules(&parsed, &mut faults);
-    if faults.is_empty() { Ok(canonical) } else { Err(faults) }
-}
-
-fn typed<T: DeserializeOwned>(value: Value, prefix: &str) -> Result<T, Faults> {
+/// Reads a value, or tells where in the document it is not what it should be.
+pub(crate) fn typed<T: DeserializeOwned>(value: Value, prefix: &str) -> Result<T, Faults> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let inner = error.path().to_string();
         let path = match (prefix, inner.as_str()) {
@@ -242,29 +209,25 @@ fn typed<T: DeserializeOwned>(value: Value, prefix: &str) -> Result<T, Faults> {
     })
 }
 
-/// The header that a condition's key names: `request.headers[x-tenant]` names `x-tenant`.
-pub fn header_name(key: &str) -> Option<&str> {
-    key.strip_prefix("request.headers[")?.strip_suffix(']')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Action;
+    use crate::kinds::Spec;
+    use crate::kinds::authorization_policy::{Action, AuthorizationPolicy};
 
     fn faults(text: &str) -> Vec<String> {
-        parse("test", text).expect_err("must be refused").iter().map(ToString::to_string).collect()
+        parse(Kinds::ALL, "test", text).expect_err("must be refused").iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn reads_a_policy_and_renders_it_again() {
         let text = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: web}\n\
                     spec:\n  action: DENY\n  rules:\n  - to: [{operation: {paths: ['/admin*', '/a/{*}/b']}}]\n";
-        let resources = parse("test", text).expect("good");
+        let resources = parse(Kinds::ALL, "test", text).expect("good");
         assert_eq!(resources[0].key.to_string(), "AuthorizationPolicy default/web");
-        let policy = authorization_policy(&resources[0]).expect("typed");
+        let policy = AuthorizationPolicy::of(&resources[0]).expect("typed");
         assert_eq!(policy.action, Action::Deny);
-        let again = parse("again", &render(&resources[0]).to_string()).expect("rendered form is good");
+        let again = parse(Kinds::ALL, "again", &render(&resources[0]).to_string()).expect("rendered form is good");
         assert_eq!(again, resources);
     }
 

@@ -1,64 +1,34 @@
 //! Resources: the configuration documents that people write and the mesh keeps.
+//!
+//! Kept as text: a node need not know a kind to keep its resources. They are understood where they are accepted
+//! ([`document`](crate::document)) and where they are compiled, both by [`kinds`](crate::kinds).
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::str::FromStr;
 
 use crate::Index;
-use crate::identity::NameError;
 
-/// The kinds of resources that this version knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// Settings of a service (`weft/v1`).
-    Service,
-    /// Who may call a service (`security.istio.io/v1`).
-    AuthorizationPolicy,
+/// What a kind is called. Kinds of different groups may share a name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KindName {
+    /// Its API group, such as `security.istio.io`.
+    pub group: String,
+    /// Its name, such as `AuthorizationPolicy`.
+    pub name: String,
 }
 
-impl Kind {
-    /// Every kind.
-    pub const ALL: [Self; 2] = [Self::Service, Self::AuthorizationPolicy];
-
-    /// Its name in documents.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Service => "Service",
-            Self::AuthorizationPolicy => "AuthorizationPolicy",
-        }
-    }
-
-    /// The `apiVersion`s under which documents of this kind are accepted; the first one is shown.
-    pub fn api_versions(self) -> &'static [&'static str] {
-        match self {
-            Self::Service => &["weft/v1"],
-            Self::AuthorizationPolicy => &["security.istio.io/v1", "security.istio.io/v1beta1"],
-        }
+impl KindName {
+    /// The kind that a document's `apiVersion` and `kind` name.
+    pub fn of(api_version: &str, name: &str) -> Self {
+        // Without a slash it is a version of the core group, which has no name.
+        let group = api_version.split_once('/').map_or("", |(group, _)| group);
+        Self { group: group.to_owned(), name: name.to_owned() }
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for KindName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Kind {
-    type Err = NameError;
-
-    /// Reads a kind in any case, singular or plural, as command lines write it.
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        let wanted = text.to_ascii_lowercase();
-        let matches = |kind: &Self| {
-            let name = kind.as_str().to_ascii_lowercase();
-            let plural = name.strip_suffix('y').map_or_else(|| format!("{name}s"), |stem| format!("{stem}ies"));
-            wanted == name || wanted == plural
-        };
-        Self::ALL.into_iter().find(matches).ok_or_else(|| NameError {
-            what: "kind",
-            text: text.chars().take(80).collect(),
-            rule: "one of Service, AuthorizationPolicy",
-        })
+        f.write_str(&self.name)
     }
 }
 
@@ -66,7 +36,7 @@ impl FromStr for Kind {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ResourceKey {
     /// Its kind.
-    pub kind: Kind,
+    pub kind: KindName,
     /// Its namespace, a DNS label.
     pub namespace: String,
     /// Its name, a DNS label.
@@ -79,11 +49,13 @@ impl fmt::Display for ResourceKey {
     }
 }
 
-/// One document. Its `spec` has been checked against its kind before it got here.
+/// One document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resource {
     /// What it is found by.
     pub key: ResourceKey,
+    /// The `apiVersion` that it was written in, of the group of its kind.
+    pub api_version: String,
     /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
     /// `metadata.annotations`.

@@ -94,6 +94,9 @@ pub(crate) fn relation<N: Net>(connection: &Connection<N>, host: Option<&Arc<Hos
         }
     };
     drop(memory);
+    if !relation.service.understood {
+        return Err(Reject::Misconfigured);
+    }
     if !relation.certified && !connection.worker.plane.holds(relation.caller.identity()) {
         let text = format!("no certificate of {} has been issued to this node yet", relation.caller.identity());
         return Err(Reject::NoCertificate(text));

@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use weft_proto::settings::EscapedSlashes;
+use weft_proto::kinds::service::EscapedSlashes;
 
 /// Why a request target is answered with 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

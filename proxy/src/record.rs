@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use weft_proto::policy::Action;
+use weft_proto::kinds::authorization_policy::Action;
 
 use crate::authorize::Noting;
 use crate::balance::{Chosen, Flight};

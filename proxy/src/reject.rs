@@ -72,6 +72,8 @@ pub(crate) enum Reject {
     NotUpgraded,
     /// A policy changed, and now it is denied.
     Revoked,
+    /// The service's settings cannot be understood here.
+    Misconfigured,
 }
 
 impl Reject {
@@ -89,6 +91,7 @@ impl Reject {
             }
             Self::NoCertificate(_) | Self::NoInstance | Self::Unreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Misconfigured => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Gone => StatusCode::from_u16(CLIENT_CLOSED).expect("three digits"),
         }
     }
@@ -114,6 +117,7 @@ impl Reject {
             Self::Gone => "caller-gone",
             Self::NotUpgraded => "not-upgraded",
             Self::Revoked => "revoked",
+            Self::Misconfigured => "misconfigured",
         }
     }
 
@@ -122,7 +126,7 @@ impl Reject {
         match self {
             Self::BadRequest(_) | Self::Path(_) | Self::UriTooLong | Self::Method | Self::Gone => Fault::Caller,
             Self::UnknownHost(_) | Self::UnknownPort(_) | Self::HeadTooLong | Self::LastHop => Fault::Caller,
-            Self::Denied | Self::Revoked | Self::NoCertificate(_) => Fault::Policy,
+            Self::Denied | Self::Revoked | Self::NoCertificate(_) | Self::Misconfigured => Fault::Policy,
             _ => Fault::Callee,
         }
     }
@@ -162,6 +166,9 @@ impl Reject {
             Self::Gone => "the caller went away".into(),
             Self::NotUpgraded => "the service did not take the upgrade".into(),
             Self::Revoked => "access denied by a change of policy".into(),
+            Self::Misconfigured => {
+                "the settings of the service cannot be understood on this node: see `weft status`".into()
+            }
         }
     }
 

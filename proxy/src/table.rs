@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use weft_proto::Index;
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
-use weft_proto::policy::{AuthorizationPolicy, ROOT_NAMESPACES};
+use weft_proto::kinds::authorization_policy::{AuthorizationPolicy, ROOT_NAMESPACES};
+use weft_proto::kinds::service::{EscapedSlashes, ServiceSettings, Span, UnderscoreHeaders};
 use weft_proto::service::{Protocol, ServiceName, ServicePort};
-use weft_proto::settings::{EscapedSlashes, ServiceSettings, Span, UnderscoreHeaders};
 
 use authz::{Authorization, CompileError, PolicyDescription};
 use description::{Bind, Description, LocalInstance, LocalPort, ServiceDescription};
@@ -41,7 +41,7 @@ pub struct Table {
     pub(crate) caller_any: Option<ServiceName>,
     pub(crate) binds: Vec<Bind>,
     deny_by_default: bool,
-    policies: Arc<Vec<PolicyDescription>>,
+    policies: Arc<Vec<Arc<PolicyDescription>>>,
     services: BTreeMap<ServiceName, Arc<Service>>,
     by_address: BTreeMap<Ipv4Addr, ServiceName>,
 }
@@ -57,6 +57,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     pub(crate) address: Option<Ipv4Addr>,
     pub(crate) settings: Settings,
+    /// Whether its settings are known; what is not understood serves nobody.
+    pub(crate) understood: bool,
     pub(crate) authorization: Arc<Authorization>,
     /// Whether a policy asks for an address, which differs between the two ends of a call.
     pub(crate) addresses_matter: bool,
@@ -169,7 +171,7 @@ struct Context<'a> {
     trust_domain: &'a TrustDomain,
     node: &'a NodeName,
     zone: &'a str,
-    policies: &'a [PolicyDescription],
+    policies: &'a [Arc<PolicyDescription>],
     deny_by_default: bool,
 }
 
@@ -209,7 +211,8 @@ impl Context<'_> {
             identity: Identity::service(self.trust_domain.clone(), description.name.clone()),
             ports: description.ports.clone(),
             address: description.address,
-            settings: Settings::new(&description.settings),
+            settings: Settings::new(description.settings.as_deref().unwrap_or(&ServiceSettings::default())),
+            understood: description.settings.is_some(),
             authorization,
             addresses_matter: near.clone().any(|policy| asks_for_addresses(&policy.policy)),
             headers_matter: near.clone().any(|policy| asks_for_headers(&policy.policy)),

@@ -10,16 +10,18 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use weft_proto::document;
-use weft_proto::policy::{
+use weft_proto::kinds::authorization_policy::{
     Action, AuthorizationPolicy, Condition, DRY_RUN_ANNOTATION, From, Operation, Rule, Selector, Source, TargetRef, To,
 };
-use weft_proto::resource::{Kind, ResourceKey};
+use weft_proto::kinds::service::EscapedSlashes;
+use weft_proto::kinds::{Kinds, Spec};
+use weft_proto::resource::ResourceKey;
 use weft_proto::service::ServiceName;
-use weft_proto::settings::EscapedSlashes;
 use weft_proxy::path;
 use weft_proxy::table::authz::{
     Authorization, Call, Caller, HttpCall, PATTERNS_MAX, PolicyDescription, Reason, Verdict,
@@ -106,14 +108,14 @@ impl Case {
             .filter(|text| !text.trim().is_empty())
             .map(|text| format!("{head}{text}"))
             .collect();
-        let resources = document::parse(source, &documents.join("---\n"))
+        let resources = document::parse(Kinds::ALL, source, &documents.join("---\n"))
             .unwrap_or_else(|faults| panic!("{}: {faults:?}", self.rule));
         let describe = |resource: &weft_proto::resource::Resource| PolicyDescription {
             key: resource.key.clone(),
-            policy: document::authorization_policy(resource).expect("checked"),
+            policy: AuthorizationPolicy::of(resource).expect("checked"),
             dry_run: resource.annotations.get(DRY_RUN_ANNOTATION).is_some_and(|value| value == "true"),
         };
-        let policies: Vec<_> = resources.iter().map(describe).collect();
+        let policies: Vec<_> = resources.iter().map(describe).map(Arc::new).collect();
         Authorization::compile(&service, &labels, &policies, self.denies_by_default).expect("compiles")
     }
 }
@@ -195,12 +197,12 @@ allow by default/a[1]
 fn what_cannot_be_compiled_is_named() {
     let service = ServiceName::new("default", "web").expect("valid");
     let error = |rule: Rule| {
-        let key = ResourceKey { kind: Kind::AuthorizationPolicy, namespace: "default".into(), name: "p".into() };
+        let key = ResourceKey { kind: AuthorizationPolicy::KIND.key(), namespace: "default".into(), name: "p".into() };
         let policy = AuthorizationPolicy { rules: vec![Rule::default(), rule], ..AuthorizationPolicy::default() };
         let description = PolicyDescription { key, policy, dry_run: false };
         let error = Authorization::check(&description).expect_err("refused");
         assert_eq!(
-            Authorization::compile(&service, &BTreeMap::new(), &[description], false).expect_err("refused"),
+            Authorization::compile(&service, &BTreeMap::new(), &[Arc::new(description)], false).expect_err("refused"),
             error
         );
         error.to_string()
@@ -252,7 +254,13 @@ fn agrees_with_the_prose() {
     let outcome = runner.run(&bytes, |bytes| {
         let (policies, end) = Choices(&bytes).draw();
         let by_default = end.deny_by_default;
-        let compiled = Authorization::compile(&end.service, &end.labels, &policies, by_default).expect("compiles");
+        let compiled = Authorization::compile(
+            &end.service,
+            &end.labels,
+            &policies.iter().cloned().map(Arc::new).collect::<Vec<_>>(),
+            by_default,
+        )
+        .expect("compiles");
         let host = path::host(end.host);
         let http =
             end.http.then_some(HttpCall { method: end.method, host: &host, path: end.path, headers: &end.headers });
@@ -371,7 +379,7 @@ impl Choices<'_> {
         let target_refs = if match_labels.is_empty() { self.many(&[0, 0, 0, 1, 2], target) } else { Vec::new() };
         let selector = (!match_labels.is_empty()).then_some(Selector { match_labels });
         let rules = self.many(&[1, 1, 2, 0], Self::rule);
-        let key = ResourceKey { kind: Kind::AuthorizationPolicy, namespace, name: String::new() };
+        let key = ResourceKey { kind: AuthorizationPolicy::KIND.key(), namespace, name: String::new() };
         PolicyDescription { key, policy: AuthorizationPolicy { selector, target_refs, action, rules }, dry_run }
     }
 

@@ -292,7 +292,7 @@ impl Chaos {
                 let request = ApplyRequest { texts: vec![Text { source: "chaos".into(), text: document.text }] };
                 client.apply(&request, false).await
             } else {
-                client.delete_resource(key.kind, &key.namespace, &key.name, None).await
+                client.delete_resource(&key.kind.name, &key.namespace, &key.name, None).await
             };
             let answer = match &outcome {
                 Ok(applied) => Answer::Acknowledged { switch, present, index: applied.index },

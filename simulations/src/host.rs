@@ -175,6 +175,7 @@ impl Host {
             metrics: None,
             loopback: Loopback::Off,
             connections_max: 10_000,
+            kinds: weft_proto::kinds::Kinds::ALL,
             binds: Vec::new(),
             transport: Transport::Tcp,
             workers: 1,

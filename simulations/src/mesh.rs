@@ -4,7 +4,9 @@ pub mod assertion;
 mod read;
 
 use serde::{Deserialize, Serialize};
-use weft_proto::resource::{Kind, ResourceKey};
+use weft_proto::kinds::Spec;
+use weft_proto::kinds::authorization_policy::AuthorizationPolicy;
+use weft_proto::resource::ResourceKey;
 
 use assertion::{Assertion, Caller, Claim, When};
 
@@ -127,7 +129,7 @@ impl Mesh {
         let named = |document: &Document| {
             self.assertions.iter().any(|assertion| match &assertion.claim {
                 Claim::Calls { when: When::While(name) | When::Unless(name), .. } => {
-                    *name == document.key.name && document.key.kind == Kind::AuthorizationPolicy
+                    *name == document.key.name && document.key.kind == AuthorizationPolicy::KIND.key()
                 }
                 _ => false,
             })
@@ -135,7 +137,7 @@ impl Mesh {
         (self.switches, self.fixed) = std::mem::take(&mut self.fixed).into_iter().partition(named);
         if self.switches.is_empty() {
             let (namespace, name) = ("default".into(), "weft-sim-idle".into());
-            let key = ResourceKey { kind: Kind::AuthorizationPolicy, namespace, name };
+            let key = ResourceKey { kind: AuthorizationPolicy::KIND.key(), namespace, name };
             self.switches.push(Document { key, text: IDLE.into() });
         }
     }

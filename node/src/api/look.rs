@@ -13,7 +13,7 @@ use weft_proto::facts::NodeFacts;
 use weft_proto::identity::{Identity, NodeName};
 use weft_proto::planted::{Bug, planted};
 use weft_proto::service::{DEFAULT_NAMESPACE, ServiceName};
-use weft_proto::wire::cluster::{ControlRequest, EnforcedRequest, control_request, control_response};
+use weft_proto::wire::cluster::{ControlRequest, EnforcedReply, EnforcedRequest, control_request, control_response};
 use weft_proto::{Index, UnixMillis};
 use weft_proxy::explain::Explanation;
 
@@ -106,32 +106,45 @@ impl<W: World> Node<W> {
         let start = Instant::now();
         let live = self.live();
         let asked = live.keys().map(|name| self.ask_enforced(name, index, start + bound));
-        let lagging: Vec<Lagging> = join_all(asked).await.into_iter().flatten().collect();
+        let answers = join_all(asked).await;
+        let lagging: Vec<Lagging> = live
+            .keys()
+            .zip(answers)
+            .filter(|(_, answer)| !answer.lacks.is_empty())
+            .map(|(name, answer)| Lagging { node: name.to_string(), enforced: answer.enforced, why: answer.lacks })
+            .collect();
         let absent: Vec<String> =
             self.state().nodes.keys().filter(|name| !live.contains_key(*name)).map(ToString::to_string).collect();
         let took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         Ok(Enforced { index, nodes: live.len(), enforced: live.len() - lagging.len(), lagging, absent, took_ms })
     }
 
-    async fn ask_enforced(&self, name: &NodeName, index: Index, deadline: Instant) -> Option<Lagging> {
-        let lagging = |enforced, why: String| Some(Lagging { node: name.to_string(), enforced, why });
+    /// What a node enforces, waited for until it enforces the index.
+    async fn ask_enforced(&self, name: &NodeName, index: Index, deadline: Instant) -> EnforcedReply {
         if planted(Bug::WaitingSkipped) && name != self.name() {
-            return None;
+            return EnforcedReply { enforced: index, ..EnforcedReply::default() };
         }
         if name == self.name() {
-            let enforced = wait_enforced(self.enforced.clone(), index, deadline).await;
-            return if enforced.index >= index { None } else { lagging(enforced.index, why(&enforced.refused)) };
+            return wait_enforced(self.enforced.clone(), index, deadline).await.reply(index);
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let wait = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
         let request = ControlRequest { kind: Some(control_request::Kind::Enforced(EnforcedRequest { index, wait })) };
+        let unknown = |lacks: String| EnforcedReply { lacks, ..EnforcedReply::default() };
         let grace = left + Duration::from_secs(1);
         match self.control.exchange_within(name, request, grace).await.map(|response| response.kind) {
-            Ok(Some(control_response::Kind::Enforced(reply))) if reply.enforced >= index => None,
-            Ok(Some(control_response::Kind::Enforced(reply))) => lagging(reply.enforced, why(&reply.refused)),
-            Ok(_) => lagging(0, "it answered something else than was asked".into()),
-            Err(error) => lagging(0, format!("it cannot be reached: {error}")),
+            Ok(Some(control_response::Kind::Enforced(reply))) => reply,
+            Ok(_) => unknown("it answered something else than was asked".into()),
+            Err(error) => unknown(format!("it cannot be reached: {error}")),
         }
+    }
+
+    /// What every live node does not enforce: the node, and its documents or why it cannot be asked.
+    pub(super) async fn ask_unenforced(&self) -> Vec<(NodeName, EnforcedReply)> {
+        let live = self.live();
+        let asked = live.keys().map(|name| self.ask_enforced(name, 0, Instant::now()));
+        let answers = join_all(asked).await;
+        live.keys().cloned().zip(answers).collect()
     }
 
     /// `POST /v1/explain`
@@ -190,10 +203,6 @@ impl<W: World> Node<W> {
         let leaf = |certificate: &Arc<rustls::sign::CertifiedKey>| certificate.cert.first().map(|leaf| leaf.to_vec());
         current.certificates.iter().filter_map(|(identity, cert)| Some((identity.clone(), leaf(cert)?))).collect()
     }
-}
-
-fn why(refused: &str) -> String {
-    if refused.is_empty() { "it has not received it yet".into() } else { format!("it refuses it: {refused}") }
 }
 
 fn instance_label(instance: &weft_proto::service::Instance) -> String {

@@ -1,6 +1,5 @@
-//! What the API changes: tokens, services, documents.
+//! What the API changes: tokens and services.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -9,19 +8,14 @@ use tokio::time::{Instant, timeout};
 use weft_consensus::replica::ProposeError;
 use weft_consensus::state::State;
 use weft_proto::Index;
-use weft_proto::command::{Command, Outcome, Proposal, Reason, ResourceAction, ResourceChange, TokenRecord};
-use weft_proto::document;
-use weft_proto::resource::{Kind, ResourceKey};
+use weft_proto::command::{Command, Outcome, Proposal, Reason, TokenRecord};
 use weft_proto::service::{Grant, ServiceName};
 use weft_proto::wire::mesh::JoinLine;
-use weft_proxy::table::Table;
 
 use super::schema::{
-    Applied, ApplyRequest, Error, Reached, Service, ServiceInstance, ServiceSpec, Services, Token, TokenCreated,
-    TokenRequest,
+    Error, Reached, Service, ServiceInstance, ServiceSpec, Services, Token, TokenCreated, TokenRequest,
 };
 use crate::Node;
-use crate::compile::compile;
 use crate::join::{sha256, write_line};
 use crate::world::{World, random};
 
@@ -65,7 +59,7 @@ impl Failure {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
     }
 
-    fn faults(message: &str, faults: Vec<String>) -> Self {
+    pub(super) fn faults(message: &str, faults: Vec<String>) -> Self {
         let mut failure = Self::bad(message);
         failure.error.faults = faults;
         failure
@@ -240,28 +234,6 @@ impl<W: World> Node<W> {
         }
     }
 
-    /// `GET /v1/resources`
-    pub fn api_resources(&self, query: &BTreeMap<String, String>) -> Answered<Vec<Value>> {
-        let kind = query.get("kind").map(|text| text.parse::<Kind>()).transpose();
-        let kind = kind.map_err(|error| Failure::bad(error.to_string()))?;
-        let state = self.state();
-        let wanted = |key: &ResourceKey| {
-            kind.is_none_or(|kind| kind == key.kind)
-                && query.get("namespace").is_none_or(|namespace| *namespace == key.namespace)
-                && query.get("name").is_none_or(|name| *name == key.name)
-        };
-        let found: Vec<Value> = state
-            .resources
-            .values()
-            .filter(|resource| wanted(&resource.key))
-            .map(|resource| document::render(resource))
-            .collect();
-        match query.get("name") {
-            Some(name) if found.is_empty() => Err(Failure::not_found(format!("there is no {name:?}"))),
-            _ => Ok(found),
-        }
-    }
-
     /// `GET /v1/index`: what is read here after it is linearizable.
     pub async fn api_index(&self) -> Answered<Reached> {
         let index = self.replica.read_index(DECISION_TIMEOUT).await?;
@@ -274,78 +246,7 @@ impl<W: World> Node<W> {
         }
     }
 
-    /// `POST /v1/resources`
-    pub async fn api_apply(&self, request: ApplyRequest, dry_run: bool) -> Answered<Applied> {
-        let (mut changes, mut faults, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
-        let mut warnings = Vec::new();
-        for text in &request.texts {
-            match document::parse(&text.source, &text.text) {
-                Err(found) => faults.extend(found.iter().map(ToString::to_string)),
-                Ok(resources) => {
-                    for resource in resources {
-                        if !seen.insert(resource.key.clone()) {
-                            faults.push(format!("{}: {} is given twice", text.source, resource.key));
-                        }
-                        warnings.extend(document::hints(&resource));
-                        let expected = (resource.version > 0).then_some(resource.version);
-                        changes.push(ResourceChange { action: ResourceAction::Put(resource), expected });
-                    }
-                }
-            }
-        }
-        if !faults.is_empty() {
-            return Err(Failure::faults("nothing was applied", faults));
-        }
-        if changes.is_empty() {
-            return Err(Failure::bad("there is no document in what was given"));
-        }
-        Ok(Applied { warnings, ..self.change(changes, dry_run).await? })
-    }
-
-    /// `DELETE /v1/resources/{kind}/{namespace}/{name}`
-    pub async fn api_delete(
-        &self,
-        kind: &str,
-        namespace: &str,
-        name: &str,
-        expected: Option<&String>,
-    ) -> Answered<Applied> {
-        let kind = kind.parse().map_err(|error| Failure::bad(format!("{error}")))?;
-        let expected = expected.map(|text| text.parse::<Index>()).transpose();
-        let expected = expected.map_err(|_| Failure::bad("expected is a version that `weft get` printed"))?;
-        let key = ResourceKey { kind, namespace: namespace.to_owned(), name: name.to_owned() };
-        self.change(vec![ResourceChange { action: ResourceAction::Delete(key), expected }], false).await
-    }
-
-    /// Tries the change on a copy of the state, compiling included; then, unless it is a dry run, proposes it.
-    async fn change(&self, changes: Vec<ResourceChange>, dry_run: bool) -> Answered<Applied> {
-        let command = Command::ChangeResources(changes);
-        let mut trial = State::clone(&self.state());
-        let index = trial.index + 1;
-        let proposal = Proposal { key: random(&self.world), at: self.world.now(), command: command.clone() };
-        let (_, outcome) = weft_consensus::apply::apply(&mut trial, index, &proposal);
-        if let Outcome::Refused(refusal) = outcome {
-            return Err(refused(refusal.reason, refusal.detail));
-        }
-        let site = &self.site;
-        let compiled = compile(site, &trial, &self.live(), &self.local.borrow().clone());
-        let built = compiled.and_then(|description| {
-            Table::build(description, Some(&self.plane.table())).map_err(|error| error.to_string())
-        });
-        if let Err(why) = built {
-            return Err(Failure::bad(format!("nothing was applied, since no node could enforce it: {why}")));
-        }
-        if dry_run {
-            let Outcome::Changed(changes) = outcome else { return Err(Failure::internal("an odd outcome")) };
-            return Ok(Applied { index: 0, changes, warnings: Vec::new() });
-        }
-        match self.decide(command).await? {
-            (index, Outcome::Changed(changes)) => Ok(Applied { index, changes, warnings: Vec::new() }),
-            (_, other) => Err(Failure::internal(format!("the log answered {other:?}"))),
-        }
-    }
-
-    async fn decide(&self, command: Command) -> Answered<(Index, Outcome)> {
+    pub(super) async fn decide(&self, command: Command) -> Answered<(Index, Outcome)> {
         let proposal = Proposal { key: random(&self.world), at: self.world.now(), command };
         match self.replica.propose(proposal, DECISION_TIMEOUT).await? {
             (_, Outcome::Refused(refusal)) => Err(refused(refusal.reason, refusal.detail)),
@@ -354,7 +255,7 @@ impl<W: World> Node<W> {
     }
 }
 
-fn refused(reason: Reason, detail: String) -> Failure {
+pub(super) fn refused(reason: Reason, detail: String) -> Failure {
     let status = match reason {
         Reason::NotFound | Reason::NodeUnknown | Reason::TokenUnknown => StatusCode::NOT_FOUND,
         _ => StatusCode::CONFLICT,

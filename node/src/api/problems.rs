@@ -66,10 +66,12 @@ impl<W: World> Node<W> {
             unhealthy.map(|(service, why)| new("instance", format!("service {service} is not healthy: {why}"))),
         );
         problems.extend(self.plane.problems().into_iter().map(|text| new("listener", text)));
-        let refused = self.enforced.borrow().refused.clone();
-        if !refused.is_empty() {
-            problems.push(new("not-enforced", format!("the newest state is not enforced: {refused}")));
+        let enforced = self.enforced.borrow().clone();
+        if !enforced.refused.is_empty() {
+            problems.push(new("not-enforced", format!("the newest state is not enforced: {}", enforced.refused)));
         }
+        let unenforced = enforced.unenforced.iter();
+        problems.extend(unenforced.map(|one| new("not-enforced", format!("{} is not enforced: {}", one.key, one.why))));
         if let Some(text) = self.gossip.too_large() {
             problems.push(new("facts-too-large", text));
         }
@@ -123,7 +125,7 @@ fn absent(state: &State, live: &BTreeMap<NodeName, NodeFacts>) -> Vec<Problem> {
 
 fn elsewhere(live: &BTreeMap<NodeName, NodeFacts>, me: &NodeName) -> Vec<Problem> {
     let others = live.values().filter(|facts| facts.name != *me && !facts.refused.is_empty());
-    let text = |facts: &NodeFacts| format!("node {} does not enforce the newest state: {}", facts.name, facts.refused);
+    let text = |facts: &NodeFacts| format!("node {} does not enforce everything: {}", facts.name, facts.refused);
     others.map(|facts| Problem { kind: "not-enforced", text: text(facts) }).collect()
 }
 

@@ -11,7 +11,8 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use weft_proto::Index;
 use weft_proto::document::{self, TEXT_LENGTH_MAX};
-use weft_proto::resource::{Kind, ResourceKey};
+use weft_proto::kinds::Kinds;
+use weft_proto::resource::ResourceKey;
 use weft_proto::service::DEFAULT_NAMESPACE;
 
 use super::table::{count, table};
@@ -47,8 +48,8 @@ struct Wait {
 
 #[derive(Debug, Args)]
 pub(super) struct Get {
-    /// Service or AuthorizationPolicy, in any case, singular or plural
-    kind: Kind,
+    #[arg(help = kinds_help(), value_parser = values::kind)]
+    kind: String,
     /// One document; all unless given
     #[arg(value_parser = values::name)]
     name: Option<String>,
@@ -63,6 +64,10 @@ pub(super) struct Get {
     format: Option<Format>,
 }
 
+fn kinds_help() -> String {
+    format!("{}, in any case, singular, plural or short", Kinds::ALL.names())
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
     /// As `weft apply` takes it
@@ -75,9 +80,8 @@ enum Format {
 
 #[derive(Debug, Args)]
 pub(super) struct Delete {
-    /// Service or AuthorizationPolicy
-    #[arg(required_unless_present = "file", requires = "name")]
-    kind: Option<Kind>,
+    #[arg(help = kinds_help(), value_parser = values::kind, required_unless_present = "file", requires = "name")]
+    kind: Option<String>,
     /// The document
     #[arg(value_parser = values::name)]
     name: Option<String>,
@@ -120,8 +124,9 @@ impl Get {
         if self.consistent {
             context.client.index().await?;
         }
-        let documents = context.client.resources(self.kind, namespace, self.name.as_deref()).await?;
         let format = self.format.unwrap_or(if context.output == Output::Json { Format::Json } else { Format::Table });
+        let status = format != Format::Table;
+        let documents = context.client.resources(&self.kind, namespace, self.name.as_deref(), status).await?;
         let text = match (format, documents.as_slice()) {
             (Format::Json, [document]) if self.name.is_some() => json(document)?,
             (Format::Json, documents) => json(&documents)?,
@@ -135,14 +140,15 @@ impl Get {
 
 impl Delete {
     pub(super) async fn execute(self, context: &Context) -> Ended {
+        let named = |key: ResourceKey| (format!("{}.{}", key.kind, key.kind.group), key.namespace, key.name);
         let keys = match (self.kind, self.name) {
-            (Some(kind), Some(name)) => vec![ResourceKey { kind, namespace: self.namespace, name }],
-            _ => keys(&read_all(&self.file)?)?,
+            (Some(kind), Some(name)) => vec![(kind, self.namespace, name)],
+            _ => keys(&read_all(&self.file)?)?.into_iter().map(named).collect(),
         };
         let mut total = Applied { index: 0, changes: Vec::new(), warnings: Vec::new() };
         let mut faults = Vec::new();
-        for key in &keys {
-            match context.client.delete_resource(key.kind, &key.namespace, &key.name, self.expected).await {
+        for (kind, namespace, name) in &keys {
+            match context.client.delete_resource(kind, namespace, name, self.expected).await {
                 Ok(applied) => {
                     total.index = total.index.max(applied.index);
                     total.changes.extend(applied.changes);
@@ -224,7 +230,7 @@ fn document_table(documents: &[Value]) -> String {
 fn keys(texts: &[Text]) -> Result<Vec<ResourceKey>, Stopped> {
     let (mut keys, mut faults) = (Vec::new(), Vec::new());
     for text in texts {
-        match document::parse(&text.source, &text.text) {
+        match document::parse(Kinds::ALL, &text.source, &text.text) {
             Ok(resources) => keys.extend(resources.into_iter().map(|resource| resource.key)),
             Err(found) => faults.extend(found.iter().map(ToString::to_string)),
         }

@@ -142,6 +142,7 @@ impl Up {
             access_sample: self.access_sample,
             voters: self.voters,
             connections_max: crate::os::connections_max(),
+            kinds: weft_proto::kinds::Kinds::ALL,
         })
     }
 }

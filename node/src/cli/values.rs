@@ -4,14 +4,17 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use weft_proto::identity::{NodeName, label};
+use weft_proto::kinds::Kinds;
+use weft_proto::kinds::service::Span;
 use weft_proto::service::{Protocol, ServiceName};
-use weft_proto::settings::Span;
 
 use crate::api::schema::PortSpec;
 use crate::checks::Check;
 
 /// Longest life of a join token, as the API has it: 30 days.
 const LIFETIME_MAX_S: u64 = 30 * 24 * 60 * 60;
+/// Longest name of a kind with its group, in characters.
+const KIND_LENGTH_MAX: usize = 300;
 /// Longest wait for a change to be in force, as the API has it: 10 minutes.
 const WAIT_MAX: Duration = Duration::from_mins(10);
 /// Longest DNS label.
@@ -118,6 +121,15 @@ pub(crate) fn voters(text: &str) -> Result<usize, String> {
 pub(crate) fn token_id(text: &str) -> Result<String, String> {
     let good = !text.is_empty() && text.len() <= LABEL_LENGTH_MAX && text.chars().all(|c| c.is_ascii_alphanumeric());
     good.then(|| text.to_owned()).ok_or_else(|| "write an id that `weft token list` prints".to_owned())
+}
+
+/// The name of a kind. Which there are the node knows, which may be of another version.
+pub(crate) fn kind(text: &str) -> Result<String, String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-';
+    match !text.is_empty() && text.len() <= KIND_LENGTH_MAX && text.chars().all(legal) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("a kind is written in letters: one of {}", Kinds::ALL.names())),
+    }
 }
 
 /// Reads a DNS label: a zone, a namespace, the name of a document.

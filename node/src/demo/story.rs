@@ -9,7 +9,6 @@ use std::time::Duration;
 use http::{Method, StatusCode, Uri};
 use tokio::time::{Instant, sleep};
 use weft_proto::Index;
-use weft_proto::resource::Kind;
 use weft_proto::service::{DEFAULT_NAMESPACE, Protocol};
 
 use super::applications::Applications;
@@ -252,7 +251,7 @@ impl Mesh {
         step(6, "The policy is deleted while c is away; then c starts again from its disk.");
         let [a, _, c] = &stage.nodes;
         let applied =
-            a.client.delete_resource(Kind::AuthorizationPolicy, DEFAULT_NAMESPACE, "db", None).await.map_err(text)?;
+            a.client.delete_resource("AuthorizationPolicy", DEFAULT_NAMESPACE, "db", None).await.map_err(text)?;
         enforced_by_all(&a.client, applied.index, NODES.len() - 1).await?;
         let start = Instant::now();
         c.start(&[])?;

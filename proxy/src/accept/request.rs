@@ -6,7 +6,7 @@ use http::header::{EXPECT, HOST, MAX_FORWARDS};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
-use weft_proto::settings::{EscapedSlashes, UnderscoreHeaders};
+use weft_proto::kinds::service::{EscapedSlashes, UnderscoreHeaders};
 
 use super::framing::Mark;
 use super::host::{Host, in_target};

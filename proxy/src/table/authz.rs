@@ -24,7 +24,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_proto::identity::Identity;
-use weft_proto::policy::{Action, AuthorizationPolicy};
+use weft_proto::kinds::authorization_policy::{Action, AuthorizationPolicy};
 use weft_proto::resource::ResourceKey;
 use weft_proto::service::ServiceName;
 
@@ -64,7 +64,7 @@ struct Policy {
 
 impl Authorization {
     /// Compiles the policies that apply to the service: those of its namespace and of
-    /// [`ROOT_NAMESPACES`](weft_proto::policy::ROOT_NAMESPACES) whose selector or `targetRefs` name it, or that have neither.
+    /// [`ROOT_NAMESPACES`](weft_proto::kinds::authorization_policy::ROOT_NAMESPACES) whose selector or `targetRefs` name it, or that have neither.
     /// The service has `labels` and the label `app` with its own name, which `labels` can't change.
     ///
     /// An error names policy and field. Whoever gets one must not go on without the policy: keep the last good
@@ -72,10 +72,10 @@ impl Authorization {
     pub fn compile(
         service: &ServiceName,
         labels: &BTreeMap<String, String>,
-        policies: &[PolicyDescription],
+        policies: &[Arc<PolicyDescription>],
         deny_by_default: bool,
     ) -> Result<Self, CompileError> {
-        let mut chosen: Vec<&PolicyDescription> =
+        let mut chosen: Vec<&Arc<PolicyDescription>> =
             policies.iter().filter(|description| compile::selects(description, service, labels)).collect();
         // The order decides only which of several matching policies is named; it must not depend on the caller's.
         chosen.sort_by(|a, b| a.key.cmp(&b.key));

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use weft_proto::Index;
 use weft_proto::identity::{NodeName, TrustDomain};
+use weft_proto::kinds::service::ServiceSettings;
 use weft_proto::service::{Protocol, ServiceName, ServicePort};
-use weft_proto::settings::ServiceSettings;
 
 use super::authz::PolicyDescription;
 
@@ -26,7 +27,7 @@ pub struct Description {
     /// Every service of the mesh.
     pub services: Vec<ServiceDescription>,
     /// Every authorization policy of the mesh.
-    pub policies: Vec<PolicyDescription>,
+    pub policies: Vec<Arc<PolicyDescription>>,
     /// The instances that this node runs.
     pub local: Vec<LocalInstance>,
     /// Which service the processes of a user id belong to.
@@ -50,8 +51,8 @@ pub struct ServiceDescription {
     pub listened: Vec<u16>,
     /// Its ports, the same on every node. The first one is meant where a caller names none.
     pub ports: Vec<ServicePort>,
-    /// Its settings.
-    pub settings: ServiceSettings,
+    /// Its settings; none where they cannot be understood: calls of it are answered with 500.
+    pub settings: Option<Arc<ServiceSettings>>,
     /// Where its instances run.
     pub endpoints: Vec<EndpointDescription>,
 }

@@ -17,6 +17,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use weft_proto::document;
 use weft_proto::identity::{Identity, TrustDomain};
+use weft_proto::kinds::authorization_policy::AuthorizationPolicy;
+use weft_proto::kinds::{Kinds, Spec};
 use weft_proto::service::{Protocol, ServiceName, ServicePort};
 use weft_proxy::net::Net;
 use weft_proxy::net::host::{HostNet, HostStream};
@@ -257,11 +259,14 @@ impl<N: Net> Mesh<N> {
     }
 
     fn describe(&self, at_a: bool, policies: &str, setup: &Setup) -> Description {
-        let resources =
-            if policies.is_empty() { Vec::new() } else { document::parse("test", policies).expect("valid") };
+        let resources = if policies.is_empty() {
+            Vec::new()
+        } else {
+            document::parse(Kinds::ALL, "test", policies).expect("valid")
+        };
         let describe = |resource: &weft_proto::resource::Resource| PolicyDescription {
             key: resource.key.clone(),
-            policy: document::authorization_policy(resource).expect("checked"),
+            policy: AuthorizationPolicy::of(resource).expect("checked"),
             dry_run: false,
         };
         let zone = if setup.same_zone { "one" } else { "two" };
@@ -289,10 +294,10 @@ impl<N: Net> Mesh<N> {
                 address: None,
                 listened: Vec::new(),
                 ports: self.ports.iter().map(|(port, _)| *port).collect(),
-                settings: Default::default(),
+                settings: Some(Arc::default()),
                 endpoints: vec![endpoint],
             }],
-            policies: resources.iter().map(describe).collect(),
+            policies: resources.iter().map(describe).map(Arc::new).collect(),
             local: match at_a {
                 true => Vec::new(),
                 false => vec![LocalInstance {

@@ -9,7 +9,8 @@ use tokio::time::timeout;
 use weft::api::schema::Status;
 use weft::client::{Client, ClientError};
 use weft_proto::identity::NodeName;
-use weft_proto::resource::{Kind as Resources, ResourceKey};
+use weft_proto::kinds::Kinds;
+use weft_proto::resource::ResourceKey;
 
 use super::{Answer, Chaos, Stop};
 use crate::application::Arrived;
@@ -45,11 +46,11 @@ impl View {
     async fn of(client: &Client) -> Result<Self, ClientError> {
         let status = client.status().await?;
         let mut versions = BTreeMap::new();
-        for kind in [Resources::AuthorizationPolicy, Resources::Service] {
-            for document in client.resources(kind, None, None).await? {
+        for kind in Kinds::ALL.iter() {
+            for document in client.resources(kind.name, None, None, false).await? {
                 let text = |field: &str| document["metadata"][field].as_str().map(str::to_owned);
                 let key = text("namespace").zip(text("name"));
-                let key = key.map(|(namespace, name)| ResourceKey { kind, namespace, name });
+                let key = key.map(|(namespace, name)| ResourceKey { kind: kind.key(), namespace, name });
                 let version = text("resourceVersion").and_then(|version| version.parse().ok());
                 versions.extend(key.zip(version));
             }

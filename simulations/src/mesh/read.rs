@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_json::Value;
 use weft_proto::document;
-use weft_proto::resource::Kind;
+use weft_proto::kinds::authorization_policy::AuthorizationPolicy;
+use weft_proto::kinds::{Kinds, Spec as _};
 
 use super::assertion::{Assertion, Claim, When};
 use super::{Document, Mesh, Place, Protocol, Service};
@@ -111,7 +112,7 @@ impl Mesh {
                     continue;
                 }
                 let text = document.to_string();
-                match document::parse(source, &text) {
+                match document::parse(Kinds::ALL, source, &text) {
                     Ok(read) => resources.extend(read.into_iter().map(|resource| (resource.key, text.clone()))),
                     // Each was read alone; its place is that in the file.
                     Err(found) => faults.extend(found.into_iter().map(|fault| {
@@ -132,7 +133,7 @@ impl Mesh {
         };
         let policies: Vec<&str> = resources
             .iter()
-            .filter(|(key, _)| key.kind == Kind::AuthorizationPolicy && key.namespace == "default")
+            .filter(|(key, _)| key.kind == AuthorizationPolicy::KIND.key() && key.namespace == "default")
             .map(|(key, _)| key.name.as_str())
             .collect();
         let mut mesh = simulated(simulation, &policies)

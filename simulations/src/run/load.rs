@@ -57,7 +57,7 @@ impl Run {
                 let request = ApplyRequest { texts: vec![Text { source: "simulation".into(), text: document.text }] };
                 node.api_apply(request, false).await
             } else {
-                node.api_delete(key.kind.as_str(), &key.namespace, &key.name, None).await
+                node.api_delete(&key.kind.name, &key.namespace, &key.name, None).await
             };
             let index = match outcome {
                 Ok(applied) => applied.index,

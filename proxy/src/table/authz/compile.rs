@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use http::header::{HOST, HeaderName};
-use weft_proto::document::header_name;
-use weft_proto::policy::{APP_LABEL, Condition, Operation, ROOT_NAMESPACES, Source};
+use weft_proto::kinds::authorization_policy::{APP_LABEL, Condition, Operation, ROOT_NAMESPACES, Source, header_name};
 use weft_proto::resource::ResourceKey;
 use weft_proto::service::ServiceName;
 
@@ -24,7 +23,7 @@ pub const PATTERN_LENGTH_MAX: usize = 4096;
 #[error("{policy}: {path}: {message}")]
 pub struct CompileError {
     /// The policy.
-    pub policy: ResourceKey,
+    pub policy: Box<ResourceKey>,
     /// The field, such as `spec.rules[0].to[0].operation.paths[1]`.
     pub path: String,
     /// What is wrong and what would be right.
@@ -233,6 +232,6 @@ impl Compiler<'_> {
     }
 
     fn error(&self, path: &str, message: impl Into<String>) -> CompileError {
-        CompileError { policy: self.key.clone(), path: path.to_owned(), message: message.into() }
+        CompileError { policy: Box::new(self.key.clone()), path: path.to_owned(), message: message.into() }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use weft_proto::policy::Action;
+use weft_proto::kinds::authorization_policy::Action;
 
 use super::rule::{Lean, Miss, Rule};
 use super::{Call, Policy, PolicyId, Verdict};

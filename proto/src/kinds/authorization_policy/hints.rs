@@ -1,6 +1,6 @@
 //! What a document says that can never match: taken as it is, and worth a word to whoever wrote it.
 
-use crate::policy::{AuthorizationPolicy, Rule};
+use super::{AuthorizationPolicy, Rule};
 
 /// One line for each part of a policy that matches nothing, with its path in the document.
 pub(super) fn of_policy(policy: &AuthorizationPolicy) -> Vec<String> {

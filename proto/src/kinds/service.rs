@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::{Faults, Kind, Names, Spec};
 use crate::service::Protocol;
 
 /// Longest duration that a setting takes: 24 h.
@@ -35,6 +36,32 @@ pub struct ServiceSettings {
     #[serde(default)]
     pub underscore_headers: UnderscoreHeaders,
 }
+
+impl Spec for ServiceSettings {
+    const KIND: Kind = Kind::new::<Self>(Names {
+        name: "Service",
+        group: "weft",
+        versions: &["v1"],
+        plural: "services",
+        short: &["svc"],
+        about: "settings of a service",
+        example: include_str!("service.yaml"),
+    });
+
+    fn check(&self, faults: &mut Faults) {
+        for (i, port) in self.ports.iter().enumerate() {
+            if self.ports[..i].iter().any(|other| other.port == port.port) {
+                faults.push((format!("spec.ports[{i}].port"), format!("{} is listed twice", port.port)));
+            }
+        }
+        if self.retries.is_some_and(|retries| retries > RETRIES_MAX) {
+            faults.push(("spec.retries".into(), format!("at most {RETRIES_MAX}")));
+        }
+    }
+}
+
+/// Most times that a try is repeated.
+const RETRIES_MAX: u8 = 10;
 
 /// A port and what it speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

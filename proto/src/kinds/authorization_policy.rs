@@ -2,9 +2,17 @@
 //!
 //! Types here are what a document says; the data plane compiles them. A field that is not listed is refused.
 
+mod check;
+mod hints;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use check::header_name;
+
+use super::{Faults, Kind, Names, Spec};
 
 /// Namespaces whose policies apply to every service, as Istio's root namespace does.
 pub const ROOT_NAMESPACES: [&str; 2] = ["weft-system", "istio-system"];
@@ -29,6 +37,41 @@ pub struct AuthorizationPolicy {
     /// It matches if one of these does. Absent or empty: never.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
+}
+
+impl Spec for AuthorizationPolicy {
+    const KIND: Kind = Kind::new::<Self>(Names {
+        name: "AuthorizationPolicy",
+        group: "security.istio.io",
+        versions: &["v1", "v1beta1"],
+        plural: "authorizationpolicies",
+        short: &["ap"],
+        about: "who may call a service",
+        example: include_str!("authorization_policy.yaml"),
+    });
+
+    fn check(&self, faults: &mut Faults) {
+        check::policy(self, faults);
+    }
+
+    fn hints(&self) -> Vec<String> {
+        hints::of_policy(self)
+    }
+}
+
+impl AuthorizationPolicy {
+    /// What is enforced in the place of one that cannot be read: it denies all that it selects, as far as that can be
+    /// read, else all of its namespace.
+    pub fn closed(spec: &str) -> Self {
+        let spec: Value = serde_json::from_str(spec).unwrap_or_default();
+        let selector = spec.get("selector").map(|selector| serde_json::from_value(selector.clone()));
+        let targets = spec.get("targetRefs").map(|targets| serde_json::from_value(targets.clone()));
+        let (selector, target_refs) = match (selector.transpose(), targets.transpose()) {
+            (Ok(selector), Ok(targets)) => (selector, targets.unwrap_or_default()),
+            _ => (None, Vec::new()),
+        };
+        Self { selector, target_refs, action: Action::Deny, rules: vec![Rule::default()] }
+    }
 }
 
 /// Services by label.

@@ -1,19 +1,11 @@
-//! The rules that documents keep beyond their form.
+//! The rules that policies keep beyond their form.
 
-use super::{Faults, header_name};
+use super::{Action, AuthorizationPolicy, Condition, Faults, Operation, Source, TargetRef};
 use crate::identity::label;
-use crate::policy::{Action, AuthorizationPolicy, Condition, Operation, Source, TargetRef};
-use crate::settings::ServiceSettings;
 
-pub(super) fn settings(settings: &ServiceSettings, faults: &mut Faults) {
-    for (i, port) in settings.ports.iter().enumerate() {
-        if settings.ports[..i].iter().any(|other| other.port == port.port) {
-            faults.push((format!("spec.ports[{i}].port"), format!("{} is listed twice", port.port)));
-        }
-    }
-    if settings.retries.is_some_and(|retries| retries > 10) {
-        faults.push(("spec.retries".into(), "at most 10".into()));
-    }
+/// The header that a condition's key names: `request.headers[x-tenant]` names `x-tenant`.
+pub fn header_name(key: &str) -> Option<&str> {
+    key.strip_prefix("request.headers[")?.strip_suffix(']')
 }
 
 pub(super) fn policy(policy: &AuthorizationPolicy, faults: &mut Faults) {

@@ -1,0 +1,161 @@
+//! What the API does with documents: reads, applies, deletes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+use weft_consensus::state::State;
+use weft_proto::Index;
+use weft_proto::command::{Command, Outcome, Proposal, ResourceAction, ResourceChange};
+use weft_proto::document;
+use weft_proto::identity::NodeName;
+use weft_proto::resource::{KindName, Resource, ResourceKey};
+use weft_proto::wire::cluster::EnforcedReply;
+use weft_proxy::table::Table;
+
+use super::operations::{Answered, Failure, refused};
+use super::schema::{Applied, ApplyRequest};
+use crate::Node;
+use crate::compile::{Specs, Unenforced, compile};
+use crate::world::{World, random};
+
+impl<W: World> Node<W> {
+    /// `GET /v1/resources`: documents, with `status=true` as they stand on every live node.
+    pub async fn api_resources(&self, query: &BTreeMap<String, String>) -> Answered<Vec<Value>> {
+        let kind = query.get("kind").map(|text| self.kind(text)).transpose()?;
+        let wanted = |key: &ResourceKey| {
+            kind.as_ref().is_none_or(|kind| *kind == key.kind)
+                && query.get("namespace").is_none_or(|namespace| *namespace == key.namespace)
+                && query.get("name").is_none_or(|name| *name == key.name)
+        };
+        let state = self.state();
+        let found: Vec<_> = state.resources.values().filter(|resource| wanted(&resource.key)).collect();
+        if let Some(name) = query.get("name").filter(|_| found.is_empty()) {
+            return Err(Failure::not_found(format!("there is no {name:?}")));
+        }
+        let mut documents: Vec<Value> = found.iter().map(|resource| document::render(resource)).collect();
+        if query.get("status").is_some_and(|value| value == "true") {
+            let told = self.ask_unenforced().await;
+            for (document, resource) in documents.iter_mut().zip(&found) {
+                document["status"] = status(resource, &document::hints(self.site.kinds, resource), &told);
+            }
+        }
+        Ok(documents)
+    }
+
+    /// The kind that somebody names: one that is known, or of which there are documents.
+    fn kind(&self, text: &str) -> Answered<KindName> {
+        let error = match self.site.kinds.named(text) {
+            Ok(kind) => return Ok(kind.key()),
+            Err(error) => error,
+        };
+        let state = self.state();
+        let kept = state.resources.keys().map(|key| &key.kind).find(|kind| kind.name.eq_ignore_ascii_case(text));
+        kept.cloned().ok_or_else(|| Failure::bad(error))
+    }
+
+    /// `POST /v1/resources`
+    pub async fn api_apply(&self, request: ApplyRequest, dry_run: bool) -> Answered<Applied> {
+        let (mut changes, mut faults, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let mut warnings = Vec::new();
+        let kinds = self.site.kinds;
+        for text in &request.texts {
+            match document::parse(kinds, &text.source, &text.text) {
+                Err(found) => faults.extend(found.iter().map(ToString::to_string)),
+                Ok(resources) => {
+                    for resource in resources {
+                        if !seen.insert(resource.key.clone()) {
+                            faults.push(format!("{}: {} is given twice", text.source, resource.key));
+                        }
+                        warnings.extend(document::hints(kinds, &resource));
+                        let expected = (resource.version > 0).then_some(resource.version);
+                        changes.push(ResourceChange { action: ResourceAction::Put(resource), expected });
+                    }
+                }
+            }
+        }
+        if !faults.is_empty() {
+            return Err(Failure::faults("nothing was applied", faults));
+        }
+        if changes.is_empty() {
+            return Err(Failure::bad("there is no document in what was given"));
+        }
+        Ok(Applied { warnings, ..self.change(changes, dry_run).await? })
+    }
+
+    /// `DELETE /v1/resources/{kind}/{namespace}/{name}`
+    pub async fn api_delete(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        expected: Option<&String>,
+    ) -> Answered<Applied> {
+        let kind = self.kind(kind)?;
+        let expected = expected.map(|text| text.parse::<Index>()).transpose();
+        let expected = expected.map_err(|_| Failure::bad("expected is a version that `weft get` printed"))?;
+        let key = ResourceKey { kind, namespace: namespace.to_owned(), name: name.to_owned() };
+        self.change(vec![ResourceChange { action: ResourceAction::Delete(key), expected }], false).await
+    }
+
+    /// Tries the change on a copy of the state, compiling included; then, unless it is a dry run, proposes it.
+    async fn change(&self, changes: Vec<ResourceChange>, dry_run: bool) -> Answered<Applied> {
+        let command = Command::ChangeResources(changes);
+        let mut trial = State::clone(&self.state());
+        let index = trial.index + 1;
+        let proposal = Proposal { key: random(&self.world), at: self.world.now(), command: command.clone() };
+        let (_, outcome) = weft_consensus::apply::apply(&mut trial, index, &proposal);
+        if let Outcome::Refused(refusal) = outcome {
+            return Err(refused(refusal.reason, refusal.detail));
+        }
+        let mut specs = Specs::new(self.site.kinds);
+        let compiled = compile(&self.site, &trial, &self.live(), &self.local.borrow().clone(), &mut specs);
+        let built = compiled.and_then(|description| {
+            Table::build(description, Some(&self.plane.table())).map_err(|error| error.to_string())
+        });
+        let unenforced = specs.unenforced();
+        let fault = unenforced.iter().find(|one| one.version == index);
+        let fault = built.err().or_else(|| fault.map(|one| format!("{}: {}", one.key, one.why)));
+        if let Some(why) = fault {
+            return Err(Failure::bad(format!("nothing was applied, since no node could enforce it: {why}")));
+        }
+        if dry_run {
+            let Outcome::Changed(changes) = outcome else { return Err(Failure::internal("an odd outcome")) };
+            return Ok(Applied { index: 0, changes, warnings: Vec::new() });
+        }
+        match self.decide(command).await? {
+            (index, Outcome::Changed(changes)) => Ok(Applied { index, changes, warnings: Vec::new() }),
+            (_, other) => Err(Failure::internal(format!("the log answered {other:?}"))),
+        }
+    }
+}
+
+/// How a document stands, as the conditions of the Gateway API (its type `PolicyStatus` and those of routes).
+fn status(resource: &Resource, hints: &[String], told: &[(NodeName, EnforcedReply)]) -> Value {
+    let (mut lacking, mut enforcing) = (Vec::new(), 0);
+    for (node, reply) in told {
+        let unenforced = reply.unenforced.iter().cloned().map(Unenforced::from);
+        match unenforced.into_iter().find(|one| one.key == resource.key) {
+            Some(one) => lacking.push(format!("node {node}: {}", one.why)),
+            None if reply.enforced >= resource.version => enforcing += 1,
+            None if reply.lacks.is_empty() => lacking.push(format!("node {node} enforces index {}", reply.enforced)),
+            None => lacking.push(format!("node {node}: {}", reply.lacks)),
+        }
+    }
+    let accepted = match hints {
+        [] => "the mesh keeps it".to_owned(),
+        hints => hints.join("; "),
+    };
+    let count = format!("{enforcing} of {} live nodes enforce it", told.len());
+    let (programmed, reason, message) = match lacking.as_slice() {
+        [] => ("True", "Programmed", count),
+        lacking => ("False", "NotEnforced", format!("{count}; {}", lacking.join("; "))),
+    };
+    let condition = |kind: &str, status: &str, reason: &str, message: String| {
+        let generation = resource.version;
+        json!({ "type": kind, "status": status, "reason": reason, "message": message, "observedGeneration": generation })
+    };
+    json!({ "conditions": [
+        condition("Accepted", "True", "Accepted", accepted),
+        condition("Programmed", programmed, reason, message),
+    ] })
+}

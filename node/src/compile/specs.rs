@@ -1,0 +1,235 @@
+//! What documents say, read once a version. Of a document that cannot be read the last form that could is kept.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use weft_consensus::state::State;
+use weft_proto::Index;
+use weft_proto::kinds::authorization_policy::{AuthorizationPolicy, DRY_RUN_ANNOTATION};
+use weft_proto::kinds::service::ServiceSettings;
+use weft_proto::kinds::{Kind, Kinds, Spec};
+use weft_proto::resource::{KindName, Resource, ResourceKey};
+use weft_proto::wire::cluster as wire;
+use weft_proxy::table::authz::{Authorization, PolicyDescription};
+
+/// A document that is not enforced on this node, as it is or at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unenforced {
+    /// The document.
+    pub key: ResourceKey,
+    /// Index of its last change.
+    pub version: Index,
+    /// Why, and what is in force in its place.
+    pub why: String,
+}
+
+impl From<Unenforced> for wire::Unenforced {
+    fn from(one: Unenforced) -> Self {
+        let Unenforced { key: ResourceKey { kind, namespace, name }, version, why } = one;
+        Self { group: kind.group, kind: kind.name, namespace, name, version, why }
+    }
+}
+
+impl From<wire::Unenforced> for Unenforced {
+    fn from(message: wire::Unenforced) -> Self {
+        let kind = KindName { group: message.group, name: message.kind };
+        let key = ResourceKey { kind, namespace: message.namespace, name: message.name };
+        Self { key, version: message.version, why: message.why }
+    }
+}
+
+/// What this build makes of documents.
+#[derive(Debug)]
+pub struct Specs {
+    kinds: Kinds,
+    policies: BTreeMap<ResourceKey, Kept<PolicyDescription>>,
+    services: BTreeMap<ResourceKey, Kept<ServiceSettings>>,
+    unknown: Vec<Unenforced>,
+}
+
+#[derive(Debug)]
+struct Kept<T> {
+    version: Index,
+    /// What is enforced: the newest form that could be read.
+    good: Option<Arc<T>>,
+    fault: Option<String>,
+}
+
+impl Specs {
+    /// Nothing is read yet.
+    pub fn new(kinds: Kinds) -> Self {
+        Self { kinds, policies: BTreeMap::new(), services: BTreeMap::new(), unknown: Vec::new() }
+    }
+
+    /// Reads what has changed, and forgets what is gone.
+    pub(super) fn read(&mut self, state: &State) {
+        let there = |key: &ResourceKey| state.resources.contains_key(key);
+        self.policies.retain(|key, _| there(key));
+        self.services.retain(|key, _| there(key));
+        self.unknown.clear();
+        for resource in state.resources.values() {
+            match self.kinds.find(&resource.key.kind) {
+                Some(kind) if kind.key() == AuthorizationPolicy::KIND.key() => {
+                    let read = || supported(kind, resource).and_then(|()| policy(resource));
+                    keep(&mut self.policies, resource, read, || Some(closed(resource)));
+                }
+                Some(kind) if kind.key() == ServiceSettings::KIND.key() => {
+                    let read = || supported(kind, resource).and_then(|()| ServiceSettings::of(resource));
+                    keep(&mut self.services, resource, read, || None);
+                }
+                _ => self.unknown.push(Unenforced {
+                    key: resource.key.clone(),
+                    version: resource.version,
+                    why: format!("this version of weft does not know the kind {}: upgrade it", resource.key.kind),
+                }),
+            }
+        }
+    }
+
+    /// Every policy, as it is enforced.
+    pub(super) fn policies(&self) -> impl Iterator<Item = &Arc<PolicyDescription>> {
+        self.policies.values().filter_map(|kept| kept.good.as_ref())
+    }
+
+    /// The settings of a service; nothing where the document can't be read and never could.
+    pub(super) fn settings(&self, key: &ResourceKey) -> Option<Arc<ServiceSettings>> {
+        match self.services.get(key) {
+            None => Some(Arc::default()),
+            Some(kept) => kept.good.clone(),
+        }
+    }
+
+    /// Every document that is not enforced.
+    pub fn unenforced(&self) -> Vec<Unenforced> {
+        let policies = self
+            .policies
+            .iter()
+            .filter_map(|(key, kept)| kept.unenforced(key, "all calls to what it selects are denied"));
+        let services = self.services.iter().filter_map(|(key, kept)| {
+            let instead = match kept.good {
+                Some(_) => "its last form that could be read stays in force",
+                None => "calls of the service are answered with 500",
+            };
+            kept.unenforced(key, instead)
+        });
+        policies.chain(services).chain(self.unknown.iter().cloned()).collect()
+    }
+}
+
+impl<T> Kept<T> {
+    fn unenforced(&self, key: &ResourceKey, instead: &str) -> Option<Unenforced> {
+        let why = self.fault.as_ref()?;
+        Some(Unenforced { key: key.clone(), version: self.version, why: format!("{why}; {instead}") })
+    }
+}
+
+/// Reads a document that has changed. What is enforced where it cannot be read is what is given, else what was before.
+fn keep<T>(
+    all: &mut BTreeMap<ResourceKey, Kept<T>>,
+    resource: &Resource,
+    read: impl FnOnce() -> Result<T, String>,
+    instead: impl FnOnce() -> Option<T>,
+) {
+    let before = all.get(&resource.key);
+    if before.is_some_and(|kept| kept.version == resource.version) {
+        return;
+    }
+    let (good, fault) = match read() {
+        Ok(good) => (Some(Arc::new(good)), None),
+        Err(why) => (instead().map(Arc::new).or_else(|| before.and_then(|kept| kept.good.clone())), Some(why)),
+    };
+    all.insert(resource.key.clone(), Kept { version: resource.version, good, fault });
+}
+
+fn supported(kind: &Kind, resource: &Resource) -> Result<(), String> {
+    match kind.api_versions().any(|version| version == resource.api_version) {
+        true => Ok(()),
+        false => Err(format!("this version of weft does not know {}: upgrade it", resource.api_version)),
+    }
+}
+
+fn policy(resource: &Resource) -> Result<PolicyDescription, String> {
+    let description = describe(resource, AuthorizationPolicy::of(resource)?);
+    Authorization::check(&description).map_err(|error| format!("{}: {}", error.path, error.message))?;
+    Ok(description)
+}
+
+fn closed(resource: &Resource) -> PolicyDescription {
+    describe(resource, AuthorizationPolicy::closed(&resource.spec))
+}
+
+fn describe(resource: &Resource, policy: AuthorizationPolicy) -> PolicyDescription {
+    let dry_run = resource.annotations.get(DRY_RUN_ANNOTATION).is_some_and(|value| value == "true");
+    PolicyDescription { key: resource.key.clone(), policy, dry_run }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_proto::document::parse;
+
+    fn state(documents: &str, index: Index) -> State {
+        let mut state = State::default();
+        for mut resource in parse(Kinds::ALL, "test", documents).expect("good") {
+            resource.version = index;
+            state.resources.insert(resource.key.clone(), Arc::new(resource));
+        }
+        state
+    }
+
+    /// The same with a field that only a later version knows.
+    fn later(state: &State, index: Index) -> State {
+        let mut later = state.clone();
+        for resource in later.resources.values_mut() {
+            let resource = Arc::make_mut(resource);
+            resource.version = index;
+            resource.spec.replace_range(..1, "{\"later\":1,");
+        }
+        later
+    }
+
+    const POLICY: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\n\
+                          spec: {selector: {matchLabels: {app: web}}, rules: [{}]}\n";
+    const SETTINGS: &str = "apiVersion: weft/v1\nkind: Service\nmetadata: {name: web}\nspec: {retries: 7}\n";
+
+    #[test]
+    fn a_policy_that_cannot_be_read_denies_what_it_selects() {
+        let mut specs = Specs::new(Kinds::ALL);
+        let good = state(POLICY, 5);
+        specs.read(&good);
+        assert!(specs.unenforced().is_empty());
+        specs.read(&later(&good, 6));
+        let policies: Vec<_> = specs.policies().collect();
+        assert_eq!(policies.len(), 1);
+        assert_eq!(policies[0].policy.action, weft_proto::kinds::authorization_policy::Action::Deny);
+        assert_eq!(policies[0].policy.selector.as_ref().map(|selector| selector.match_labels.len()), Some(1));
+        let told = specs.unenforced();
+        assert!(told.len() == 1 && told[0].version == 6 && told[0].why.contains("later"), "{told:?}");
+        specs.read(&state(POLICY, 7));
+        assert!(specs.unenforced().is_empty());
+    }
+
+    #[test]
+    fn settings_that_cannot_be_read_leave_what_was_there() {
+        let (good, key) = (state(SETTINGS, 5), parse(Kinds::ALL, "test", SETTINGS).expect("good").remove(0).key);
+        let mut specs = Specs::new(Kinds::ALL);
+        specs.read(&good);
+        specs.read(&later(&good, 6));
+        assert_eq!(specs.settings(&key).and_then(|settings| settings.retries), Some(7));
+        assert!(specs.unenforced()[0].why.contains("its last form"), "{:?}", specs.unenforced());
+        // One that has never known better.
+        let mut fresh = Specs::new(Kinds::ALL);
+        fresh.read(&later(&good, 6));
+        assert_eq!(fresh.settings(&key), None);
+        assert!(fresh.unenforced()[0].why.contains("500"), "{:?}", fresh.unenforced());
+    }
+
+    #[test]
+    fn a_kind_that_is_not_known_is_named_and_nothing_else_is_harmed() {
+        let mut specs = Specs::new(Kinds::lacking(&["AuthorizationPolicy"]));
+        specs.read(&state(&format!("{POLICY}---\n{SETTINGS}"), 5));
+        assert_eq!(specs.policies().count(), 0);
+        let told = specs.unenforced();
+        assert!(told.len() == 1 && told[0].why.contains("does not know the kind AuthorizationPolicy"), "{told:?}");
+    }
+}

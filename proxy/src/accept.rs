@@ -1,5 +1,6 @@
 //! Step 1: connections in, from applications on this host and from other nodes.
 
+pub(crate) mod disguise;
 pub(crate) mod framing;
 pub(crate) mod host;
 pub(crate) mod http1;

@@ -5,13 +5,15 @@ pub(crate) mod tunnel;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use http::header::DATE;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Response, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use weft_proto::UnixMillis;
 
 use crate::accept::request::{self, Origin};
 use crate::accept::{Connection, Destination, End};
@@ -57,7 +59,7 @@ pub(crate) async fn http<N: Net>(
         let run = pin!(run(connection, hold, (head, body), &mut open, &mut grpc));
         revocable(hold, run).await.unwrap_or(Err(Reject::Revoked))
     };
-    match result {
+    let mut outcome = match result {
         Err(reject) => {
             let reject = hold.blame(reject);
             open.rejected(&reject);
@@ -65,7 +67,19 @@ pub(crate) async fn http<N: Net>(
             Outcome { response: response.map(|body| Tracked::new(body, open, None)), tunnel: None, wanted: false }
         }
         Ok(done) => done.outcome(open, hold, version),
+    };
+    // Whoever passes an answer on that has none adds it (RFC 9110, 6.6.1).
+    if connection.end() == End::Caller && outcome.tunnel.is_none() {
+        let headers = outcome.response.headers_mut();
+        headers.entry(DATE).or_insert_with(|| date((connection.worker.plane.settings.clock)()));
     }
+    outcome
+}
+
+/// A moment of the wall clock, in milliseconds since the Unix epoch, as HTTP writes it.
+fn date(now: UnixMillis) -> HeaderValue {
+    let text = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_millis(now));
+    HeaderValue::from_str(&text).expect("letters, digits, blanks and colons")
 }
 
 struct Done {

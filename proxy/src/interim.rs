@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,9 +16,21 @@ use tokio::time::{Sleep, sleep};
 pub(crate) struct Interims {
     any: AtomicBool,
     waiting: Mutex<Vec<Response<()>>>,
+    /// How many have come for the exchange.
+    heard: AtomicU32,
 }
 
 impl Interims {
+    /// Another exchange begins.
+    pub(crate) fn begin(&self) {
+        self.heard.store(0, Ordering::Relaxed);
+    }
+
+    /// One more has come. False where there are more than anybody means.
+    pub(crate) fn count(&self) -> bool {
+        self.heard.fetch_add(1, Ordering::Relaxed) < HEARD_MAX
+    }
+
     /// Adds one; beyond the bound they are left out.
     pub(crate) fn add(&self, response: Response<()>) {
         let mut waiting = self.waiting.lock();
@@ -121,6 +133,8 @@ impl AtGate {
 
 /// How long a server may take to say that it wants the body, before it is sent unasked; curl waits as long.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Most informational answers of one exchange.
+const HEARD_MAX: u32 = 1000;
 /// Most informational answers that wait for one caller.
 const WAITING_MAX: usize = 16;
 

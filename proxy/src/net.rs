@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Sockets of a world.
@@ -35,32 +36,26 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Makes its end an abrupt one, so that the other side does not take what it got for the whole (TCP's reset).
     fn abort(&mut self);
 
-    /// Tells, without keeping it open, whether the stream is of no use any more; none where that can't be told.
-    fn watch(&self) -> Option<Watch> {
+    /// What can be asked of the stream, and done to it, while something else reads and writes it; none where nothing can.
+    fn handle(&self) -> Option<Handle> {
         None
     }
 }
 
-/// Tells whether the other end of a stream has ended it, or has sent what nobody asked for.
-pub struct Watch(Box<dyn Fn() -> bool + Send + Sync>);
+/// A stream that something else reads and writes. Held, it does not keep the stream open.
+pub trait Aside: std::fmt::Debug + Send + Sync {
+    /// Whether the other end has ended the stream, or has sent what nobody asked for.
+    fn is_spent(&self) -> bool;
 
-impl Watch {
-    /// A look that does not wait.
-    pub fn new(look: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        Self(Box::new(look))
-    }
+    /// As [`Stream::abort`].
+    fn abort(&self);
 
-    /// Looks.
-    pub(crate) fn is_spent(&self) -> bool {
-        (self.0)()
-    }
+    /// Ready when the other end has ended the stream abruptly, whether or not anybody reads it. Keeps it open meanwhile.
+    fn reset(&self) -> BoxFuture<'static, ()>;
 }
 
-impl std::fmt::Debug for Watch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Watch")
-    }
-}
+/// A stream that something else reads and writes.
+pub type Handle = Arc<dyn Aside>;
 
 impl<S: Stream> Stream for tokio_rustls::server::TlsStream<S> {
     fn abort(&mut self) {
@@ -73,8 +68,8 @@ impl Stream for Box<dyn Stream> {
         (**self).abort();
     }
 
-    fn watch(&self) -> Option<Watch> {
-        (**self).watch()
+    fn handle(&self) -> Option<Handle> {
+        (**self).handle()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode, Version};
 
 use crate::body::Body;
@@ -200,6 +200,9 @@ impl Reject {
         let malformed = matches!(self, Self::BadRequest(_) | Self::UriTooLong | Self::HeadTooLong);
         if malformed && version <= Version::HTTP_11 {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if *self == Self::Method {
+            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
         }
         let text = format!("{}\n", self.text());
         headers.insert(CONTENT_LENGTH, HeaderValue::from(text.len()));

@@ -167,7 +167,11 @@ impl Hold {
     /// An informational answer for the caller; the task is woken to pass it on.
     pub(crate) fn inform(&self, response: Response<()>) {
         self.interims.add(response);
-        self.task.wake();
+        // The task says once whom to wake, and is woken as often as there is something.
+        if let Some(task) = self.task.take() {
+            self.task.register(&task);
+            task.wake();
+        }
     }
 
     /// The request's body broke off.

@@ -27,6 +27,9 @@ pub(crate) enum Fault {
     /// On QUIC.
     #[error(transparent)]
     Quic(#[from] StreamError),
+    /// Of one informational answer after the other.
+    #[error("too many informational answers, and no other")]
+    Endless,
 }
 
 /// Why this end gives a stream up.
@@ -76,6 +79,7 @@ impl Fault {
                 error.is_remote() && (refused || error.is_go_away())
             }
             Self::Quic(error) => matches!(error, StreamError::NotOpened(_)),
+            Self::Endless => false,
         }
     }
 }

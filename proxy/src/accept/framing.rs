@@ -85,6 +85,14 @@ impl Framing {
         self.marks.push((self.heads - 1, mark));
     }
 
+    /// Number of the head, counted from 1, whose body has not come to its end; 0 where there is none.
+    pub(crate) fn unread(&self) -> u64 {
+        match self.at {
+            At::Head(_) | At::Opaque => 0,
+            _ => self.heads,
+        }
+    }
+
     /// What has been found of heads since the last time.
     pub(crate) fn marks(&mut self) -> Vec<(u64, Mark)> {
         mem::take(&mut self.marks)

@@ -1,14 +1,18 @@
 //! Serves HTTP/1.1.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
-use std::pin::pin;
+use std::future::{pending, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::header::{CONNECTION, EXPECT};
 use http::{HeaderValue, Method, Request, Response, Version};
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,7 +21,7 @@ use tokio::time::timeout;
 use super::framing::Mark;
 use super::wire::{Notes, Wire, under};
 use super::{Connection, Destination, local, named};
-use crate::body::Body;
+use crate::body::{Body, BodyError};
 use crate::exchange::{self, Outcome, Tracked};
 use crate::fields::{self, HEAD_LENGTH_MAX};
 use crate::forward::bytes::End as Near;
@@ -34,27 +38,70 @@ where
     let worker = connection.worker.clone();
     // One exchange at a time has the place of the connection.
     let place = Arc::new(worker.holds.enter(&worker.recorder));
+    let handle = stream.handle();
     let (wire, notes) = Wire::new(stream);
+    let noted = notes.clone();
     let heads = AtomicU64::new(0);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         let (connection, place, notes) = (connection.clone(), place.clone(), notes.clone());
-        for mark in notes.marks(heads.fetch_add(1, Ordering::Relaxed)) {
+        let head = heads.fetch_add(1, Ordering::Relaxed);
+        for mark in notes.marks(head) {
             match mark {
                 Mark::More(more) => fields::append(request.headers_mut(), more),
                 mark => drop(request.extensions_mut().insert(mark)),
             }
         }
-        async move { Ok::<_, Infallible>(respond::<N, S>(connection, place, notes, request).await) }
+        async move {
+            let old = request.version() < Version::HTTP_11;
+            let response = respond::<N, S>(connection, place, (notes.clone(), head), request).await;
+            Ok::<_, Infallible>(response.map(|body| Noted { body, notes: old.then_some(notes) }))
+        }
     });
     let serving = builder().serve_connection(TokioIo::new(wire), service).with_upgrades();
     let mut serving = pin!(serving);
     let mut draining = worker.plane.draining.subscribe();
-    tokio::select! {
+    // A caller that has gone for certain leaves nothing to answer, whatever the callee is still about to say.
+    let mut reset = handle.as_ref().map_or_else(|| Box::pin(pending()) as BoxFuture<'_, ()>, |handle| handle.reset());
+    let drained = tokio::select! {
         biased;
-        _ = serving.as_mut() => return,
-        _ = draining.wait_for(|draining| *draining) => serving.as_mut().graceful_shutdown(),
+        _ = serving.as_mut() => false,
+        () = &mut reset => false,
+        _ = draining.wait_for(|draining| *draining) => true,
+    };
+    if drained {
+        serving.as_mut().graceful_shutdown();
+        tokio::select! { biased; _ = serving.as_mut() => {}, () = &mut reset => {} }
     }
-    let _ = serving.await;
+    if let Some(handle) = handle.filter(|_| noted.is_broken()) {
+        handle.abort();
+    }
+}
+
+/// The body of an answer. That of HTTP/1.0 may end with its connection, and broken off it would look whole.
+struct Noted {
+    body: Tracked,
+    notes: Option<Arc<Notes>>,
+}
+
+impl HttpBody for Noted {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let (Some(Err(_)), Some(notes)) = (&frame, &self.notes) {
+            notes.broke();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 fn builder() -> Builder {
@@ -74,7 +121,7 @@ fn builder() -> Builder {
 async fn respond<N: Net, S: Stream>(
     connection: Arc<Connection<N>>,
     place: Arc<Place>,
-    notes: Arc<Notes>,
+    (notes, number): (Arc<Notes>, u64),
     mut request: Request<Incoming>,
 ) -> Response<Tracked> {
     if request.method() == Method::CONNECT {
@@ -84,14 +131,15 @@ async fn respond<N: Net, S: Stream>(
     let upgraded = upgrades.then(|| hyper::upgrade::on(&mut request));
     let (head, body) = request.into_parts();
     let mut body = Body::http1(body);
-    if upgrades && matches!(body, Body::Http1(_)) && upgrade::is_short(&head.headers) {
+    let expects = head.headers.contains_key(EXPECT) && matches!(body, Body::Http1(_));
+    // With a body that is to be asked for first an offer is left lying.
+    if upgrades && !expects && matches!(body, Body::Http1(_)) && upgrade::is_short(&head.headers) {
         match timeout(OFFER_TIMEOUT, body.whole()).await {
             Ok(Ok(whole)) => body = Body::full(whole),
             Ok(Err(error)) => return refused(&error.reject()),
             Err(_) => return refused(&Reject::BadRequest("the request's body did not come in time")),
         }
     }
-    let expects = head.headers.contains_key(EXPECT) && matches!(body, Body::Http1(_));
     let Outcome { mut response, tunnel, wanted } = {
         // What came too late for an earlier exchange of the connection.
         drop(place.hold.interims.take());
@@ -103,10 +151,11 @@ async fn respond<N: Net, S: Stream>(
         })
         .await
     };
-    if expects && !wanted {
+    if (expects && !wanted) || notes.is_unread(number) {
         // Its body may come all the same, or another request: the connection can't go on, and says so (RFC 9110, 10.1.1).
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    upgrade::tell_caller(&mut response);
     if let (Some(tunnel), Some(upgraded)) = (tunnel, upgraded) {
         tokio::spawn(async move {
             if let Some(stream) = upgraded.await.ok().and_then(under::<S>) {

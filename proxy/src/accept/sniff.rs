@@ -75,33 +75,6 @@ impl Sniffing {
     }
 }
 
-/// The first line of a stream that was taken for opaque before its first line was whole.
-#[derive(Debug)]
-pub(crate) struct FirstLine(Option<Vec<u8>>);
-
-impl FirstLine {
-    pub(crate) fn new() -> Self {
-        Self(Some(Vec::new()))
-    }
-
-    /// Whether no more of it needs to be seen.
-    pub(crate) fn is_told(&self) -> bool {
-        self.0.is_none()
-    }
-
-    /// More of the stream. True where it is HTTP after all, which must not pass as something else: the fields that only
-    /// Weft sets would be the client's.
-    pub(crate) fn is_http(&mut self, more: &[u8]) -> bool {
-        let Some(line) = &mut self.0 else { return false };
-        line.extend_from_slice(&more[..more.len().min(LINE_LENGTH_MAX + 1)]);
-        let told = told(line);
-        if told.is_some() {
-            self.0 = None;
-        }
-        matches!(told, Some(Speech::Http1 | Speech::Http2))
-    }
-}
-
 /// Whether bytes that don't tell yet are worth waiting for the rest of the line: they look like a method, or a method and
 /// the start of a target.
 fn is_likely(first: &[u8]) -> bool {
@@ -119,7 +92,7 @@ fn is_likely(first: &[u8]) -> bool {
 
 /// What these bytes say; none while more could change it. HTTP/1 is a request line up to its version: nothing less, or a
 /// server that knows another protocol would be told of in HTTP. Empty lines before it don't count (RFC 9112, 2.2).
-fn told(first: &[u8]) -> Option<Speech> {
+pub(super) fn told(first: &[u8]) -> Option<Speech> {
     if first.first() == Some(&SOCKS5) {
         return Some(Speech::Socks5);
     }
@@ -180,7 +153,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How every SOCKS5 connection begins (RFC 1928, 3).
 const SOCKS5: u8 = 5;
 /// Longest method that is taken for one.
-const METHOD_LENGTH_MAX: usize = 32;
+const METHOD_LENGTH_MAX: usize = 128;
 
 #[cfg(test)]
 mod tests {

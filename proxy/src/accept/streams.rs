@@ -18,7 +18,7 @@ use crate::exchange::{self, Outcome};
 use crate::forward::bytes::End as Near;
 use crate::forward::headers::PROBE_HEADER;
 use crate::forward::pipe::Pipe;
-use crate::forward::upgrade::{UPGRADE_HEADER, carried, tell};
+use crate::forward::upgrade::{UPGRADE_HEADER, carried, tell, tell_node};
 use crate::net::Net;
 use crate::reject::Reject;
 use crate::stream::{Responder, Source};
@@ -64,6 +64,9 @@ async fn exchange<N: Net>(
     };
     let Some(Outcome { response, tunnel, .. }) = outcome else { return };
     let (mut parts, body) = response.into_parts();
+    if connection.end() == End::Callee {
+        tell_node(&mut parts);
+    }
     if carried {
         tell(&mut parts.headers, tunnel.as_ref().map(|tunnel| tunnel.protocol.as_ref()));
     }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
@@ -56,9 +56,28 @@ pub(crate) struct Notes {
     clear: AtomicBool,
     waits: AtomicBool,
     interim: Mutex<BytesMut>,
+    /// Number of the head, counted from 1, whose body has not been read to its end; 0 where there is none.
+    unread: AtomicU64,
+    /// Whether an answer has broken off that ends with the connection.
+    broken: AtomicBool,
 }
 
 impl Notes {
+    /// Whether the body of the request with this head, counted from 0, is still to come.
+    pub(crate) fn is_unread(&self, head: u64) -> bool {
+        self.unread.load(Ordering::Relaxed) == head + 1
+    }
+
+    /// An answer has broken off that would look whole.
+    pub(crate) fn broke(&self) {
+        self.broken.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one has.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+
     /// What is known of the head with this number; all before it have been asked for.
     pub(crate) fn marks(&self, head: u64) -> Vec<Mark> {
         let mut found = Vec::new();
@@ -149,6 +168,7 @@ impl<S: AsyncRead + Unpin> Wire<S> {
                 }
             },
         }
+        self.notes.unread.store(self.framing.unread(), Ordering::Relaxed);
         let marks = self.framing.marks();
         if !marks.is_empty() {
             self.notes.marks.lock().extend(marks);

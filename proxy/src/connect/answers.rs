@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use crate::fields::{self, FIELDS_MAX, HEAD_LENGTH_MAX};
-use crate::forward::inform::Informed;
+use crate::forward::inform::{Endless, Informed};
 use crate::net::Stream;
 use crate::net::rejoined::{rejoin, write_through};
 
@@ -64,7 +64,7 @@ impl<S> Answers<S> {
     }
 
     /// Looks at the head that is held; false where it is not whole.
-    fn look(&mut self) -> bool {
+    fn look(&mut self) -> io::Result<bool> {
         while let Some(head) = head(&self.held) {
             if head.length > HEAD_LENGTH_MAX {
                 break;
@@ -78,16 +78,18 @@ impl<S> Answers<S> {
                     self.held.extend_from_slice(&rest);
                     self.heads.known.lock().surplus = Some(surplus);
                 }
-                return self.pass();
+                return Ok(self.pass());
             }
             let interim = self.held.split_to(head.length);
             let informed = self.heads.known.lock().informed.clone();
-            if let (Some(informed), Some(status)) = (informed, head.status) {
-                informed.heard(status, &read(&interim));
+            if let (Some(informed), Some(status)) = (informed, head.status)
+                && !informed.heard(status, &read(&interim))
+            {
+                return Err(io::Error::other(Endless));
             }
         }
         // What is too long is refused by what reads the messages.
-        self.held.len() > HEAD_LENGTH_MAX && self.pass()
+        Ok(self.held.len() > HEAD_LENGTH_MAX && self.pass())
     }
 
     fn pass(&mut self) -> bool {
@@ -127,7 +129,10 @@ fn head(bytes: &[u8]) -> Option<Head> {
         let line = &bytes[length..length + end];
         length += end + 1;
         if lines > 0 && matches!(line, [] | [b'\r']) {
-            let status = bytes.get(9..12).and_then(|digits| StatusCode::from_bytes(digits).ok());
+            // Three digits and no more (RFC 9112, 4).
+            let ends = bytes.get(12).is_some_and(|byte| matches!(byte, b' ' | b'\r' | b'\n'));
+            let digits = bytes.get(9..12).filter(|_| ends);
+            let status = digits.and_then(|digits| StatusCode::from_bytes(digits).ok());
             return Some(Head { length, fields: lines - 1, status });
         }
         lines += 1;
@@ -160,7 +165,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Answers<S> {
             this.held.extend_from_slice(new);
             buffer.set_filled(start);
             this.ready = false;
-            this.look();
+            this.look()?;
         }
         while !this.ready {
             this.held.reserve(READ_LENGTH);
@@ -170,7 +175,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Answers<S> {
                 this.ready = true;
                 break;
             }
-            this.look();
+            this.look()?;
         }
         let count = this.held.len().min(buffer.remaining());
         buffer.put_slice(&this.held[..count]);
@@ -200,6 +205,7 @@ mod tests {
             ("HTTP/1.1 200 OK\r\n\r\n", Some((19, 0, 200))),
             ("HTTP/1.1 200 OK\r\nA: 1\r\n", None),
             ("", None),
+            ("HTTP/1.1 1000 X\r\n\r\n", Some((19, 0, 0))),
         ] {
             let found =
                 head(text.as_bytes()).map(|head| (head.length, head.fields, head.status.map_or(0, |s| s.as_u16())));

@@ -15,7 +15,7 @@ use super::link::{LinkError, LinkSlot, Way};
 use crate::body::Upload;
 use crate::fields::HEAD_LENGTH_MAX;
 use crate::interim::Gate;
-use crate::net::{Net, Stream, Watch};
+use crate::net::{Handle, Net, Stream};
 use crate::worker::Worker;
 
 /// Where an instance listens, and the connections to it.
@@ -33,7 +33,7 @@ pub(crate) struct InstanceSlot {
 struct Idle {
     sender: SendRequest<Upload>,
     heads: Arc<Heads>,
-    watch: Option<Watch>,
+    handle: Option<Handle>,
     since: Instant,
 }
 
@@ -43,7 +43,7 @@ pub(crate) struct Lease {
     slot: Arc<InstanceSlot>,
     sender: Option<SendRequest<Upload>>,
     pub(crate) heads: Arc<Heads>,
-    watch: Option<Watch>,
+    handle: Option<Handle>,
     idle: Option<Duration>,
     /// Of an upload that may never have been wanted.
     gate: Option<Arc<Gate>>,
@@ -73,8 +73,8 @@ pub(crate) async fn lease<N: Net>(
         Reuse::Never => Duration::ZERO,
     };
     if let Some((taken, idle)) = slot.take(age_max) {
-        let Idle { sender, heads, watch, .. } = taken;
-        return Ok(Lease { slot: slot.clone(), sender: Some(sender), heads, watch, idle: Some(idle), gate: None });
+        let Idle { sender, heads, handle, .. } = taken;
+        return Ok(Lease { slot: slot.clone(), sender: Some(sender), heads, handle, idle: Some(idle), gate: None });
     }
     Box::pin(dial(worker, slot, limit)).await
 }
@@ -84,14 +84,14 @@ async fn dial<N: Net>(worker: &Worker<N>, slot: &Arc<InstanceSlot>, limit: Durat
         Ok(dialled) => dialled.map_err(|error| LinkError::io(slot.target, &error))?,
         Err(_) => return Err(LinkError::late(slot.target, limit)),
     };
-    let watch = dialled.watch();
+    let handle = dialled.handle();
     let mut builder = Builder::new();
     builder.max_header_size(HEAD_LENGTH_MAX);
     let (answers, heads) = Answers::new(dialled);
     let made = builder.handshake(TokioIo::new(answers)).await;
     let (sender, connection) = made.map_err(|error| LinkError::Unreachable(error.to_string().into()))?;
     tokio::spawn(connection.with_upgrades());
-    Ok(Lease { slot: slot.clone(), sender: Some(sender), heads, watch, idle: None, gate: None })
+    Ok(Lease { slot: slot.clone(), sender: Some(sender), heads, handle, idle: None, gate: None })
 }
 
 impl InstanceSlot {
@@ -115,7 +115,7 @@ impl InstanceSlot {
                 return None;
             } else if candidate.sender.is_ready() {
                 let taken = idle.remove(at);
-                if !taken.watch.as_ref().is_some_and(Watch::is_spent) {
+                if !taken.handle.as_ref().is_some_and(|handle| handle.is_spent()) {
                     return Some((taken, age));
                 }
             }
@@ -160,7 +160,7 @@ impl Lease {
         }
         let mut idle = self.slot.idle.lock();
         if idle.len() < IDLE_MAX {
-            idle.push(Idle { sender, heads: self.heads.clone(), watch: self.watch.take(), since: Instant::now() });
+            idle.push(Idle { sender, heads: self.heads.clone(), handle: self.handle.take(), since: Instant::now() });
         }
     }
 }

@@ -11,7 +11,7 @@ use http::HeaderValue;
 use http::uri::Authority;
 
 use crate::accept::Connection;
-use crate::accept::sniff::FirstLine;
+use crate::accept::disguise::Disguise;
 use crate::connect::StreamUpstream;
 use crate::forward::bytes::{self, Begun, End as Far, Passed};
 use crate::forward::http::Taken;
@@ -156,7 +156,7 @@ impl Tunnel {
 
     /// The same, where these bytes of the near end have been read to tell what it speaks.
     pub(crate) async fn join_after(self, first: Bytes, near: Far) {
-        self.carry(near, Begun { there: first, back: Bytes::new(), line: Some(FirstLine::new()) }).await;
+        self.carry(near, Begun { there: first, back: Bytes::new(), disguise: Some(Disguise::new()) }).await;
     }
 
     async fn carry(self, mut near: Far, mut begun: Begun) {

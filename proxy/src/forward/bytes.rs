@@ -10,7 +10,7 @@ use futures_util::future::poll_fn;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::accept::sniff::FirstLine;
+use crate::accept::disguise::Disguise;
 use crate::connect::link::Ticket;
 use crate::net::Stream;
 use crate::stream::{GivenUp, Sink, Source};
@@ -40,7 +40,6 @@ struct Way {
     read_all: bool,
     closed: bool,
     bytes: u64,
-    line: Option<FirstLine>,
 }
 
 /// Bytes that have passed.
@@ -60,7 +59,7 @@ pub(crate) struct Begun {
     /// From the callee.
     pub(crate) back: Bytes,
     /// Set where the stream must not turn out to be HTTP.
-    pub(crate) line: Option<FirstLine>,
+    pub(crate) disguise: Option<Disguise>,
 }
 
 /// Copies until both directions have ended. `passed` is kept up to date, so that it is right however this ends. Ended
@@ -72,16 +71,20 @@ pub(crate) async fn copy(
     passed: &mut Passed,
 ) -> io::Result<()> {
     let mut ends = Ends { near, far, whole: false };
-    let (mut there, mut back) = (Way::new(begun.there), Way::new(begun.back));
-    there.line = begun.line;
-    if there.is_forbidden() {
+    let Begun { mut disguise, .. } = begun;
+    if let Some(disguise) = &mut disguise
+        && (disguise.is_request(&begun.there) || (!begun.back.is_empty() && disguise.is_answer(&begun.back)))
+    {
         return Err(io::ErrorKind::InvalidData.into());
     }
+    let (mut there, mut back) = (Way::new(begun.there), Way::new(begun.back));
     let mut idle = idle_timeout.map(Idle::new);
     let copied = poll_fn(|cx| {
         let before = there.bytes + back.bytes;
-        let first = there.poll(cx, &mut ends.near, &mut ends.far);
-        let second = back.poll(cx, &mut ends.far, &mut ends.near);
+        let mut request = |chunk: &[u8]| disguise.as_mut().is_some_and(|disguise| disguise.is_request(chunk));
+        let first = there.poll(cx, &mut ends.near, &mut ends.far, &mut request);
+        let mut answer = |chunk: &[u8]| disguise.as_mut().is_some_and(|disguise| disguise.is_answer(chunk));
+        let second = back.poll(cx, &mut ends.far, &mut ends.near, &mut answer);
         *passed = Passed { there: there.bytes, back: back.bytes };
         match (first, second) {
             (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => return Poll::Ready(Err(error)),
@@ -117,20 +120,17 @@ impl Drop for Ends {
 impl Way {
     fn new(chunk: Bytes) -> Self {
         let bytes = chunk.len() as u64;
-        Self { buffer: BytesMut::new(), chunk, read_all: false, closed: false, bytes, line: None }
+        Self { buffer: BytesMut::new(), chunk, read_all: false, closed: false, bytes }
     }
 
-    /// Whether what was read last makes HTTP of a stream that was let through as something else.
-    fn is_forbidden(&mut self) -> bool {
-        let Some(line) = &mut self.line else { return false };
-        let http = line.is_http(&self.chunk);
-        if line.is_told() {
-            self.line = None;
-        }
-        http
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, from: &mut End, to: &mut End) -> Poll<io::Result<()>> {
+    /// Moves what there is, unless what is read is forbidden.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut End,
+        to: &mut End,
+        is_forbidden: &mut impl FnMut(&[u8]) -> bool,
+    ) -> Poll<io::Result<()>> {
         for _ in 0..CHUNKS_MAX {
             while !self.chunk.is_empty() {
                 ready!(to.poll_write(cx, &mut self.chunk))?;
@@ -154,7 +154,7 @@ impl Way {
                 Some(chunk) => {
                     self.bytes += chunk.len() as u64;
                     self.chunk = chunk;
-                    if self.is_forbidden() {
+                    if is_forbidden(&self.chunk) {
                         return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
                     }
                 }

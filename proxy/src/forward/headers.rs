@@ -153,13 +153,14 @@ fn clean_connection(headers: &mut HeaderMap) {
 /// character that is no letter or digit as the same one (RFC 3875, 4.1.18).
 fn is_own(name: &str) -> bool {
     name.starts_with('x')
-        && (folds_to(name, OWN_PREFIX) || (folds_to(name, FORWARDED) && name.len() == FORWARDED.len()))
+        && (folds_to(name.as_bytes(), OWN_PREFIX)
+            || (folds_to(name.as_bytes(), FORWARDED) && name.len() == FORWARDED.len()))
 }
 
 /// Whether `name` begins with `own`, a dash being as good as any other sign.
-fn folds_to(name: &str, own: &str) -> bool {
+pub(crate) fn folds_to(name: &[u8], own: &str) -> bool {
     let same = |(given, own): (u8, u8)| given == own || (own == b'-' && !given.is_ascii_alphanumeric());
-    name.len() >= own.len() && name.bytes().zip(own.bytes()).all(same)
+    name.len() >= own.len() && name.iter().copied().zip(own.bytes()).all(same)
 }
 
 /// One `Cookie` where HTTP/2 has cut it into several (RFC 9113, 8.2.3).
@@ -239,7 +240,7 @@ const GRPC: &[u8] = b"application/grpc";
 /// How the names of fields start that only Weft sets.
 const OWN_PREFIX: &str = "x-weft-";
 /// The name of [`FORWARDED_CLIENT`].
-const FORWARDED: &str = "x-forwarded-client-cert";
+pub(crate) const FORWARDED: &str = "x-forwarded-client-cert";
 const TRACEPARENT_LENGTH: usize = 55;
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use weft_proto::service::Protocol;
 use super::bytes::End as Far;
 use super::inform::Informed;
 use super::upgrade::Upgrade;
-use super::{headers, http1, multiplexed};
+use super::{headers, http1, multiplexed, upgrade};
 use crate::accept;
 use crate::accept::host::Host;
 use crate::body::{Body, Upload};
@@ -72,20 +72,26 @@ pub(crate) async fn send(
             })
             .await?;
             multiplexed::refusal(&answer)?;
-            headers::clean_response(answer.response.headers_mut());
+            clean(&mut answer.response);
             Ok(answer)
         }
         Upstream::InstanceHttp2(ticket) => {
             let mut answer = multiplexed::send(ticket, outgoing, keep, |parts| introduce(parts, relation)).await?;
-            headers::clean_response(answer.response.headers_mut());
+            clean(&mut answer.response);
             Ok(answer)
         }
         Upstream::Instance(lease) => {
             let mut answer = http1::send(lease, outgoing, |parts| introduce(parts, relation)).await?;
-            headers::clean_response(answer.response.headers_mut());
+            clean(&mut answer.response);
             Ok(answer)
         }
     }
+}
+
+/// Removes from an answer what belongs to the hop that it came over.
+fn clean(response: &mut Response<Body>) {
+    upgrade::keep_required(response);
+    headers::clean_response(response.headers_mut());
 }
 
 /// Tells the instance who calls.

@@ -1,15 +1,15 @@
 //! An HTTP exchange with an instance over HTTP/1.1.
 
-use http::header::{HOST, UPGRADE};
+use http::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
-use http::{Request, Response, StatusCode, Uri, Version};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 
 use super::bytes::End;
 use super::headers::FORWARDED_CLIENT;
 use super::http::{Answer, Outgoing, Taken};
-use super::upgrade::{self, Asked};
+use super::upgrade::{self, Asked, Upgrade};
 use crate::body::{Body, Upload};
 use crate::connect::instance::{Lease, RACE};
 use crate::fields;
@@ -35,6 +35,10 @@ pub(crate) async fn send(
         parts.uri = Uri::from(path.clone());
     }
     parts.headers.insert(HOST, outgoing.host.value.clone());
+    if parts.headers.contains_key(TE) {
+        // It belongs to the hop (RFC 9110, 10.1.4).
+        parts.headers.append(CONNECTION, HeaderValue::from_static("te"));
+    }
     let expected = outgoing.upgrade.as_ref().map(|upgrade| upgrade.ask(&mut parts));
     let request = Request::from_parts(parts, std::mem::take(&mut outgoing.upload));
     lease.heads.expect(&outgoing.informed);
@@ -46,8 +50,13 @@ pub(crate) async fn send(
             if let Some(gate) = outgoing.informed.answered(response.status()) {
                 lease.keep_gate(gate);
             }
-            match expected {
-                Some(expected) => Box::pin(upgraded(response, lease, &expected)).await,
+            if response.headers().get_all(TRANSFER_ENCODING).iter().any(|coding| !is_chunked(coding)) {
+                // What it is coded in would be lost (RFC 9112, 6.1).
+                let text = "the answer has a Transfer-Encoding that is not passed on; chunked is".to_owned();
+                return Err(Failure::never(Reject::Broken(text)));
+            }
+            match expected.zip(outgoing.upgrade.as_ref()) {
+                Some((expected, offer)) => Box::pin(upgraded(response, lease, (&expected, offer))).await,
                 None if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     Err(Failure::never(Reject::NotUpgraded))
                 }
@@ -67,6 +76,10 @@ pub(crate) async fn send(
     }
 }
 
+fn is_chunked(coding: &HeaderValue) -> bool {
+    coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")
+}
+
 fn give_back(outgoing: &mut Outgoing, request: Request<Upload>) {
     let (mut parts, upload) = request.into_parts();
     parts.headers.remove(HOST);
@@ -76,11 +89,15 @@ fn give_back(outgoing: &mut Outgoing, request: Request<Upload>) {
     outgoing.upload = upload;
 }
 
-async fn upgraded(mut response: Response<Incoming>, lease: Lease, expected: &Asked) -> Result<Answer, Failure> {
+async fn upgraded(
+    mut response: Response<Incoming>,
+    lease: Lease,
+    (expected, offer): (&Asked, &Upgrade),
+) -> Result<Answer, Failure> {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Answer { response: response.map(|body| Body::instance(body, lease)), tunnel: None });
     }
-    if !expected.granted(response.headers()) {
+    if !expected.granted(offer, response.headers()) {
         return Err(Failure::never(Reject::NotUpgraded));
     }
     let upgraded = hyper::upgrade::on(&mut response).await.map_err(|error| Failure::broken(error.to_string()))?;

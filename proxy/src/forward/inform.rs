@@ -11,6 +11,11 @@ use crate::interim::Gate;
 use crate::revoke::Hold;
 use crate::stream::{Answering, Fault, Heard, Source};
 
+/// Informational answers without an end.
+#[derive(Debug, thiserror::Error)]
+#[error("too many informational answers, and no other")]
+pub(crate) struct Endless;
+
 /// The caller, as far as it is told of what comes before the answer.
 #[derive(Debug, Clone)]
 pub(crate) struct Informed {
@@ -22,24 +27,29 @@ pub(crate) struct Informed {
 
 impl Informed {
     pub(crate) fn new(hold: &Arc<Hold>, version: Version, gate: Option<Arc<Gate>>) -> Self {
+        hold.interims.begin();
         Self { hold: hold.clone(), version, gate }
     }
 
-    /// An informational answer has come.
-    pub(crate) fn heard(&self, status: StatusCode, fields: &HeaderMap) {
+    /// An informational answer has come. False where there are more of them than anybody means.
+    pub(crate) fn heard(&self, status: StatusCode, fields: &HeaderMap) -> bool {
+        if !self.hold.interims.count() {
+            return false;
+        }
         let go_on = status == StatusCode::CONTINUE && self.gate.is_some();
         if let Some(gate) = self.gate.as_ref().filter(|_| go_on) {
             gate.open();
         }
         // HTTP/1.0 knows none (RFC 9110, 15.2). On HTTP/1.1 the request's body is asked for when it is read.
         if self.version < Version::HTTP_11 || (go_on && self.version == Version::HTTP_11) {
-            return;
+            return true;
         }
         let mut response = Response::new(());
         *response.status_mut() = status;
         *response.headers_mut() = fields.clone();
         headers::clean_response(response.headers_mut());
         self.hold.inform(response);
+        true
     }
 
     /// The answer has come; the gate, if there is one.
@@ -59,7 +69,8 @@ impl Informed {
         let response = poll_fn(|cx| {
             loop {
                 match ready!(answering.poll_heard(cx))? {
-                    Heard::Interim(interim) => self.heard(interim.status(), interim.headers()),
+                    Heard::Interim(interim) if self.heard(interim.status(), interim.headers()) => {}
+                    Heard::Interim(_) => return Poll::Ready(Err(Fault::Endless)),
                     Heard::Final(response) => return Poll::Ready(Ok::<_, Fault>(response)),
                 }
             }

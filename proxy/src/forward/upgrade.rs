@@ -9,7 +9,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE,
 };
 use http::request::Parts;
-use http::{HeaderMap, Method, StatusCode, Version};
+use http::{HeaderMap, Method, Response, StatusCode, Version};
 
 use crate::task::Random;
 
@@ -54,6 +54,10 @@ impl Upgrade {
             protocol.make_ascii_lowercase();
         }
         let callers_key = parts.headers.remove(SEC_WEBSOCKET_KEY);
+        if protocol == WEBSOCKET && callers_key.is_none() {
+            // Without a key it is no offer that could be taken (RFC 6455, 4.1).
+            return None;
+        }
         Some(Self {
             protocol: protocol.into(),
             method: parts.method.clone(),
@@ -105,7 +109,7 @@ impl Upgrade {
     pub(crate) fn ask(&self, parts: &mut Parts) -> Asked {
         parts.method = self.method.clone();
         let headers = &mut parts.headers;
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.append(CONNECTION, HeaderValue::from_static("upgrade"));
         if let Ok(protocol) = HeaderValue::from_str(&self.protocol) {
             headers.insert(UPGRADE, protocol);
         }
@@ -168,10 +172,45 @@ fn is_http(protocol: &str) -> bool {
 }
 
 impl Asked {
-    /// Whether the instance has proved that it understood (RFC 6455, 4.1).
-    pub(crate) fn granted(&self, headers: &HeaderMap) -> bool {
-        let websocket = headers.get(UPGRADE).is_none_or(|taken| taken.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    /// Whether the instance takes what was offered (RFC 9110, 7.8), and has proved that it understood (RFC 6455, 4.1).
+    pub(crate) fn granted(&self, offer: &Upgrade, headers: &HeaderMap) -> bool {
+        let Some(taken) = headers.get(UPGRADE).and_then(|taken| taken.to_str().ok()) else { return false };
+        let is_offered = |one: &str| offer.protocol.split(',').any(|offered| offered.trim().eq_ignore_ascii_case(one));
+        if !taken.split(',').map(str::trim).all(is_offered) {
+            return false;
+        }
+        let websocket = taken.eq_ignore_ascii_case(WEBSOCKET);
         !websocket || self.accept.as_ref().is_none_or(|accept| headers.get(SEC_WEBSOCKET_ACCEPT) == Some(accept))
+    }
+}
+
+/// What an instance asks to be upgraded to with 426; in the answer's extensions, since each hop writes it in its own way.
+#[derive(Debug, Clone)]
+struct Required(HeaderValue);
+
+/// Keeps what an answer with 426 asks for, before the hop's fields go (RFC 9110, 15.5.22).
+pub(crate) fn keep_required<B>(response: &mut Response<B>) {
+    if response.status() == StatusCode::UPGRADE_REQUIRED {
+        let headers = response.headers_mut();
+        let required = headers.remove(REQUIRED_HEADER).or_else(|| headers.remove(UPGRADE));
+        if let Some(required) = required {
+            response.extensions_mut().insert(Required(required));
+        }
+    }
+}
+
+/// Tells a caller of HTTP/1.1.
+pub(crate) fn tell_caller<B>(response: &mut Response<B>) {
+    if let Some(Required(required)) = response.extensions_mut().remove() {
+        response.headers_mut().insert(UPGRADE, required);
+        response.headers_mut().append(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+}
+
+/// Tells another node, on whose connection the field has no meaning.
+pub(crate) fn tell_node(parts: &mut http::response::Parts) {
+    if let Some(Required(required)) = parts.extensions.remove() {
+        parts.headers.insert(REQUIRED_HEADER, required);
     }
 }
 
@@ -208,6 +247,8 @@ fn accept(key: &HeaderValue) -> HeaderValue {
 /// Between nodes: on an extended CONNECT the method and the length of the body of what it was made of; on its answer the
 /// protocol that was taken, or `declined`.
 pub(crate) const UPGRADE_HEADER: HeaderName = HeaderName::from_static("x-weft-upgrade");
+/// Between nodes: the `Upgrade` of an answer with 426.
+const REQUIRED_HEADER: HeaderName = HeaderName::from_static("x-weft-upgrade-required");
 const DECLINED: HeaderValue = HeaderValue::from_static("declined");
 /// Longest body of a request that offers an upgrade, in bytes; with a longer one the offer is not passed on.
 const UPGRADE_BODY_MAX: usize = 64 << 10;

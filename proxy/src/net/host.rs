@@ -1,21 +1,23 @@
 //! The sockets of the host that this process runs on.
 
 use std::collections::BTreeSet;
+use std::future::pending;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr, TcpListener as StdListener};
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use quinn::Runtime;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Accepted, Listener, Net, Stream, Watch};
+use super::{Accepted, Aside, Handle, Listener, Net, Stream};
 
 /// Connections that may wait to be taken.
 const BACKLOG: i32 = 4096;
@@ -120,9 +122,38 @@ impl Stream for HostStream {
         let _ = SockRef::from(&*self.0).set_linger(Some(Duration::ZERO));
     }
 
-    fn watch(&self) -> Option<Watch> {
-        let stream = Arc::downgrade(&self.0);
-        Some(Watch::new(move || stream.upgrade().is_none_or(|stream| is_spent(&stream))))
+    fn handle(&self) -> Option<Handle> {
+        Some(Arc::new(Beside(Arc::downgrade(&self.0))))
+    }
+}
+
+/// A connection that something else reads and writes.
+#[derive(Debug)]
+struct Beside(Weak<TcpStream>);
+
+impl Aside for Beside {
+    fn is_spent(&self) -> bool {
+        self.0.upgrade().is_none_or(|stream| is_spent(&stream))
+    }
+
+    fn abort(&self) {
+        if let Some(stream) = self.0.upgrade() {
+            // It fails only where the connection is gone already.
+            let _ = SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    fn reset(&self) -> BoxFuture<'static, ()> {
+        let stream = self.0.clone();
+        Box::pin(async move {
+            if let Some(stream) = stream.upgrade()
+                && stream.ready(Interest::ERROR).await.is_ok()
+            {
+                return;
+            }
+            // What cannot be watched tells when it is read or written.
+            pending::<()>().await;
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Stream;
+use super::{Handle, Stream};
 
 /// A stream whose first bytes have been looked at.
 pub(crate) struct Rejoined<S> {
@@ -34,6 +34,10 @@ pub(crate) fn rejoin<S: Stream>(read: Bytes, then: &[u8], stream: S) -> Box<dyn 
 impl<S: Stream> Stream for Rejoined<S> {
     fn abort(&mut self) {
         self.stream.abort();
+    }
+
+    fn handle(&self) -> Option<Handle> {
+        self.stream.handle()
     }
 }
 

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
+use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver;
 use openraft::entry::RaftEntry;
 use openraft::{EntryPayload, RaftMetrics, ServerState};
@@ -16,11 +17,14 @@ use weft_proto::wire::cluster::{self as messages, FollowEvent, FollowRequest};
 
 use crate::follow;
 use crate::raft::{Core, Member, Membership, TypeConfig};
-use crate::replica::{CHANGE_TIMEOUT, Inner, RaftStatus, Replica, Role};
+use crate::replica::{CHANGE_TIMEOUT, Inner, Replica};
+use crate::status::{RaftStatus, Role};
 use crate::wire;
 
 /// How often the status is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Silence after which a leader is not taken for one any more: three of the longest election timeouts.
+const LEADER_SILENCE_MAX: Duration = Duration::from_secs(3);
 /// How long a member may know of no leader before it asks whether it still is one.
 const LOST_AFTER: Duration = Duration::from_secs(5);
 /// Pause between sources that failed, doubled up to the second.
@@ -244,6 +248,21 @@ impl Inner {
         }
     }
 
+    /// When the leader was last in touch: with this node, or, if it is this node, with a majority.
+    fn contact(&self, metrics: &RaftMetrics<TypeConfig>) -> Instant {
+        let mut heard = self.heard_at.lock();
+        if metrics.state != ServerState::Leader {
+            return *heard;
+        }
+        let alone = self.machine.members().borrow().membership().voter_ids().count() <= 1;
+        if let Some(acknowledged) = metrics.last_quorum_acked.filter(|_| !alone) {
+            *heard = (*heard).max(Instant::now() - acknowledged.elapsed());
+        } else if alone {
+            *heard = Instant::now();
+        }
+        *heard
+    }
+
     pub(crate) fn refresh(&self, metrics: Option<&RaftMetrics<TypeConfig>>) {
         let members = self.machine.members().borrow().clone();
         let name = |id: RaftId| members.membership().get_node(&id).and_then(Member::node);
@@ -259,9 +278,11 @@ impl Inner {
                     ServerState::Learner => Role::Learner,
                     _ => Role::Voter,
                 };
-                (role, metrics.current_leader.and_then(name), metrics.current_term)
+                let leader = metrics.current_leader.and_then(name);
+                (role, leader.filter(|_| self.contact(metrics).elapsed() < LEADER_SILENCE_MAX), metrics.current_term)
             }
         };
+        let silent_since = metrics.map_or_else(Instant::now, |metrics| self.contact(metrics));
         let voters = self.voter_names();
         let applied = self.machine.applied().map_or(0, |id| id.index);
         let last = self.log.last().map_or(0, |id| id.index);
@@ -269,7 +290,7 @@ impl Inner {
             let leaderless_since = match (&leader, status.leaderless_since) {
                 (Some(_), _) => None,
                 (None, Some(since)) => Some(since),
-                (None, None) => Some(Instant::now()),
+                (None, None) => Some(silent_since),
             };
             let next = RaftStatus { role, leader, term, applied, last, voters, leaderless_since };
             let changed = *status != next;

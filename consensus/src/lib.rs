@@ -15,6 +15,7 @@ pub mod network;
 pub mod raft;
 pub mod replica;
 pub mod state;
+pub mod status;
 pub mod wire;
 
 mod keep;

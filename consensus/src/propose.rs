@@ -16,7 +16,8 @@ use weft_proto::wire::cluster::{
     propose_reply, read_index_reply,
 };
 
-use crate::replica::{Replica, Role};
+use crate::replica::Replica;
+use crate::status::Role;
 
 /// Why a proposal was not decided, as far as this node knows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -5,7 +5,6 @@
 //! core that is no member any more drops what was never committed and follows.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +30,7 @@ pub use crate::network::{PeerError, Peers};
 pub use crate::propose::ProposeError;
 use crate::raft::{self, Core, Member};
 use crate::state::State;
+use crate::status::RaftStatus;
 use crate::wire;
 
 /// How a replica behaves.
@@ -67,50 +67,6 @@ impl Settings {
     }
 }
 
-/// What a node is to the Raft group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Role {
-    /// It leads.
-    Leader,
-    /// It votes.
-    Voter,
-    /// It is about to vote.
-    Learner,
-    /// It follows the committed log.
-    #[default]
-    Replica,
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Leader => "leader",
-            Self::Voter => "voter",
-            Self::Learner => "learner",
-            Self::Replica => "replica",
-        })
-    }
-}
-
-/// How the Raft group looks from here.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RaftStatus {
-    /// What this node is.
-    pub role: Role,
-    /// The leader, as far as known.
-    pub leader: Option<NodeName>,
-    /// The term.
-    pub term: u64,
-    /// Index of the last entry applied here.
-    pub applied: Index,
-    /// Index of the last entry in the log here.
-    pub last: Index,
-    /// The voters, by the newest membership applied here.
-    pub voters: Vec<NodeName>,
-    /// Since when no leader is known; none while one is.
-    pub leaderless_since: Option<Instant>,
-}
-
 /// Why a replica does not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StartError {
@@ -140,6 +96,8 @@ pub(crate) struct Inner {
     pub(crate) promoted: Notify,
     pub(crate) stopping: watch::Sender<bool>,
     pub(crate) heard_leader: parking_lot::Mutex<Option<NodeName>>,
+    /// When a leader was heard last; of a leader, when it became one.
+    pub(crate) heard_at: parking_lot::Mutex<Instant>,
     keeper: parking_lot::Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -170,6 +128,7 @@ impl Replica {
             promoted: Notify::new(),
             stopping: watch::channel(false).0,
             heard_leader: parking_lot::Mutex::default(),
+            heard_at: parking_lot::Mutex::new(Instant::now()),
             keeper: parking_lot::Mutex::default(),
         });
         let replica = Self { inner };
@@ -248,6 +207,9 @@ impl Replica {
         }
         self.check_sender(from, &kind)?;
         let core = self.member_core(from).await?;
+        if matches!(kind, Kind::Append(_) | Kind::Snapshot(_)) {
+            *self.inner.heard_at.lock() = Instant::now();
+        }
         let garbled = |error: weft_proto::convert::ConvertError| error.to_string();
         match kind {
             Kind::Append(message) => {

@@ -17,7 +17,8 @@ use weft_proxy::tls::Admission;
 use crate::book::Book;
 use crate::control::GossipLinks;
 use crate::keys::{Keys, verify};
-use crate::start::{Node, StartError};
+use crate::node::Node;
+use crate::start_error::StartError;
 use crate::store::Store;
 use crate::world::World;
 

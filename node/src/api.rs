@@ -22,7 +22,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::Node;
+use crate::node::Node;
 use crate::world::World;
 use operations::Failure;
 

@@ -52,6 +52,8 @@ pub struct Certificates<W: World> {
 impl<W: World> Certificates<W> {
     /// Runs until the node stops.
     pub async fn run(mut self) {
+        // What is held from before may have ended meanwhile.
+        self.publish_expiry();
         let mut backoff = BACKOFF_MIN;
         let mut force = false;
         loop {

@@ -48,10 +48,11 @@ impl Site {
             |names: &BTreeSet<ServiceName>| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let said = match (&self.loopback, self.captured) {
             (Loopback::Off, _) => "off".to_owned(),
-            (Loopback::Quiet(..) | Loopback::All, Some(_)) => "every service; no port is listened on".to_owned(),
-            (Loopback::Quiet(first, last), None) => {
-                format!("ports {first} to {last} alone, without CAP_NET_ADMIN; others through the forward proxy")
+            (Loopback::Auto | Loopback::All, Some(_)) => "every service; no port is listened on".to_owned(),
+            (Loopback::Auto, None) if listened.is_empty() => {
+                "none without CAP_NET_ADMIN: `weft listen NAME`, or the forward proxy".to_owned()
             }
+            (Loopback::Auto, None) => return names(listened),
             (Loopback::All, None) => "every service".to_owned(),
             (Loopback::Only(services), _) => names(services),
         };
@@ -60,15 +61,12 @@ impl Site {
 
     /// Whether every service is called at its address without a port being listened on.
     pub fn captures_all(&self) -> bool {
-        self.captured.is_some() && matches!(self.loopback, Loopback::Quiet(..) | Loopback::All)
+        self.captured.is_some() && matches!(self.loopback, Loopback::Auto | Loopback::All)
     }
 
-    /// Whether callers of this host reach a service's port at its loopback address.
-    fn serves(&self, service: &ServiceName, port: u16) -> bool {
-        match &self.loopback {
-            Loopback::Quiet(..) => self.captured.is_some() || self.loopback.listens(service, port),
-            loopback => loopback.listens(service, port),
-        }
+    /// Whether callers of this host reach a service at its loopback address.
+    fn serves(&self, service: &ServiceName) -> bool {
+        self.captures_all() || self.loopback.listens(service)
     }
 }
 
@@ -136,7 +134,7 @@ fn describe_service(
         name: name.clone(),
         labels: state.resources.get(&key).map(|resource| resource.labels.clone()).unwrap_or_default(),
         address: (asked_for || site.loopback != Loopback::Off).then_some(address),
-        listened: ports.iter().map(|port| port.port).filter(|port| asked_for || site.serves(name, *port)).collect(),
+        listened: ports.iter().map(|port| port.port).filter(|_| asked_for || site.serves(name)).collect(),
         ports,
         settings,
         endpoints: Vec::new(),

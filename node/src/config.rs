@@ -23,8 +23,10 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// How it comes to be part of a mesh.
     pub start: Start,
-    /// Name for a node that is made now; one with state keeps its name.
+    /// Its name. One with state has it for good, and does not start under another.
     pub name: Option<NodeName>,
+    /// The host's name, for a node that is made now and is given none.
+    pub host_name: Option<NodeName>,
     /// `host:port` that other nodes reach it at; none takes the host's first address that is not loopback.
     pub advertise: Option<String>,
     /// Where links arrive.
@@ -59,9 +61,9 @@ pub struct Config {
 pub enum Loopback {
     /// None.
     Off,
-    /// Of services' ports those that the kernel gives to outgoing connections, from the first to the last: no program is
-    /// told to listen on one of them.
-    Quiet(u16, u16),
+    /// All where no port has to be listened on for it, else none: there is no port of which it is certain that no program
+    /// of the host will ever want it.
+    Auto,
     /// These services', all their ports.
     Only(BTreeSet<ServiceName>),
     /// All.
@@ -69,11 +71,10 @@ pub enum Loopback {
 }
 
 impl Loopback {
-    /// Whether to listen on a service's port.
-    pub fn listens(&self, service: &ServiceName, port: u16) -> bool {
+    /// Whether to listen on a service's ports.
+    pub fn listens(&self, service: &ServiceName) -> bool {
         match self {
-            Self::Off => false,
-            Self::Quiet(first, last) => (*first..=*last).contains(&port),
+            Self::Off | Self::Auto => false,
             Self::Only(services) => services.contains(service),
             Self::All => true,
         }

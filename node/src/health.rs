@@ -1,5 +1,6 @@
 //! `/metrics`, `/livez` and `/readyz` on a plain listener of this host.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -11,11 +12,11 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use weft_consensus::replica::Role;
+use tokio::task::AbortHandle;
+use weft_consensus::status::Role;
 
 use crate::api::problems::KINDS;
-use crate::start::Node;
+use crate::node::Node;
 use crate::telemetry;
 use crate::world::World;
 
@@ -25,14 +26,20 @@ const CONNECTIONS_MAX: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Serves until the node stops.
+/// Serves until the node stops. Whoever holds many connections open and asks nothing loses the oldest of them, so that
+/// probes are always answered.
 pub async fn serve<W: World>(node: Arc<Node<W>>, listener: TcpListener) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let Ok(permit) = connections.clone().acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else { continue };
+        open.retain(|connection| !connection.is_finished());
+        if open.len() >= CONNECTIONS_MAX
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
         let node = node.clone();
-        tokio::spawn(async move {
+        let connection = tokio::spawn(async move {
             let service = hyper::service::service_fn(|request| {
                 let response = respond(&node, &request);
                 async move { Ok::<_, Infallible>(response) }
@@ -40,16 +47,18 @@ pub async fn serve<W: World>(node: Arc<Node<W>>, listener: TcpListener) {
             let mut server = hyper::server::conn::http1::Builder::new();
             server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
             let _ = server.serve_connection(TokioIo::new(stream), service).await;
-            drop(permit);
         });
+        open.push_back(connection.abort_handle());
     }
 }
 
 fn respond<W: World>(node: &Node<W>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let (status, body) = match request.uri().path() {
         "/livez" => (StatusCode::OK, "ok\n".to_owned()),
-        "/readyz" if node.is_ready() => (StatusCode::OK, "ok\n".to_owned()),
-        "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "the mesh's state is not in force here yet\n".to_owned()),
+        "/readyz" => match node.readiness() {
+            Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+            Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+        },
         "/metrics" => (StatusCode::OK, metrics(node)),
         _ => (StatusCode::NOT_FOUND, "/metrics, /livez and /readyz are served here\n".to_owned()),
     };

@@ -14,7 +14,7 @@ use crate::authority::{self, Authority, BACKDATE_MS, LEAF_LIFETIME_MS};
 use crate::config::{Config, Start};
 use crate::join::{self, JoinError, Joined};
 use crate::keys::{Keys, seal};
-use crate::start::StartError;
+use crate::start_error::StartError;
 use crate::store::{NodeIdentity, Store, Svid};
 use crate::world::{World, random};
 
@@ -30,14 +30,17 @@ pub(crate) async fn become_member<W: World>(
     let resumed = store.node().map_err(|error| StartError::Corrupt(error.to_string()))?;
     match (&config.start, resumed) {
         (Start::Found { .. }, Some(node)) => Err(StartError::Founded { node: node.name, mesh: node.trust_domain }),
-        (_, Some(node)) => Ok(node),
+        (_, Some(node)) => match &config.name {
+            Some(name) if *name != node.name => Err(StartError::Renamed { node: node.name, name: name.clone() }),
+            _ => Ok(node),
+        },
         (Start::Resume, None) => Err(StartError::Empty),
         (Start::Found { trust_domain, deny_by_default }, None) => {
-            let name = config.name.clone().ok_or(StartError::Nameless)?;
+            let name = new_name(config)?;
             found(world, store, name, trust_domain.clone(), *deny_by_default, address).await
         }
         (Start::Join { line }, None) => {
-            let name = config.name.clone().ok_or(StartError::Nameless)?;
+            let name = new_name(config)?;
             let joined = ask_to_join(world, store, &name, line).await?;
             let mut peers: BTreeMap<NodeName, String> =
                 joined.peers.iter().map(|(name, address)| (name.clone(), address.to_string())).collect();
@@ -46,6 +49,10 @@ pub(crate) async fn become_member<W: World>(
             Ok(joined.node)
         }
     }
+}
+
+fn new_name(config: &Config) -> Result<NodeName, StartError> {
+    config.name.as_ref().or(config.host_name.as_ref()).cloned().ok_or(StartError::Nameless)
 }
 
 /// Asks with the keys of an earlier attempt whose answer was lost: it may have been admitted.

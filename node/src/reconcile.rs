@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use weft_consensus::membership::{self, Candidate, View};
-use weft_consensus::replica::{Replica, Role};
+use weft_consensus::replica::Replica;
+use weft_consensus::status::Role;
 use weft_proto::facts::NodeFacts;
 use weft_proto::identity::NodeName;
 

@@ -328,7 +328,8 @@ impl<W: World> Registry<W> {
 
     fn refuse(&self, name: &ServiceName, why: String) {
         self.local.send_if_modified(|current| {
-            if current.refused.get(name) == Some(&why) {
+            // It may have been removed while the mesh was asked.
+            if !current.services.contains_key(name) || current.refused.get(name) == Some(&why) {
                 return false;
             }
             tracing::warn!(service = %name, why, "the mesh has not taken the service");

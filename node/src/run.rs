@@ -17,12 +17,13 @@ use weft_proxy::record::Record;
 use crate::api::{self, schema::TokenRequest};
 use crate::cli::kept::{Said, keep};
 use crate::config::{Config, Start};
+use crate::node::{Host, Node, Registrar};
 use crate::os::disk::SledDisk;
 use crate::os::listen::ListenFile;
 use crate::os::services::ServicesDirectory;
 use crate::os::{self, HostWorld};
 use crate::registry::Local;
-use crate::start::{Host, Node, Registrar, start};
+use crate::start::start;
 use crate::{health, records};
 
 /// Threads of the control plane.

@@ -14,11 +14,11 @@ use crate::compile::Specs;
 use crate::issue::Issuer;
 use crate::join::Gate;
 use crate::keys::Keys;
+use crate::node::Node;
 use crate::publish::{Enforced, Publisher};
 use crate::reconcile::Reconciler;
 use crate::registry::Registry;
 use crate::serve::Server;
-use crate::start::Node;
 use crate::store::Store;
 use crate::world::World;
 

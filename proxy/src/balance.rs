@@ -114,17 +114,19 @@ impl Chosen {
         Some(Flight { relation: self.relation.clone(), endpoint, started: Instant::now() })
     }
 
-    /// The endpoint could not be reached or had no instance.
-    pub(crate) fn failed(&self) {
+    /// The endpoint could not be reached.
+    pub(crate) fn lost(&self) {
         if let Some(endpoint) = self.endpoint {
-            self.relation.slot(endpoint).fail(Instant::now());
+            self.relation.slot(endpoint).lose(Instant::now());
         }
     }
 
     /// The try failed: the endpoint is avoided where it is to blame.
     pub(crate) fn blame(&self, failure: &Failure) {
-        if failure.reject == Reject::NoInstance || failure.again == Again::Lost {
-            self.failed();
+        match self.endpoint {
+            _ if failure.again == Again::Lost => self.lost(),
+            Some(endpoint) if failure.reject == Reject::NoInstance => self.relation.slot(endpoint).fail(Instant::now()),
+            _ => {}
         }
     }
 }

@@ -120,7 +120,7 @@ fn failed(chosen: &Chosen, error: LinkError) -> Failure {
     match error {
         LinkError::NoCertificate(why) => Failure::never(Reject::NoCertificate(why.to_string())),
         LinkError::Unreachable(why) => {
-            chosen.failed();
+            chosen.lost();
             Failure::unreachable(why.to_string())
         }
     }

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_rustls::StartHandshake;
 use weft_proto::UnixMillis;
-use weft_proto::identity::Identity;
+use weft_proto::identity::{Identity, NodeName};
 use weft_proto::service::ServiceName;
 
 use crate::accept::room::{Room, Strangers};
@@ -159,6 +159,22 @@ impl<N: Net> Plane<N> {
     /// What does not work, with the remedy.
     pub fn problems(&self) -> Vec<String> {
         self.problems.lock().values().cloned().chain(self.room.problem()).collect()
+    }
+
+    /// Nodes that the table takes for live and that calls from here do not reach, and for how long.
+    pub fn unreached(&self) -> BTreeMap<NodeName, Duration> {
+        let table = self.table.load();
+        let endpoints = table.services().flat_map(|service| &service.endpoints).filter(|endpoint| !endpoint.here);
+        let mut reach: BTreeMap<NodeName, (Option<Instant>, Option<Instant>)> = BTreeMap::new();
+        for endpoint in endpoints {
+            let (lost, reached) = endpoint.statistics.reach();
+            let known = reach.entry(endpoint.description.node.clone()).or_default();
+            *known = (known.0.into_iter().chain(lost).min(), known.1.max(reached));
+        }
+        let lost = reach.into_iter().filter_map(|(node, (lost, reached))| Some((node, lost?, reached)));
+        lost.filter(|(_, lost, reached)| reached.is_none_or(|reached| reached < *lost))
+            .map(|(node, lost, _)| (node, lost.elapsed()))
+            .collect()
     }
 
     /// Takes no more connections and lets exchanges end.

@@ -12,8 +12,9 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use weft::api::schema::{PortSpec, ServiceSpec};
 use weft::config::{Config, Loopback, Start};
+use weft::node::{Host as HostParts, Node, Registrar};
 use weft::registry::{self, Local, Names};
-use weft::start::{Host as HostParts, Node, Registrar, start};
+use weft::start::start;
 use weft::world::World;
 use weft_proto::identity::NodeName;
 use weft_proxy::plane::Transport;
@@ -168,6 +169,7 @@ impl Host {
             data_dir: PathBuf::from("/simulated"),
             start: how,
             name: Some(self.name.clone()),
+            host_name: None,
             advertise: None,
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), MESH_PORT),
             zone: format!("zone-{}", self.id % 3),

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use weft_consensus::replica::Role;
+use weft_consensus::status::Role;
 use weft_proto::facts::NodeFacts;
 use weft_proto::identity::{Identity, NodeName};
 use weft_proto::planted::{Bug, planted};
@@ -19,7 +19,7 @@ use weft_proxy::explain::Explanation;
 
 use super::operations::{Answered, DECISION_TIMEOUT, Failure};
 use super::schema::{Enforced, ExplainRequest, Lagging, Listen, Listened, ListenedService, Member, Status};
-use crate::Node;
+use crate::node::Node;
 use crate::serve::wait_enforced;
 use crate::world::World;
 
@@ -32,6 +32,10 @@ impl<W: World> Node<W> {
         let names = request.services.iter().map(|name| name.parse::<ServiceName>());
         let names: Vec<ServiceName> =
             names.collect::<Result<_, _>>().map_err(|error| Failure::bad(format!("{error}")))?;
+        let before = self.local.borrow().listened.clone();
+        if let Some(name) = names.iter().find(|name| request.remove && !before.contains(*name)) {
+            return Err(Failure::not_found(format!("{name} is not listened for; `weft listen` lists what is")));
+        }
         let listened = (self.registrar.listen)(&names, request.remove).map_err(Failure::internal)?;
         let state = self.state();
         let address = |name: &ServiceName| state.services.get(name).map(|record| record.address.to_string());
@@ -111,7 +115,12 @@ impl<W: World> Node<W> {
             .keys()
             .zip(answers)
             .filter(|(_, answer)| !answer.lacks.is_empty())
-            .map(|(name, answer)| Lagging { node: name.to_string(), enforced: answer.enforced, why: answer.lacks })
+            .map(|(name, answer)| Lagging {
+                node: name.to_string(),
+                // Of one that cannot be asked, what was heard last.
+                enforced: answer.enforced.max(live[name].enforced.min(index)),
+                why: answer.lacks,
+            })
             .collect();
         let absent: Vec<String> =
             self.state().nodes.keys().filter(|name| !live.contains_key(*name)).map(ToString::to_string).collect();
@@ -172,8 +181,23 @@ impl<W: World> Node<W> {
         }
         let trust_domain = self.trust_domain().clone();
         match text.strip_prefix("node/") {
-            Some(name) => Ok(Identity::node(trust_domain, name.parse().map_err(failure)?)),
-            None => Ok(Identity::service(trust_domain, text.parse().map_err(failure)?)),
+            Some(name) => {
+                let name: NodeName = name.parse().map_err(failure)?;
+                match self.state().nodes.contains_key(&name) {
+                    true => Ok(Identity::node(trust_domain, name)),
+                    false => Err(Failure::not_found(format!("there is no node {name}; see `weft members`"))),
+                }
+            }
+            None => {
+                let name: ServiceName = text.parse().map_err(failure)?;
+                match self.state().services.contains_key(&name) {
+                    true => Ok(Identity::service(trust_domain, name)),
+                    false => Err(Failure::not_found(format!(
+                        "there is no service {name}; see `weft service list`. A caller that is not of the mesh is written as a \
+                         SPIFFE ID"
+                    ))),
+                }
+            }
         }
     }
 

@@ -15,8 +15,8 @@ use weft_proto::wire::mesh::JoinLine;
 use super::schema::{
     Error, Reached, Service, ServiceInstance, ServiceSpec, Services, Token, TokenCreated, TokenRequest,
 };
-use crate::Node;
 use crate::join::{sha256, write_line};
+use crate::node::Node;
 use crate::world::{World, random};
 
 /// Bound on one decision of the log.

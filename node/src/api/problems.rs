@@ -1,15 +1,16 @@
 //! What does not work, as this node sees it: the same list for people, programs and metrics.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use weft_consensus::replica::{RaftStatus, Role};
 use weft_consensus::state::State;
+use weft_consensus::status::{RaftStatus, Role};
 use weft_proto::UnixMillis;
 use weft_proto::facts::NodeFacts;
 use weft_proto::identity::NodeName;
 
-use crate::Node;
 use crate::authority::LEAF_LIFETIME_MS;
+use crate::node::Node;
 use crate::world::{OFFSET_MAX_MS, World};
 
 /// Something that does not work, and the remedy.
@@ -22,7 +23,7 @@ pub struct Problem {
 }
 
 /// All kinds, so that the metric tells of each that there is none.
-pub const KINDS: [&str; 10] = [
+pub const KINDS: [&str; 11] = [
     "registration",
     "instance",
     "listener",
@@ -33,10 +34,13 @@ pub const KINDS: [&str; 10] = [
     "certificate",
     "clock",
     "facts-too-large",
+    "node-not-reached",
 ];
 
 /// Nodes that are not live are named up to so many.
 const NAMED_MAX: usize = 10;
+/// For how long no call may reach a node before it is told: less is told by its death.
+const UNREACHED_MIN: Duration = Duration::from_secs(5);
 /// A certificate is renewed at half its life; with less than this left that has failed for long.
 const LIFE_LEFT_MIN_MS: u64 = LEAF_LIFETIME_MS / 4;
 
@@ -48,6 +52,7 @@ impl<W: World> Node<W> {
         problems.extend(leadership(&status, &live, self.name()));
         problems.extend(absent(&state, &live));
         problems.extend(elsewhere(&live, self.name()));
+        problems.extend(unreached(&self.plane.unreached(), &live));
         problems.extend(self.behind(&live));
         problems.extend(certificates(*self.expires.borrow(), self.world.now()));
         let offsets = self.book.offsets().into_iter().filter(|(name, _)| live.contains_key(name)).collect();
@@ -121,6 +126,19 @@ fn absent(state: &State, live: &BTreeMap<NodeName, NodeFacts>) -> Vec<Problem> {
         problems.push(new(format!("{} more nodes are not live: `weft members`", absent.len() - NAMED_MAX)));
     }
     problems
+}
+
+/// What is between the hosts may let one way through and not the other: gossip goes around it, calls do not.
+fn unreached(lost: &BTreeMap<NodeName, Duration>, live: &BTreeMap<NodeName, NodeFacts>) -> Vec<Problem> {
+    let lost = lost.iter().filter(|(name, since)| live.contains_key(*name) && **since >= UNREACHED_MIN);
+    let text = |name: &NodeName, since: &Duration| {
+        format!(
+            "calls from here do not reach node {name} since {} s, though others hear of it: look at what is between the two \
+             hosts, on TCP and UDP and both ways",
+            since.as_secs()
+        )
+    };
+    lost.map(|(name, since)| Problem { kind: "node-not-reached", text: text(name, since) }).collect()
 }
 
 fn elsewhere(live: &BTreeMap<NodeName, NodeFacts>, me: &NodeName) -> Vec<Problem> {

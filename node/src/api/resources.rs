@@ -14,8 +14,8 @@ use weft_proxy::table::Table;
 
 use super::operations::{Answered, Failure, refused};
 use super::schema::{Applied, ApplyRequest};
-use crate::Node;
 use crate::compile::{Specs, Unenforced, compile};
+use crate::node::Node;
 use crate::world::{World, random};
 
 impl<W: World> Node<W> {
@@ -30,7 +30,9 @@ impl<W: World> Node<W> {
         let state = self.state();
         let found: Vec<_> = state.resources.values().filter(|resource| wanted(&resource.key)).collect();
         if let Some(name) = query.get("name").filter(|_| found.is_empty()) {
-            return Err(Failure::not_found(format!("there is no {name:?}")));
+            let namespace = query.get("namespace").map(|namespace| format!("{namespace}/")).unwrap_or_default();
+            let kind = kind.map(|kind| kind.name).unwrap_or_default();
+            return Err(Failure::not_found(format!("there is no {kind} {namespace}{name}")));
         }
         let mut documents: Vec<Value> = found.iter().map(|resource| document::render(resource)).collect();
         if query.get("status").is_some_and(|value| value == "true") {

@@ -60,6 +60,7 @@ fn status_text(status: &Status, now: u64) -> String {
         (None, None) => format!("not known (term {})", status.term),
     };
     let behind = match status.applied.saturating_sub(status.enforced) {
+        0 if status.leader.is_none() => format!("{}, the newest that is known here", status.enforced),
         0 => format!("{}, the newest", status.enforced),
         behind => format!("{}, {behind} behind what is applied", status.enforced),
     };

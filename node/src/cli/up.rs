@@ -55,7 +55,7 @@ pub(super) struct Up {
     /// Where /metrics, /livez and /readyz are served [default: 127.0.0.1:15020]
     #[arg(long, value_name = "ADDRESS|off", value_parser = values::listening)]
     metrics: Option<Listening>,
-    /// Which services are reached at loopback addresses of their own: off, all, names parted by commas; auto: on ports that no other program wants, those of outgoing connections (net.ipv4.ip_local_port_range)
+    /// Which services are reached at loopback addresses of their own: off, all, names parted by commas; auto: all with CAP_NET_ADMIN, none without, so that no port is taken from another program
     #[arg(long, value_name = "auto|off|all|SERVICE,...", default_value = "auto", value_parser = loopback)]
     loopback: Loopback,
     /// A further plain listener for a port of a service; may be repeated
@@ -125,7 +125,8 @@ impl Up {
         Ok(Config {
             data_dir,
             start,
-            name: self.name.or_else(|| values::node_name(&host_name())),
+            name: self.name,
+            host_name: values::node_name(&host_name()),
             advertise: self.advertise,
             listen: self.listen.unwrap_or_else(default_listen),
             zone: self.zone,
@@ -162,10 +163,7 @@ fn read_line(file: &Path) -> Result<String, Stopped> {
 
 fn loopback(text: &str) -> Result<Loopback, String> {
     match text {
-        "auto" => {
-            let (first, last) = outgoing_ports();
-            Ok(Loopback::Quiet(first, last))
-        }
+        "auto" => Ok(Loopback::Auto),
         "off" => Ok(Loopback::Off),
         "all" | "on" => Ok(Loopback::All),
         names => {
@@ -174,16 +172,6 @@ fn loopback(text: &str) -> Result<Loopback, String> {
         }
     }
 }
-
-/// The ports that the kernel gives to outgoing connections.
-fn outgoing_ports() -> (u16, u16) {
-    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let mut words = text.split_whitespace().filter_map(|word| word.parse().ok());
-    words.next().zip(words.next()).unwrap_or(OUTGOING_PORTS)
-}
-
-/// Linux' own, where the host does not say (ip-sysctl.rst).
-const OUTGOING_PORTS: (u16, u16) = (32_768, 60_999);
 
 fn host_name() -> String {
     fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default()
@@ -237,7 +225,7 @@ mod tests {
         assert_eq!((config.proxy, config.metrics), (Some(PROXY_ADDRESS), Some(METRICS_ADDRESS)));
         assert_eq!((config.voters, config.listen.port()), (5, MESH_PORT));
         let web = "web".parse().expect("a name");
-        assert!(!config.loopback.listens(&web, 22) && !config.loopback.listens(&web, 8080));
+        assert!(!config.loopback.listens(&web));
         assert!(config.listen.ip().is_unspecified() && config.workers > 0);
     }
 

@@ -39,9 +39,18 @@ struct Measured {
     /// Connect failures in a row.
     failures: u32,
     avoid_until: Option<Instant>,
+    /// Since when no link to it comes about or lasts; none while one does.
+    lost_since: Option<Instant>,
 }
 
 impl Statistics {
+    /// Since when no worker that has called it reaches it, and when one of them did last.
+    pub(crate) fn reach(&self) -> (Option<Instant>, Option<Instant>) {
+        let slots = self.slots.get().map(|slots| &slots[..]).unwrap_or_default();
+        let measured = || slots.iter().map(|slot| *slot.0.lock());
+        (measured().filter_map(|one| one.lost_since).min(), measured().filter_map(|one| one.measured_at).max())
+    }
+
     /// The slot of a worker, of all workers of the process.
     pub(crate) fn slot(&self, worker: usize, workers: usize) -> &Slot {
         let slots = self.slots.get_or_init(|| (0..workers.max(1)).map(|_| Slot::default()).collect());
@@ -109,6 +118,13 @@ impl Slot {
         measured.measured_at = Some(now);
         measured.failures = 0;
         measured.avoid_until = None;
+        measured.lost_since = None;
+    }
+
+    /// No link to it came about, or it was lost.
+    pub(crate) fn lose(&self, now: Instant) {
+        self.fail(now);
+        self.0.lock().lost_since.get_or_insert(now);
     }
 
     /// It could not be reached, or had no instance.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weft_consensus::replica::Role;
+use weft_consensus::status::Role;
 
 use super::{Run, VOTERS};
 use crate::host::Host;

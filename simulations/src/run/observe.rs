@@ -1,6 +1,6 @@
 //! What is looked at in every step: the nodes, and what operators, callers and applications were told.
 
-use weft_consensus::replica::Role;
+use weft_consensus::status::Role;
 
 use super::{Run, Told};
 use crate::application::{Arrived, Seen};

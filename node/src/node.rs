@@ -1,0 +1,151 @@
+//! A node that runs, and what its host gives it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use weft_consensus::gossip::Gossip;
+use weft_consensus::replica::Replica;
+use weft_consensus::state::State;
+use weft_consensus::status::RaftStatus;
+use weft_proto::UnixMillis;
+use weft_proto::facts::NodeFacts;
+use weft_proto::identity::{Identity, NodeName, TrustDomain};
+use weft_proto::service::ServiceName;
+use weft_proxy::plane::Plane;
+use weft_proxy::tls::Identities;
+
+use crate::api::schema::ServiceSpec;
+use crate::book::Book;
+use crate::compile::Site;
+use crate::config::Config;
+use crate::control::Control;
+use crate::publish::Enforced;
+use crate::registry::Local;
+use crate::world::World;
+
+/// How long a node that starts waits to hear of others before it is ready all the same.
+const HEARING: Duration = Duration::from_secs(10);
+
+/// A node that runs.
+pub struct Node<W: World> {
+    pub(crate) config: Config,
+    pub(crate) world: W,
+    pub(crate) site: Site,
+    pub(crate) me: Identity,
+    pub(crate) replica: Replica,
+    pub(crate) gossip: Arc<Gossip>,
+    pub(crate) plane: Arc<Plane<W::Net>>,
+    pub(crate) control: Arc<Control<W::Net>>,
+    pub(crate) identities: Arc<Identities>,
+    pub(crate) book: Arc<Book>,
+    pub(crate) local: watch::Sender<Arc<Local>>,
+    pub(crate) enforced: watch::Receiver<Enforced>,
+    pub(crate) expires: watch::Receiver<UnixMillis>,
+    pub(crate) renew: Arc<Notify>,
+    pub(crate) registrar: Registrar,
+    pub(crate) started: Instant,
+    pub(crate) tasks: parking_lot::Mutex<JoinSet<()>>,
+}
+
+/// Registers a service on this host; faults one line each.
+pub type Register = Box<dyn Fn(&ServiceSpec) -> Result<ServiceName, Vec<String>> + Send + Sync>;
+/// Takes a service off this host; tells whether it was registered.
+pub type Unregister = Box<dyn Fn(&ServiceName) -> Result<bool, String> + Send + Sync>;
+
+/// Listens on services' loopback addresses, or no more where that is said; tells for which it listens then.
+pub type Listen = Box<dyn Fn(&[ServiceName], bool) -> Result<BTreeSet<ServiceName>, String> + Send + Sync>;
+
+/// What the host gives a node beside its [`World`].
+pub struct Host {
+    /// The address at which other nodes reach this one.
+    pub address: SocketAddr,
+    /// What is registered on this host.
+    pub local: watch::Sender<Arc<Local>>,
+    /// Changes it.
+    pub registrar: Registrar,
+}
+
+/// Changes what is registered on a host, and what it listens on.
+pub struct Registrar {
+    /// Registers a service.
+    pub register: Register,
+    /// Takes a service off.
+    pub unregister: Unregister,
+    /// Listens on loopback addresses.
+    pub listen: Listen,
+}
+
+impl<W: World> Node<W> {
+    /// Its name.
+    pub fn name(&self) -> &NodeName {
+        &self.site.node
+    }
+
+    /// Its mesh.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        self.me.trust_domain()
+    }
+
+    /// The data plane; the caller runs each of its workers.
+    pub fn plane(&self) -> &Arc<Plane<W::Net>> {
+        &self.plane
+    }
+
+    /// The newest state applied here.
+    pub fn state(&self) -> Arc<State> {
+        self.replica.state().borrow().clone()
+    }
+
+    /// How the Raft group looks from here.
+    pub fn raft_status(&self) -> RaftStatus {
+        self.replica.status().borrow().clone()
+    }
+
+    /// The live nodes and their facts.
+    pub fn live(&self) -> Arc<BTreeMap<NodeName, NodeFacts>> {
+        self.gossip.live().borrow().clone()
+    }
+
+    /// Whether the node can call.
+    pub fn is_ready(&self) -> bool {
+        self.readiness().is_ok()
+    }
+
+    /// Why the node cannot call yet: it has to enforce the mesh's state, hold certificates that are valid for itself and
+    /// its services, and know of other nodes where there are any, or have had time to hear of them.
+    pub fn readiness(&self) -> Result<(), String> {
+        let (set, state) = (self.identities.current(), self.state());
+        if self.enforced.borrow().index == 0 {
+            return Err("the mesh's state is not in force here yet".into());
+        }
+        let services = self.local.borrow().identities(&state, self.trust_domain(), self.name());
+        for identity in [self.me.clone()].into_iter().chain(services) {
+            match set.certificates.get(&identity) {
+                Some(held) if self.identities.is_current(&held.cert) => {}
+                Some(_) => return Err(format!("the certificate of {identity} is not valid now and is being renewed")),
+                None => return Err(format!("no certificate of {identity} has been issued to this node yet")),
+            }
+        }
+        match state.nodes.len() <= 1 || self.live().len() > 1 || self.started.elapsed() > HEARING {
+            true => Ok(()),
+            false => Err("no other node has been heard of yet".into()),
+        }
+    }
+
+    /// Told when the replicated state has failed for good.
+    pub fn failed(&self) -> watch::Receiver<Option<String>> {
+        self.replica.failed()
+    }
+
+    /// Stops: finishes exchanges, then the control plane.
+    pub async fn stop(&self) {
+        self.plane.drain();
+        self.replica.stop().await;
+        self.tasks.lock().abort_all();
+    }
+}

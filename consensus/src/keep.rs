@@ -279,7 +279,10 @@ impl Inner {
                     _ => Role::Voter,
                 };
                 let leader = metrics.current_leader.and_then(name);
-                (role, leader.filter(|_| self.contact(metrics).elapsed() < LEADER_SILENCE_MAX), metrics.current_term)
+                let leader = leader.filter(|_| self.contact(metrics).elapsed() < LEADER_SILENCE_MAX);
+                // One that no majority hears decides nothing.
+                let role = if role == Role::Leader && leader.is_none() { Role::Voter } else { role };
+                (role, leader, metrics.current_term)
             }
         };
         let silent_since = metrics.map_or_else(Instant::now, |metrics| self.contact(metrics));

@@ -180,6 +180,37 @@ async fn a_group_grows_loses_its_leader_and_forgets_nothing() {
 }
 
 #[tokio::test]
+async fn a_leader_that_is_not_heard_is_none() {
+    let wires = Wires::default();
+    let nodes: Vec<Node> = (1..=3).map(Node::new).collect();
+    let first = nodes[0].start(&wires).await;
+    first.found(found()).await.expect("founded");
+    let others = [nodes[1].start(&wires).await, nodes[2].start(&wires).await];
+    commit(&first, 1).await;
+    until("everyone follows", || others.iter().all(|replica| has_token(replica, 1))).await;
+    let step = Step::Add([2, 3].map(|id| (id, format!("n{id}").parse().expect("name"))).to_vec());
+    first.change_voters(step).await.expect("three voters");
+    let leader = |replica: &Replica| replica.status().borrow().leader.clone();
+    until("all know the leader", || others.iter().chain([&first]).all(|replica| leader(replica).is_some())).await;
+    // Alone it leads nobody, and knows it; the others have another.
+    wires.0.lock().down.insert("n1".parse().expect("a name"));
+    until("the one that is cut off leads no more", || {
+        leader(&first).is_none() && first.status().borrow().role != Role::Leader
+    })
+    .await;
+    assert!(first.status().borrow().leaderless_since.is_some_and(|since| since.elapsed() >= Duration::from_secs(2)));
+    until("the others have another leader", || {
+        others.iter().all(|replica| leader(replica).is_some_and(|name| name.as_str() != "n1"))
+    })
+    .await;
+    wires.0.lock().down.insert("n2".parse().expect("a name"));
+    until("nobody leads", || others.iter().all(|replica| leader(replica).is_none())).await;
+    wires.0.lock().down.clear();
+    until("all have a leader again", || others.iter().chain([&first]).all(|replica| leader(replica).is_some())).await;
+    commit(&others[1], 2).await;
+}
+
+#[tokio::test]
 async fn a_retry_applies_once() {
     let wires = Wires::default();
     let replica = Node::new(1).start(&wires).await;

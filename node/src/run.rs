@@ -41,8 +41,9 @@ pub fn run(config: Config, said: &[Said]) -> anyhow::Result<()> {
     os::prepare_directory(&config.data_dir).map_err(|error| anyhow!(error))?;
     let address = advertised(&config)?;
     keep(&config.data_dir, said).with_context(|| format!("{} cannot be written", config.data_dir.display()))?;
-    claim_ports(&config)?;
+    // First, since a node that runs on this directory has its ports too.
     let disk = SledDisk::open(&config.data_dir.join("store")).context("the store cannot be opened")?;
+    claim_ports(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("weft-control")
@@ -114,7 +115,7 @@ fn advertised(config: &Config) -> anyhow::Result<SocketAddr> {
     addresses.first().copied().ok_or_else(|| anyhow!("--advertise {text}: it resolves to no address"))
 }
 
-/// Tells of a port in use before anything is made or any token is used.
+/// Tells of a port in use before any token is used.
 fn claim_ports(config: &Config) -> anyhow::Result<()> {
     TcpListener::bind(config.listen).with_context(|| in_use("--listen", config.listen))?;
     UdpSocket::bind(config.listen).with_context(|| in_use("--listen (UDP)", config.listen))?;

@@ -9,10 +9,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use weft_consensus::replica::{Replica, Settings};
+use weft_proto::RaftId;
 use weft_proto::command::Proposal;
 use weft_proto::facts::NodeFacts;
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
-use weft_proto::RaftId;
 use weft_proxy::plane::{Clock, Handover, Plane, PlaneSettings};
 use weft_proxy::record::Record;
 use weft_proxy::table::Table;

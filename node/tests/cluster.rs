@@ -44,7 +44,7 @@ fn a_mesh_from_nothing_calls_decides_and_survives() {
     let url = "http://web.mesh:8080/hello";
     until("the call goes through", || nodes[0].call(url).is_some_and(|(status, _)| status == 200));
     let (_, body) = nodes[0].call(url).expect("answered");
-    assert!(body.starts_with("web /hello") && body.contains("spiffe://mesh.local/ns/default/svc/front"), "{body}");
+    assert!(body.starts_with("web /hello") && body.contains("spiffe://mesh.local/ns/default/sa/front"), "{body}");
 
     let policy = file(&nodes[0].data_dir(), "policy.yaml", DENY);
     let applied = nodes[2].ok(&["apply", "-f", &policy, "--wait"]);

@@ -76,7 +76,7 @@ impl fmt::Display for NodeName {
 /// Who someone is: the subject of a certificate and the caller or callee of an exchange.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Identity {
-    /// `spiffe://<trust-domain>/ns/<namespace>/svc/<service>`
+    /// `spiffe://<trust-domain>/ns/<namespace>/sa/<service>`
     Service {
         /// The mesh.
         trust_domain: TrustDomain,
@@ -137,7 +137,7 @@ impl Identity {
     pub fn principal(&self) -> String {
         match self {
             Self::Service { trust_domain, service } => {
-                format!("{trust_domain}/ns/{}/svc/{}", service.namespace(), service.name())
+                format!("{trust_domain}/ns/{}/sa/{}", service.namespace(), service.name())
             }
             Self::Node { trust_domain, name } => format!("{trust_domain}/node/{name}"),
             Self::Foreign { trust_domain, path } => format!("{trust_domain}{path}"),
@@ -171,7 +171,7 @@ impl FromStr for Identity {
             }
         }
         Ok(match segments.as_slice() {
-            ["ns", namespace, "svc", name] => match ServiceName::new(namespace, name) {
+            ["ns", namespace, "sa", name] => match ServiceName::new(namespace, name) {
                 Ok(service) => Self::Service { trust_domain, service },
                 Err(_) => Self::Foreign { trust_domain, path: path.to_owned() },
             },
@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn round_trips() {
         for text in [
-            "spiffe://mesh.local/ns/default/svc/web",
+            "spiffe://mesh.local/ns/default/sa/web",
             "spiffe://mesh.local/node/a-1",
             "spiffe://cluster.local/ns/x/sa/y",
             "spiffe://td",
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn an_odd_service_path_is_foreign_and_never_a_service() {
-        let identity: Identity = "spiffe://td/ns/Default/svc/web".parse().expect("valid SPIFFE ID");
+        let identity: Identity = "spiffe://td/ns/Default/sa/web".parse().expect("valid SPIFFE ID");
         assert!(matches!(identity, Identity::Foreign { .. }));
     }
 }

@@ -77,9 +77,9 @@ metadata: {name: web}
 spec:
   selector: {matchLabels: {app: web}}
   rules:
-  - from: [{source: {principals: ["mesh.test/ns/default/svc/front"]}}]
+  - from: [{source: {principals: ["mesh.test/ns/default/sa/front"]}}]
     to: [{operation: {methods: [GET], paths: ["/*"]}}]
-  - from: [{source: {principals: ["mesh.test/ns/default/svc/front"]}}]
+  - from: [{source: {principals: ["mesh.test/ns/default/sa/front"]}}]
     to: [{operation: {ports: ["8081"]}}]
 "#;
 

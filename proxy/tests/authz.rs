@@ -170,7 +170,7 @@ fn an_explanation_names_every_policy_rule_and_field() {
          metadata: {name: w}\nspec: {action: AUDIT, rules: [{when: [{key: 'request.headers[k]', values: [v]}]}]}\ncalls:\n",
     )[0];
     let headers = HeaderMap::from_iter([(HeaderName::from_static("k"), HeaderValue::from_static("hidden"))]);
-    let caller = Caller::new("spiffe://m/ns/dev/svc/a".parse().expect("valid"));
+    let caller = Caller::new("spiffe://m/ns/dev/sa/a".parse().expect("valid"));
     let any = IpAddr::from([10, 0, 0, 1]);
     let http = Some(HttpCall { method: "GET", host: "web", path: "/x", headers: &headers });
     let call =
@@ -183,7 +183,7 @@ allow by default/a[1]
   default/a (allow) matches
     default/a[0] does not match
       from[0].source.namespaces: the caller's namespace is \"dev\"
-      from[1].source.principals: the caller is \"m/ns/dev/svc/a\"
+      from[1].source.principals: the caller is \"m/ns/dev/sa/a\"
     default/a[1] matches
   default/w (audit) does not match
     default/w[0] does not match
@@ -343,8 +343,8 @@ impl Choices<'_> {
             deny_by_default: self.one(&[false, true]),
             caller: self.one(&[
                 None,
-                Some("m/ns/shop/svc/a"),
-                Some("m/ns/dev/svc/ab"),
+                Some("m/ns/shop/sa/a"),
+                Some("m/ns/dev/sa/ab"),
                 Some("m/node/n"),
                 Some("f/ns/shop/sa/x"),
             ]),
@@ -384,7 +384,7 @@ impl Choices<'_> {
     }
 
     fn rule(&mut self) -> Rule {
-        let principals = &["m/ns/shop/svc/a", "m/*", "*/x", "*", "m/ns/dev/svc/a*"];
+        let principals = &["m/ns/shop/sa/a", "m/*", "*/x", "*", "m/ns/dev/sa/a*"];
         let (namespaces, blocks) =
             (&["shop", "d*", "*v", "*"], &["10.0.0.0/8", "10.1.0.1", "0.0.0.0/0", "10.0.0.0/15"]);
         let (hosts, ports) = (&["Web.mesh:80", "*.MESH", "web.*", "*", "api.mesh:*"], &["80", "443"]);

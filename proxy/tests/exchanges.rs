@@ -98,7 +98,7 @@ async fn http_1_requests_and_their_bodies() {
         let address = stage.way_in(HTTP);
         let answer = get(address, "/who").await;
         assert!(answer.starts_with("HTTP/1.1 200 OK"), "{kind:?}: {answer}");
-        assert!(answer.contains("URI=spiffe://mesh.test/ns/default/svc/front"), "{kind:?}: {answer}");
+        assert!(answer.contains("URI=spiffe://mesh.test/ns/default/sa/front"), "{kind:?}: {answer}");
         let head = "POST /echo HTTP/1.1\r\nHost: web.mesh\r\nConnection: close\r\n";
         let answer = raw(address, &format!("{head}Content-Length: 5\r\n\r\nhello")).await;
         assert!(answer.ends_with("hello") || answer.contains("5\r\nhello"), "{kind:?}: {answer}");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use weft_consensus::state::State;
 use weft_proto::Index;
+use weft_proto::identity::TrustDomain;
 use weft_proto::kinds::authorization_policy::{AuthorizationPolicy, DRY_RUN_ANNOTATION};
 use weft_proto::kinds::service::ServiceSettings;
 use weft_proto::kinds::{Kind, Kinds, Spec};
@@ -67,10 +68,11 @@ impl Specs {
         self.policies.retain(|key, _| there(key));
         self.services.retain(|key, _| there(key));
         self.unknown.clear();
+        let trust_domain = state.trust_domain.as_ref();
         for resource in state.resources.values() {
             match self.kinds.find(&resource.key.kind) {
                 Some(kind) if kind.key() == AuthorizationPolicy::KIND.key() => {
-                    let read = || supported(kind, resource).and_then(|()| policy(resource));
+                    let read = || supported(kind, resource).and_then(|()| policy(resource, trust_domain));
                     keep(&mut self.policies, resource, read, || Some(closed(resource)));
                 }
                 Some(kind) if kind.key() == ServiceSettings::KIND.key() => {
@@ -148,8 +150,10 @@ fn supported(kind: &Kind, resource: &Resource) -> Result<(), String> {
     }
 }
 
-fn policy(resource: &Resource) -> Result<PolicyDescription, String> {
-    let description = describe(resource, AuthorizationPolicy::of(resource)?);
+fn policy(resource: &Resource, trust_domain: Option<&TrustDomain>) -> Result<PolicyDescription, String> {
+    let policy = AuthorizationPolicy::of(resource)?;
+    let policy = trust_domain.into_iter().fold(policy, AuthorizationPolicy::in_trust_domain);
+    let description = describe(resource, policy);
     Authorization::check(&description).map_err(|error| format!("{}: {}", error.path, error.message))?;
     Ok(description)
 }

@@ -38,7 +38,7 @@ spec:
   targetRefs: [{kind: Service, name: db}]
   action: DENY
   rules:
-  - from: [{source: {principals: [demo.local/ns/default/svc/web]}}]
+  - from: [{source: {principals: [demo.local/ns/default/sa/web]}}]
     to: [{operation: {notMethods: [GET]}}, {operation: {notPaths: [/public]}}]
 ";
 

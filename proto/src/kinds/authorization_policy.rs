@@ -13,6 +13,7 @@ use serde_json::Value;
 pub use check::header_name;
 
 use super::{Faults, Kind, Names, Spec};
+use crate::identity::TrustDomain;
 
 /// Namespaces whose policies apply to every service, as Istio's root namespace does.
 pub const ROOT_NAMESPACES: [&str; 2] = ["weft-system", "istio-system"];
@@ -20,6 +21,9 @@ pub const ROOT_NAMESPACES: [&str; 2] = ["weft-system", "istio-system"];
 pub const DRY_RUN_ANNOTATION: &str = "istio.io/dry-run";
 /// The label that every service carries: its own name. `selector: {matchLabels: {app: web}}` selects service `web`.
 pub const APP_LABEL: &str = "app";
+
+/// How principals begin in manifests that were written for a mesh with the trust domain that Istio gives unasked.
+const DEFAULT_TRUST_DOMAIN: &str = "cluster.local/";
 
 /// `spec` of an `AuthorizationPolicy`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -60,6 +64,23 @@ impl Spec for AuthorizationPolicy {
 }
 
 impl AuthorizationPolicy {
+    /// With `cluster.local` for this mesh's own trust domain in principals, as manifests from Kubernetes have it (Istio's
+    /// rule on trust domain aliases).
+    pub fn in_trust_domain(mut self, trust_domain: &TrustDomain) -> Self {
+        let own = |value: &mut String| {
+            if let Some(rest) = value.strip_prefix(DEFAULT_TRUST_DOMAIN) {
+                *value = format!("{trust_domain}/{rest}");
+            }
+        };
+        for rule in &mut self.rules {
+            let sources = rule.from.iter_mut().map(|from| &mut from.source);
+            sources.flat_map(|source| source.principals.iter_mut().chain(&mut source.not_principals)).for_each(own);
+            let conditions = rule.when.iter_mut().filter(|condition| condition.key == "source.principal");
+            conditions.flat_map(|condition| condition.values.iter_mut().chain(&mut condition.not_values)).for_each(own);
+        }
+        self
+    }
+
     /// What is enforced in the place of one that cannot be read: it denies all that it selects, as far as that can be
     /// read, else all of its namespace.
     pub fn closed(spec: &str) -> Self {
@@ -214,4 +235,23 @@ pub struct Condition {
     /// None of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_values: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_trust_domain_of_kubernetes_is_this_meshs_own() {
+        let policy: AuthorizationPolicy = serde_json::from_value(serde_json::json!({ "rules": [{
+            "from": [{ "source": { "principals": ["cluster.local/ns/a/sa/b", "cluster.local/*", "other/ns/a/sa/b", "*"] } }],
+            "when": [{ "key": "source.principal", "notValues": ["cluster.local/ns/a/sa/c"] }],
+        }] }))
+        .expect("a policy");
+        let own = policy.in_trust_domain(&"mesh.local".parse().expect("a name"));
+        let rule = &own.rules[0];
+        let principals = ["mesh.local/ns/a/sa/b", "mesh.local/*", "other/ns/a/sa/b", "*"];
+        assert_eq!(rule.from[0].source.principals, principals);
+        assert_eq!(rule.when[0].not_values, ["mesh.local/ns/a/sa/c"]);
+    }
 }

@@ -74,7 +74,7 @@ fn principal(value: &str) -> Option<&'static str> {
     let service = value.split('/').nth(1) == Some("ns") && value.split('/').count() == 5;
     let node = value.split('/').nth(1) == Some("node") && value.split('/').count() == 3;
     (whole && !service && !node)
-        .then_some("principals are whole identities, TRUST-DOMAIN/ns/NAMESPACE/svc/NAME, or patterns")
+        .then_some("principals are whole identities, TRUST-DOMAIN/ns/NAMESPACE/sa/NAME, or patterns")
 }
 
 fn namespace(value: &str) -> Option<&'static str> {

@@ -74,6 +74,12 @@ fn run(state: &mut State, index: Index, command: &Command) -> Applied {
         Command::WithdrawService { node, service } => withdraw_service(state, node, service),
         Command::ChangeResources(changes) => change_resources(state, index, changes),
         Command::RecordCertificate(record) => record_certificate(state, record),
+        Command::Raise { version } => {
+            state.version = state.version.max(*version);
+            Ok(Outcome::Done)
+        }
+        // The machine has stopped before it.
+        Command::Later(_) => Err(refuse(Reason::Other, "this version of weft does not know the command: upgrade it")),
     }
 }
 
@@ -84,6 +90,7 @@ fn apply_found(state: &mut State, index: Index, found: &Found) -> Applied {
     state.trust_domain = Some(found.trust_domain.clone());
     state.deny_by_default = found.deny_by_default;
     state.roots = vec![found.root_certificate.clone()];
+    state.version = found.version;
     state.sealed_authority.insert(found.node.name.clone(), found.sealed_authority.clone());
     let record = NodeRecord { keys: found.node.clone(), raft_id: 1, services: vec![Grant::Every], admitted: index };
     state.nodes.insert(found.node.name.clone(), record);

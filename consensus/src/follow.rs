@@ -146,6 +146,9 @@ pub(crate) async fn follow(
 async fn take_entries(log: &Log, machine: &Machine, entries: Vec<messages::Entry>) -> Result<(), String> {
     let entries: Vec<Entry> =
         entries.into_iter().map(wire::parse_entry).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+    if let Some(index) = *machine.outdated().borrow() {
+        return Err(format!("the decision {index} is of a later version of weft"));
+    }
     let applied = machine.applied();
     let fresh: Vec<Entry> =
         entries.into_iter().filter(|entry| applied.is_none_or(|applied| entry.index() > applied.index)).collect();

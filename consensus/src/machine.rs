@@ -3,6 +3,7 @@
 //! A snapshot is stored as chunks of at most 32 KiB (`s/` and a number) and a head (`s/head`) with what it covers, its
 //! length and its checksum, all in one batch.
 
+use std::future::pending;
 use std::io;
 use std::sync::Arc;
 
@@ -13,6 +14,8 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::watch;
+use weft_proto::Index;
+use weft_proto::command::{Command, Proposal};
 use weft_proto::planted::{Bug, planted};
 use weft_proto::wire::cluster as messages;
 
@@ -39,6 +42,7 @@ pub struct Machine {
     inner: Arc<Mutex<Inner>>,
     published: watch::Sender<Arc<State>>,
     members: watch::Sender<StoredMembership>,
+    outdated: watch::Sender<Option<Index>>,
 }
 
 struct Inner {
@@ -75,7 +79,8 @@ impl Machine {
             return Err(Corrupt("the log begins after the newest snapshot ends".into()));
         }
         let (published, members) = (watch::channel(Arc::default()).0, watch::channel(StoredMembership::default()).0);
-        let machine = Self { disk, inner: Arc::new(Mutex::new(inner)), published, members };
+        let outdated = watch::channel(None).0;
+        let machine = Self { disk, inner: Arc::new(Mutex::new(inner)), published, members, outdated };
         machine.replay(log)?;
         machine.publish();
         Ok(machine)
@@ -89,8 +94,9 @@ impl Machine {
             if entries.is_empty() {
                 return Ok(());
             }
-            let mut inner = self.inner.lock();
-            entries.iter().for_each(|entry| drop(inner.apply(entry)));
+            if self.apply_known(&entries).len() < entries.len() {
+                return Ok(());
+            }
         }
     }
 
@@ -117,12 +123,31 @@ impl Machine {
 
     /// Applies committed entries that continue what is applied, and announces the state.
     pub fn apply_all(&self, entries: &[Entry]) -> Vec<Answered> {
-        let answers = {
-            let mut inner = self.inner.lock();
-            entries.iter().map(|entry| inner.apply(entry)).collect()
-        };
+        let answers = self.apply_known(entries);
         self.publish();
         answers
+    }
+
+    /// Applies entries up to the first one of a later version, which ends it: what comes of that one, and so of all that
+    /// follow, is not known here.
+    fn apply_known(&self, entries: &[Entry]) -> Vec<Answered> {
+        let mut inner = self.inner.lock();
+        let known = entries.iter().take_while(|entry| self.is_known(entry));
+        known.map(|entry| inner.apply(entry)).collect()
+    }
+
+    fn is_known(&self, entry: &Entry) -> bool {
+        let known = self.outdated.borrow().is_none()
+            && !matches!(&entry.payload, EntryPayload::Normal(Proposal { command: Command::Later(_), .. }));
+        if !known {
+            self.outdated.send_if_modified(|since| since.is_none() && since.replace(entry.index()).is_none());
+        }
+        known
+    }
+
+    /// The index of the first decision that this version does not know; nothing is applied from it on.
+    pub fn outdated(&self) -> watch::Receiver<Option<Index>> {
+        self.outdated.subscribe()
     }
 
     fn publish(&self) {
@@ -250,6 +275,11 @@ impl RaftStateMachine<TypeConfig> for Machine {
         // Answers go out after the state is published, so that who is answered also sees the change.
         let mut answers = Vec::new();
         while let Some((entry, responder)) = entries.try_next().await? {
+            if !self.is_known(&entry) {
+                // The core goes on without this machine: the node votes and keeps the log for others. Nobody is answered.
+                self.publish();
+                return pending().await;
+            }
             let mut inner = self.inner.lock();
             let next = inner.applied.map_or(0, |applied| applied.index + 1);
             if entry.index() > next {
@@ -282,5 +312,40 @@ impl RaftStateMachine<TypeConfig> for Machine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         self.stored_snapshot()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::MemoryDisk;
+    use bytes::Bytes;
+    use openraft::impls::leader_id_std::LeaderId;
+    use openraft::vote::RaftLeaderId;
+    use weft_proto::command::TokenRecord;
+
+    fn entry(index: u64, command: Command) -> Entry {
+        let id = LogId { leader_id: LeaderId { term: 1, voted_for: 1 }.to_committed(), index };
+        let key = [u8::try_from(index).expect("small"); 16];
+        Entry::new(id, EntryPayload::Normal(Proposal { key, at: 1, command }))
+    }
+
+    #[tokio::test]
+    async fn a_decision_of_a_later_version_stops_it_and_is_kept() {
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
+        let log = Log::open(disk.clone()).expect("empty");
+        let machine = Machine::open(disk.clone(), &log).expect("empty");
+        let token = TokenRecord { id: "t".into(), secret_hash: [0; 32], expires: 9, uses: 1, services: Vec::new() };
+        let later = Command::Later(Bytes::from_static(&[0xfa, 0x06, 0x03, b'n', b'e', b'w']));
+        let entries =
+            [entry(0, Command::Raise { version: 1 }), entry(1, later.clone()), entry(2, Command::CreateToken(token))];
+        log.append_committed(&entries).await.expect("kept");
+        assert_eq!(machine.apply_all(&entries).len(), 1);
+        for machine in [machine, Machine::open(disk.clone(), &Log::open(disk).expect("readable")).expect("readable")] {
+            assert_eq!(*machine.outdated().borrow(), Some(1));
+            assert_eq!(machine.applied().map(|id| id.index), Some(0), "what follows may depend on it");
+        }
+        let kept = log.entries(1, 1, 1).expect("readable");
+        assert!(matches!(&kept[0].payload, EntryPayload::Normal(proposal) if proposal.command == later));
     }
 }

@@ -33,6 +33,9 @@ pub enum ProposeError {
     /// This node is stopping.
     #[error("this node is stopping")]
     Stopped,
+    /// Not every node knows such a command.
+    #[error("not every node of the mesh knows this yet: upgrade weft on all of them; see `weft members`")]
+    TooNew,
     /// The log has failed.
     #[error("the log has failed: {0}")]
     Failed(String),
@@ -162,6 +165,9 @@ impl Replica {
         let leader = self.status().borrow().leader.clone();
         let core = self.inner.core.read().await.clone();
         let Some(core) = core else { return Attempt::Elsewhere(leader) };
+        if proposal.command.since() > self.state().borrow().version.max(1) {
+            return Attempt::Failed(ProposeError::TooNew);
+        }
         if planted(Bug::AcknowledgedEarly) && self.status().borrow().role == Role::Leader {
             let (last, proposal) = (self.status().borrow().last, proposal.clone());
             tokio::spawn(async move { core.client_write(proposal).await.map(drop) });

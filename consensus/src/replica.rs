@@ -184,6 +184,11 @@ impl Replica {
         follow::feed(self.inner.log.clone(), self.inner.machine.clone(), leader, stopping, request)
     }
 
+    /// The index of the first decision that this version of weft does not know, and at which it has stopped.
+    pub fn outdated(&self) -> watch::Receiver<Option<Index>> {
+        self.inner.machine.outdated()
+    }
+
     /// Answers another node.
     pub async fn answer(&self, from: &NodeName, request: Consensus) -> ConsensusReply {
         let kind = match self.try_answer(from, request).await {

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use prost::Message;
-use weft_proto::command::{CertificateRecord, KEY_LENGTH, NodeKeys, Outcome, TokenRecord};
+use weft_proto::command::{CertificateRecord, KEY_LENGTH, NodeKeys, Outcome, TokenRecord, VERSION};
 use weft_proto::convert::{ConvertError, address};
 use weft_proto::identity::{NodeName, TrustDomain};
 use weft_proto::resource::{Resource, ResourceKey};
@@ -42,6 +42,8 @@ pub struct State {
     pub clock: UnixMillis,
     /// Index of the last log entry applied.
     pub index: Index,
+    /// The version of the commands that every admitted node knows.
+    pub version: u32,
 }
 
 /// An admitted node.
@@ -99,6 +101,12 @@ impl State {
     /// Reads what [`State::encode`] wrote.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
         let message = wire::State::decode(bytes).map_err(|error| error.to_string())?;
+        if message.version > VERSION {
+            return Err(format!(
+                "the mesh's commands are of version {} and this weft knows them up to {VERSION}: upgrade weft on this host",
+                message.version
+            ));
+        }
         Self::try_from(message).map_err(|error: ConvertError| error.to_string())
     }
 
@@ -125,6 +133,7 @@ impl From<&State> for wire::State {
             raft_id_next: state.raft_id_next,
             clock: state.clock,
             index: state.index,
+            version: state.version,
         }
     }
 }
@@ -139,6 +148,7 @@ impl TryFrom<wire::State> for State {
             raft_id_next: message.raft_id_next,
             clock: message.clock,
             index: message.index,
+            version: message.version,
             ..Self::default()
         };
         if !message.trust_domain.is_empty() {

@@ -103,8 +103,14 @@ fn proposal(n: u64, command: Command) -> Proposal {
 fn found() -> Proposal {
     let node = NodeKeys { name: "n1".parse().expect("name"), fact_key: [1; 32], seal_key: [2; 32] };
     let trust_domain = "mesh.test".parse().expect("name");
-    let found =
-        Found { trust_domain, deny_by_default: false, root_certificate: vec![1], node, sealed_authority: vec![2] };
+    let found = Found {
+        trust_domain,
+        deny_by_default: false,
+        root_certificate: vec![1],
+        node,
+        sealed_authority: vec![2],
+        version: 1,
+    };
     proposal(0, Command::Found(found))
 }
 

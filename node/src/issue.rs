@@ -89,7 +89,11 @@ impl<W: World> Issuer<W> {
         let seal_key = &state.nodes.get(node)?.keys.seal_key;
         let sealed = seal(seal_key, &self.authority()?.secret());
         let sealed = sealed.inspect_err(|error| tracing::error!(%error, %node, "sealing the authority's key")).ok()?;
-        let command = Command::GrantAuthority { node: node.clone(), sealed };
-        Some(Proposal { key: random(&self.world), at: self.world.now(), command })
+        Some(self.proposal(Command::GrantAuthority { node: node.clone(), sealed }))
+    }
+
+    /// A proposal of that command, made now.
+    pub fn proposal(&self, command: Command) -> Proposal {
+        Proposal { key: random(&self.world), at: self.world.now(), command }
     }
 }

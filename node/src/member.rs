@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use prost::Message;
 use weft_consensus::disk::{Batch, write_durably};
 use weft_consensus::replica::Replica;
-use weft_proto::command::{CertificateRecord, Command, Found, Proposal};
+use weft_proto::command::{CertificateRecord, Command, Found, Proposal, VERSION};
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
 use weft_proto::{RaftId, wire};
 
@@ -105,6 +105,7 @@ async fn found<W: World>(
         root_certificate: authority.root().to_vec(),
         sealed_authority: seal(&public.seal_key, &authority.secret())?,
         node: public,
+        version: VERSION,
     };
     let proposals = [Command::Found(founded), Command::RecordCertificate(record)]
         .map(|command| wire::mesh::Proposal::from(Proposal { key: random(world), at: now, command }));

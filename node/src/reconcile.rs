@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use weft_consensus::membership::{self, Candidate, View};
 use weft_consensus::replica::Replica;
 use weft_consensus::status::Role;
+use weft_proto::command::Command;
 use weft_proto::facts::NodeFacts;
 use weft_proto::identity::NodeName;
 
@@ -47,6 +48,7 @@ impl<W: World> Reconciler<W> {
                 continue;
             }
             self.grant(&status.voters).await;
+            self.raise(&live).await;
             self.step(&live, &mut seen, now).await;
         }
     }
@@ -59,6 +61,17 @@ impl<W: World> Reconciler<W> {
                 Ok(_) => tracing::info!(command, "the authority's key is granted"),
                 Err(error) => tracing::warn!(command, %error, "the authority's key could not be granted"),
             }
+        }
+    }
+
+    /// Raises the version of the mesh's commands to what every admitted node has said that it knows.
+    async fn raise(&self, live: &BTreeMap<NodeName, NodeFacts>) {
+        let state = self.replica.state().borrow().clone();
+        let known = state.nodes.keys().map(|name| live.get(name).map_or(0, |facts| facts.commands)).min();
+        let Some(version) = known.filter(|known| *known > state.version) else { return };
+        match self.replica.propose(self.issuer.proposal(Command::Raise { version }), DECISION_TIMEOUT).await {
+            Ok(_) => tracing::info!(version, "every node knows this version of the mesh's commands, and it is in use"),
+            Err(error) => tracing::warn!(version, %error, "the version of the mesh's commands could not be raised"),
         }
     }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use weft_consensus::replica::{Replica, Settings};
 use weft_proto::RaftId;
-use weft_proto::command::Proposal;
+use weft_proto::command::{Proposal, VERSION};
 use weft_proto::facts::NodeFacts;
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
 use weft_proxy::plane::{Clock, Handover, Plane, PlaneSettings};
@@ -172,6 +172,7 @@ fn first_facts<W: World>(
         certificate_expires: 0,
         voter: false,
         draining: false,
+        commands: VERSION,
     }
 }
 

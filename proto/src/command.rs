@@ -3,11 +3,16 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use bytes::Bytes;
+
 use crate::identity::{Identity, NodeName, TrustDomain};
 use crate::resource::{Resource, ResourceKey};
 use crate::service::{Grant, ServiceName, ServicePort};
 use crate::{Index, RaftId, UnixMillis};
 
+/// The newest version of the mesh's commands that this build knows. A new command, or a new field on which the outcome of
+/// one depends, makes a new version; it is proposed once every admitted node knows that.
+pub const VERSION: u32 = 1;
 /// Bytes in an idempotency key.
 pub const KEY_LENGTH: usize = 16;
 /// Bytes of an Ed25519 or X25519 public key.
@@ -67,6 +72,24 @@ pub enum Command {
     ChangeResources(Vec<ResourceChange>),
     /// A certificate is about to be signed.
     RecordCertificate(CertificateRecord),
+    /// Every admitted node knows this version of the commands.
+    Raise {
+        /// The version.
+        version: u32,
+    },
+    /// One of a later version, encoded. It is kept and passed on as it is, and not applied: what comes of it is not known.
+    Later(Bytes),
+}
+
+impl Command {
+    /// The version of the mesh from which on it may be proposed.
+    pub fn since(&self) -> u32 {
+        match self {
+            Self::Later(_) => u32::MAX,
+            // Each command that is added to the first version names its own.
+            _ => 1,
+        }
+    }
 }
 
 /// The founding of a mesh.
@@ -82,6 +105,8 @@ pub struct Found {
     pub node: NodeKeys,
     /// The root's signing key, sealed to the first node.
     pub sealed_authority: Vec<u8>,
+    /// The version of the commands that the first node knows.
+    pub version: u32,
 }
 
 /// A node's name and its lasting public keys.
@@ -286,6 +311,8 @@ impl fmt::Display for Command {
             Self::WithdrawService { node, service } => write!(f, "withdraw service {service} of {node}"),
             Self::DeclareService { node, service, .. } => write!(f, "declare service {service} by {node}"),
             Self::ChangeResources(changes) => write!(f, "change {} resources", changes.len()),
+            Self::Raise { version } => write!(f, "raise the mesh to version {version}"),
+            Self::Later(_) => f.write_str("a command of a later version"),
             Self::RecordCertificate(record) => {
                 write!(f, "record certificate of {} on {}", record.identity, record.node)
             }

@@ -4,6 +4,9 @@ mod facts;
 
 use std::net::Ipv4Addr;
 
+use bytes::Bytes;
+use prost::Message;
+
 use crate::command::{
     Admission, CertificateRecord, Command, Found, NodeKeys, Outcome, Proposal, Reason, Refusal, ResourceAction,
     ResourceChange, TokenRecord,
@@ -41,7 +44,11 @@ fn each<W, T>(values: Vec<W>, parse: impl Fn(W) -> Parsed<T>) -> Parsed<Vec<T>> 
 
 impl From<Proposal> for wire::Proposal {
     fn from(proposal: Proposal) -> Self {
-        Self { key: proposal.key.to_vec().into(), at: proposal.at, command: Some(proposal.command.into()) }
+        let command = match proposal.command {
+            Command::Later(encoded) => encoded,
+            command => wire::Command::from(command).encode_to_vec().into(),
+        };
+        Self { key: proposal.key.to_vec().into(), at: proposal.at, command }
     }
 }
 
@@ -49,11 +56,16 @@ impl TryFrom<wire::Proposal> for Proposal {
     type Error = ConvertError;
 
     fn try_from(message: wire::Proposal) -> Parsed<Self> {
-        Ok(Self {
-            key: bytes(&message.key, "key")?,
-            at: message.at,
-            command: message.command.ok_or(ConvertError::Missing("command"))?.try_into()?,
-        })
+        Ok(Self { key: bytes(&message.key, "key")?, at: message.at, command: command(message.command)? })
+    }
+}
+
+/// Reads a command. One whose kind is not known here is of a later version.
+fn command(encoded: Bytes) -> Parsed<Command> {
+    let message = wire::Command::decode(encoded.clone()).map_err(|_| ConvertError::Range("command"))?;
+    match message.kind {
+        None if !encoded.is_empty() => Ok(Command::Later(encoded)),
+        _ => message.try_into(),
     }
 }
 
@@ -80,6 +92,8 @@ impl From<Command> for wire::Command {
                 Kind::ChangeResources(wire::ChangeResources { changes: changes.into_iter().map(Into::into).collect() })
             }
             Command::RecordCertificate(record) => Kind::RecordCertificate(record.into()),
+            Command::Raise { version } => Kind::Raise(wire::Raise { version }),
+            Command::Later(encoded) => return Self::decode(encoded).unwrap_or_default(),
         };
         Self { kind: Some(kind) }
     }
@@ -110,6 +124,7 @@ impl TryFrom<wire::Command> for Command {
                 Self::ChangeResources(message.changes.into_iter().map(Into::into).collect())
             }
             Kind::RecordCertificate(record) => Self::RecordCertificate(record.try_into()?),
+            Kind::Raise(raise) => Self::Raise { version: raise.version },
         })
     }
 }
@@ -122,6 +137,7 @@ impl From<Found> for wire::Found {
             root_certificate: found.root_certificate.into(),
             node: Some(found.node.into()),
             sealed_authority: found.sealed_authority.into(),
+            version: found.version,
         }
     }
 }
@@ -136,6 +152,7 @@ impl TryFrom<wire::Found> for Found {
             root_certificate: message.root_certificate.to_vec(),
             node: message.node.ok_or(ConvertError::Missing("found.node"))?.try_into()?,
             sealed_authority: message.sealed_authority.to_vec(),
+            version: message.version,
         })
     }
 }
@@ -354,7 +371,6 @@ pub fn address(text: &str) -> Parsed<Ipv4Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use prost::Message;
 
     fn keys() -> NodeKeys {
         NodeKeys { name: "a".parse().expect("name"), fact_key: [1; 32], seal_key: [2; 32] }
@@ -369,6 +385,7 @@ mod tests {
                 root_certificate: vec![1],
                 node: keys(),
                 sealed_authority: vec![2],
+                version: 1,
             }),
             Command::Admit(Admission { token_id: "t".into(), secret_hash: [3; 32], node: keys() }),
             Command::DeclareService {
@@ -377,6 +394,11 @@ mod tests {
                 ports: vec![ServicePort { port: 80, protocol: crate::service::Protocol::Grpc }],
             },
             Command::WithdrawService { node: keys().name, service: "web".parse().expect("name") },
+            Command::RevokeToken { id: "t".into() },
+            Command::GrantAuthority { node: keys().name, sealed: vec![4] },
+            Command::Raise { version: 2 },
+            // A field with a number that no version has taken yet.
+            Command::Later(Bytes::from_static(&[0xfa, 0x06, 0x03, b'n', b'e', b'w'])),
             Command::ChangeResources(vec![ResourceChange {
                 action: ResourceAction::Delete(ResourceKey {
                     kind: KindName::of("weft/v1", "Service"),

@@ -33,4 +33,6 @@ pub struct NodeFacts {
     pub voter: bool,
     /// Whether it is leaving.
     pub draining: bool,
+    /// The newest version of the mesh's commands that it knows.
+    pub commands: u32,
 }

@@ -140,6 +140,7 @@ fn facts(name: &str, raft_id: RaftId) -> NodeFacts {
         certificate_expires: 0,
         voter: false,
         draining: false,
+        commands: 1,
     }
 }
 

@@ -23,7 +23,7 @@ pub struct Problem {
 }
 
 /// All kinds, so that the metric tells of each that there is none.
-pub const KINDS: [&str; 11] = [
+pub const KINDS: [&str; 12] = [
     "registration",
     "instance",
     "listener",
@@ -35,6 +35,7 @@ pub const KINDS: [&str; 11] = [
     "clock",
     "facts-too-large",
     "node-not-reached",
+    "outdated",
 ];
 
 /// Nodes that are not live are named up to so many.
@@ -77,6 +78,15 @@ impl<W: World> Node<W> {
         }
         let unenforced = enforced.unenforced.iter();
         problems.extend(unenforced.map(|one| new("not-enforced", format!("{} is not enforced: {}", one.key, one.why))));
+        if let Some(index) = *self.replica.outdated().borrow() {
+            problems.push(new(
+                "outdated",
+                format!(
+                    "the mesh's decision {index} is of a later version of weft: upgrade weft on this host; calls go on by what \
+                     was decided before"
+                ),
+            ));
+        }
         if let Some(text) = self.gossip.too_large() {
             problems.push(new("facts-too-large", text));
         }

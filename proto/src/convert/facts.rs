@@ -21,6 +21,7 @@ impl From<NodeFacts> for wire::NodeFacts {
             certificate_expires: facts.certificate_expires,
             voter: facts.voter,
             draining: facts.draining,
+            commands: facts.commands,
         }
     }
 }
@@ -43,6 +44,7 @@ impl TryFrom<wire::NodeFacts> for NodeFacts {
             certificate_expires: message.certificate_expires,
             voter: message.voter,
             draining: message.draining,
+            commands: message.commands,
         })
     }
 }

@@ -17,6 +17,7 @@ use weft::registry::{self, Local, Names};
 use weft::start::start;
 use weft::world::World;
 use weft_proto::identity::NodeName;
+use weft_proto::kinds::Kinds;
 use weft_proxy::plane::Transport;
 
 use crate::application::{self, Seen};
@@ -59,6 +60,7 @@ pub struct Host {
     runs: Vec<usize>,
     /// Whether its applications take connections.
     open: watch::Sender<bool>,
+    kinds: Kinds,
 }
 
 /// Where local callers reach the mesh.
@@ -89,7 +91,13 @@ impl Host {
             mesh: mesh.clone(),
             runs: Vec::new(),
             open: watch::channel(true).0,
+            kinds: Kinds::ALL,
         }
+    }
+
+    /// From its next start on it is of a version that knows these kinds of documents.
+    pub fn know(&mut self, kinds: Kinds) {
+        self.kinds = kinds;
     }
 
     /// Has these services run on it, by place.
@@ -177,7 +185,7 @@ impl Host {
             metrics: None,
             loopback: Loopback::Off,
             connections_max: 10_000,
-            kinds: weft_proto::kinds::Kinds::ALL,
+            kinds: self.kinds,
             binds: Vec::new(),
             transport: Transport::Tcp,
             workers: 1,

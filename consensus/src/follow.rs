@@ -7,6 +7,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use openraft::entry::RaftEntry;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
+use weft_proto::Index;
 use weft_proto::identity::NodeName;
 use weft_proto::planted::{Bug, planted};
 use weft_proto::wire::cluster::{self as messages, FollowEntries, FollowEvent, FollowRequest, follow_event};
@@ -99,13 +100,14 @@ impl Feeder {
     }
 }
 
-/// Follows one source until it fails or falls silent. `heard` is told of the leader that the source knows.
+/// Follows one source until it fails or falls silent. `heard` is told of the leader that the source knows, and
+/// of what is committed.
 pub(crate) async fn follow(
     peers: &dyn Peers,
     source: &NodeName,
     log: &Log,
     machine: &Machine,
-    heard: impl Fn(Option<NodeName>),
+    heard: impl Fn(Option<NodeName>, Index),
 ) -> PeerError {
     let after = machine.applied().map_or(0, |applied| applied.index);
     let mut events = match timeout(SILENCE_MAX, peers.follow(source.clone(), FollowRequest { after })).await {
@@ -129,7 +131,7 @@ pub(crate) async fn follow(
                 if leaderless.is_some_and(|since| since.elapsed() > SILENCE_MAX) {
                     return PeerError::Unreachable(format!("{source} knows of no leader"));
                 }
-                heard(leader);
+                heard(leader, entries.committed);
                 take_entries(log, machine, entries.entries).await
             }
             Some(follow_event::Kind::Snapshot(snapshot)) => take_snapshot(log, machine, snapshot).await,

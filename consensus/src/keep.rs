@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
@@ -25,6 +26,8 @@ use crate::wire;
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Silence after which a leader is not taken for one any more: three of the longest election timeouts.
 const LEADER_SILENCE_MAX: Duration = Duration::from_secs(3);
+/// How often one that follows looks whether its source has fallen silent.
+const FOLLOWING_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a member may know of no leader before it asks whether it still is one.
 const LOST_AFTER: Duration = Duration::from_secs(5);
 /// Pause between sources that failed, doubled up to the second.
@@ -154,6 +157,7 @@ impl Replica {
         let _ = self.inner.promoted.notified().now_or_never();
         let mut pause = RETRY_MIN;
         let mut compaction = tokio::time::interval(COMPACT_INTERVAL);
+        let mut looks = tokio::time::interval(FOLLOWING_LOOK_INTERVAL);
         let mut turn = usize::try_from(self.inner.settings.raft_id).unwrap_or_default();
         loop {
             let sources = self.inner.sources();
@@ -165,8 +169,12 @@ impl Replica {
                 };
                 let started = Instant::now();
                 let inner = &self.inner;
-                let heard = |leader| {
+                let heard = |leader: Option<NodeName>, committed| {
+                    if leader.is_some() {
+                        *inner.heard_at.lock() = Instant::now();
+                    }
                     *inner.heard_leader.lock() = leader;
+                    inner.committed.fetch_max(committed, Ordering::Relaxed);
                     inner.refresh(None);
                 };
                 let error = follow::follow(&*inner.peers, source, &inner.log, &inner.machine, heard).await;
@@ -182,6 +190,8 @@ impl Replica {
                     biased;
                     () = self.inner.promoted.notified(), if !planted(Bug::PromotionIgnored) => return,
                     () = &mut attempt => break,
+                    // Silence changes what is known of a leader.
+                    _ = looks.tick() => self.inner.refresh(None),
                     _ = compaction.tick() => {
                         if self.inner.failed.borrow().is_some() {
                             return;
@@ -267,11 +277,11 @@ impl Inner {
         let members = self.machine.members().borrow().clone();
         let name = |id: RaftId| members.membership().get_node(&id).and_then(Member::node);
         let (role, leader, term) = match metrics {
-            None => (
-                Role::Replica,
-                self.heard_leader.lock().clone(),
-                self.machine.applied().map_or(0, |id| id.leader_id.term),
-            ),
+            None => {
+                let heard = self.heard_at.lock().elapsed() < LEADER_SILENCE_MAX;
+                let leader = self.heard_leader.lock().clone().filter(|_| heard);
+                (Role::Replica, leader, self.machine.applied().map_or(0, |id| id.leader_id.term))
+            }
             Some(metrics) => {
                 let role = match metrics.state {
                     ServerState::Leader => Role::Leader,
@@ -285,9 +295,13 @@ impl Inner {
                 (role, leader, metrics.current_term)
             }
         };
-        let silent_since = metrics.map_or_else(Instant::now, |metrics| self.contact(metrics));
+        let silent_since = metrics.map_or_else(|| *self.heard_at.lock(), |metrics| self.contact(metrics));
         let voters = self.voter_names();
         let applied = self.machine.applied().map_or(0, |id| id.index);
+        if let Some(committed) = metrics.and_then(|metrics| metrics.cluster_committed.as_ref()) {
+            self.committed.fetch_max(committed.index, Ordering::Relaxed);
+        }
+        let is_behind = self.committed.load(Ordering::Relaxed) > applied;
         let last = self.log.last().map_or(0, |id| id.index);
         self.status.send_if_modified(|status| {
             let leaderless_since = match (&leader, status.leaderless_since) {
@@ -295,7 +309,8 @@ impl Inner {
                 (None, Some(since)) => Some(since),
                 (None, None) => Some(silent_since),
             };
-            let next = RaftStatus { role, leader, term, applied, last, voters, leaderless_since };
+            let behind_since = is_behind.then(|| status.behind_since.unwrap_or_else(Instant::now));
+            let next = RaftStatus { role, leader, term, applied, last, voters, behind_since, leaderless_since };
             let changed = *status != next;
             *status = next;
             changed

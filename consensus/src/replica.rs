@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures_util::stream::BoxStream;
@@ -98,6 +99,8 @@ pub(crate) struct Inner {
     pub(crate) heard_leader: parking_lot::Mutex<Option<NodeName>>,
     /// When a leader was heard last; of a leader, when it became one.
     pub(crate) heard_at: parking_lot::Mutex<Instant>,
+    /// The newest index that is known to be committed anywhere.
+    pub(crate) committed: AtomicU64,
     keeper: parking_lot::Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -129,6 +132,7 @@ impl Replica {
             stopping: watch::channel(false).0,
             heard_leader: parking_lot::Mutex::default(),
             heard_at: parking_lot::Mutex::new(Instant::now()),
+            committed: AtomicU64::new(0),
             keeper: parking_lot::Mutex::default(),
         });
         let replica = Self { inner };

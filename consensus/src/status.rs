@@ -46,6 +46,8 @@ pub struct RaftStatus {
     pub last: Index,
     /// The voters, by the newest membership applied here.
     pub voters: Vec<NodeName>,
+    /// Since when there is more that is known to be committed than is applied here; none while there is not.
+    pub behind_since: Option<Instant>,
     /// Since when no leader has been heard; none while one is known.
     pub leaderless_since: Option<Instant>,
 }

@@ -97,11 +97,8 @@ fn facts() -> NodeFacts {
         address: "10.0.0.2:7946".into(),
         zone: "one".into(),
         version: "0.1.0".into(),
-        enforced: 9,
         refused: String::new(),
         instances: vec![Instance { service: "web".parse().expect("a name"), ports, healthy: true, weight: 100 }],
-        certificate_expires: 1_800_086_400_000,
-        voter: true,
         draining: false,
         commands: 1,
     }

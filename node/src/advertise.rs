@@ -97,12 +97,11 @@ impl<W: World> Ears<'_, W> {
 /// Tells the mesh what changes here, and the certificates' keeper which services run here.
 pub(crate) async fn advertise<W: World>(node: Arc<Node<W>>, wanted: watch::Sender<Option<BTreeSet<Identity>>>) {
     let (mut states, mut locals) = (node.replica.state(), node.local.subscribe());
-    let (mut enforced, mut expires, mut status) = (node.enforced.clone(), node.expires.clone(), node.replica.status());
+    let mut enforced = node.enforced.clone();
     loop {
         let state = states.borrow_and_update().clone();
         let local = locals.borrow_and_update().clone();
-        let (enforcing, ends) = (enforced.borrow_and_update().clone(), *expires.borrow_and_update());
-        let voter = status.borrow_and_update().voters.contains(node.name());
+        let refused = enforced.borrow_and_update().refused();
         // Before it is known what runs here nothing is known to run here no more.
         let known = local.read && state.trust_domain.is_some();
         let identities = known.then(|| local.identities(&state, node.trust_domain(), node.name()));
@@ -111,10 +110,7 @@ pub(crate) async fn advertise<W: World>(node: Arc<Node<W>>, wanted: watch::Sende
         node.gossip
             .advertise(move |facts| {
                 facts.instances = instances;
-                facts.enforced = enforcing.index;
-                facts.refused = enforcing.refused();
-                facts.certificate_expires = ends;
-                facts.voter = voter;
+                facts.refused = refused;
             })
             .await;
         let ended = tokio::select! {
@@ -122,8 +118,6 @@ pub(crate) async fn advertise<W: World>(node: Arc<Node<W>>, wanted: watch::Sende
             changed = states.changed() => changed.is_err(),
             changed = locals.changed() => changed.is_err(),
             changed = enforced.changed() => changed.is_err(),
-            changed = expires.changed() => changed.is_err(),
-            changed = status.changed() => changed.is_err(),
         };
         if ended {
             return;
@@ -171,15 +165,7 @@ pub(crate) async fn remember_peers<W: World>(node: Arc<Node<W>>, store: Store) {
 
 /// What of a node's facts is of use to a process that begins later.
 fn lasting(facts: &NodeFacts) -> NodeFacts {
-    NodeFacts {
-        generation: 0,
-        sequence: 0,
-        enforced: 0,
-        refused: String::new(),
-        certificate_expires: 0,
-        voter: false,
-        ..facts.clone()
-    }
+    NodeFacts { generation: 0, sequence: 0, refused: String::new(), ..facts.clone() }
 }
 
 /// What changes within this is kept together.

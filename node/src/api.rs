@@ -64,7 +64,7 @@ async fn route<W: World>(node: &Node<W>, request: Request<Incoming>) -> Answer {
     let query = query(parts.uri.query().unwrap_or_default());
     match (&parts.method, path.as_slice()) {
         (&Method::GET, ["v1", "status"]) => json(&node.api_status()),
-        (&Method::GET, ["v1", "members"]) => json(&node.api_members()),
+        (&Method::GET, ["v1", "members"]) => json(&node.api_members().await),
         (&Method::GET, ["v1", "tokens"]) => json(&node.api_tokens()),
         (&Method::POST, ["v1", "tokens"]) => json(&node.api_create_token(read(body).await?).await?),
         (&Method::DELETE, ["v1", "tokens", id]) => json(&node.api_revoke_token(id).await?),

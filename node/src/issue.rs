@@ -22,7 +22,14 @@ pub struct Issuer<W> {
     me: NodeName,
     keys: Arc<Keys>,
     replica: Replica,
-    opened: Mutex<Option<Arc<Authority>>>,
+    /// The authority, and what it was opened from: it may be another one some day.
+    opened: Mutex<Option<Opened>>,
+}
+
+struct Opened {
+    sealed: Vec<u8>,
+    root: Vec<u8>,
+    authority: Arc<Authority>,
 }
 
 impl<W: World> Issuer<W> {
@@ -34,16 +41,17 @@ impl<W: World> Issuer<W> {
     /// The authority, where this node was given its key.
     pub fn authority(&self) -> Option<Arc<Authority>> {
         let state = self.replica.state().borrow().clone();
-        let sealed = state.sealed_authority.get(&self.me)?;
+        let (sealed, root) = (state.sealed_authority.get(&self.me)?, state.roots.last()?);
         let mut opened = self.opened.lock();
-        if let Some(authority) = &*opened {
-            return Some(authority.clone());
+        if let Some(opened) = opened.as_ref().filter(|opened| opened.sealed == *sealed && opened.root == *root) {
+            return Some(opened.authority.clone());
         }
-        let root = state.roots.last()?;
         let secret = self.keys.open(sealed).inspect_err(|error| tracing::error!(%error, "the authority's key")).ok()?;
         let authority = Authority::from_parts(root, &secret);
         let authority = authority.inspect_err(|error| tracing::error!(%error, "the authority's key")).ok()?;
-        Some(opened.insert(Arc::new(authority)).clone())
+        let authority = Arc::new(authority);
+        *opened = Some(Opened { sealed: sealed.clone(), root: root.clone(), authority: authority.clone() });
+        Some(authority)
     }
 
     /// Issues a certificate to a node: checks, records, signs. Answers the chain, leaf first, root last.

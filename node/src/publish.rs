@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use weft_consensus::state::State;
-use weft_proto::Index;
 use weft_proto::facts::NodeFacts;
 use weft_proto::identity::NodeName;
 use weft_proto::planted::{Bug, planted};
 use weft_proto::wire::cluster::EnforcedReply;
+use weft_proto::{Index, UnixMillis};
 use weft_proxy::net::Net;
 use weft_proxy::plane::Plane;
 use weft_proxy::table::Table;
@@ -42,12 +42,13 @@ impl Enforced {
         (!texts.is_empty()).then(|| texts.join("; "))
     }
 
-    /// What is told to whoever asks about an index.
-    pub fn reply(&self, index: Index) -> EnforcedReply {
+    /// What is told to whoever asks about an index, with when the first certificate of this node ends.
+    pub fn reply(&self, index: Index, certificate_expires: UnixMillis) -> EnforcedReply {
         EnforcedReply {
             enforced: self.index,
             lacks: self.lacks(index).unwrap_or_default(),
             unenforced: self.unenforced.iter().cloned().map(Into::into).collect(),
+            certificate_expires,
         }
     }
 
@@ -112,7 +113,9 @@ impl<N: Net> Publisher<N> {
         match built {
             Ok(table) => {
                 let index = state.index;
-                if !planted(Bug::AnnouncedEarly) || !index.is_multiple_of(2) {
+                let swap = !planted(Bug::AnnouncedEarly) || !index.is_multiple_of(2);
+                // Most facts that change change nothing of the table.
+                if swap && !table.is_as(&self.plane.table()) {
                     self.plane.swap(table);
                 }
                 self.announce(Enforced { index, refused: String::new(), unenforced });

@@ -1,6 +1,7 @@
 //! The services that this host runs: registered, declared to the mesh, checked, advertised.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,6 +67,24 @@ pub enum CallerClaim {
     Any,
 }
 
+/// Why the mesh has not taken a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Untaken {
+    /// It does not want it.
+    Refused(String),
+    /// It could not be asked yet.
+    NotAsked(String),
+}
+
+impl fmt::Display for Untaken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(why) => f.write_str(why),
+            Self::NotAsked(why) => write!(f, "not declared to the mesh yet: {why}"),
+        }
+    }
+}
+
 /// What is registered here, and how it fares.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Local {
@@ -74,8 +93,8 @@ pub struct Local {
     /// Health by service; absent until the first check, which counts as unhealthy where there is a check. Of an instance
     /// without one it is only known whether anything listens.
     pub health: BTreeMap<ServiceName, Result<(), String>>,
-    /// Why the mesh did not take a service.
-    pub refused: BTreeMap<ServiceName, String>,
+    /// Why the mesh has not taken a service.
+    pub refused: BTreeMap<ServiceName, Untaken>,
     /// Faults in what was registered, one line each.
     pub faults: Vec<String>,
     /// Services whose loopback addresses this host was asked to listen on.
@@ -289,7 +308,7 @@ impl<W: World> Registry<W> {
             match self.replica.propose(proposal, DECISION_TIMEOUT).await {
                 Ok((_, Outcome::Refused(refusal))) => {
                     refused.insert(service.name.clone(), Instant::now());
-                    self.refuse(&service.name, refusal.detail);
+                    self.refuse(&service.name, Untaken::Refused(refusal.detail));
                 }
                 Ok((_, outcome)) => {
                     if let Outcome::Declared { address } = outcome {
@@ -298,7 +317,7 @@ impl<W: World> Registry<W> {
                     self.clear_refusal(&service.name);
                 }
                 Err(error) => {
-                    self.refuse(&service.name, format!("not declared to the mesh yet: {error}"));
+                    self.refuse(&service.name, Untaken::NotAsked(error.to_string()));
                     pause = RETRY_PAUSE;
                 }
             }
@@ -326,13 +345,13 @@ impl<W: World> Registry<W> {
         done
     }
 
-    fn refuse(&self, name: &ServiceName, why: String) {
+    fn refuse(&self, name: &ServiceName, why: Untaken) {
         self.local.send_if_modified(|current| {
             // It may have been removed while the mesh was asked.
             if !current.services.contains_key(name) || current.refused.get(name) == Some(&why) {
                 return false;
             }
-            tracing::warn!(service = %name, why, "the mesh has not taken the service");
+            tracing::warn!(service = %name, %why, "the mesh has not taken the service");
             Arc::make_mut(current).refused.insert(name.clone(), why);
             true
         });

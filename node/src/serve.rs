@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout};
 use weft_consensus::gossip::Gossip;
 use weft_consensus::replica::Replica;
+use weft_proto::UnixMillis;
 use weft_proto::command::KEY_LENGTH;
 use weft_proto::identity::{Identity, NodeName};
 use weft_proto::wire::cluster::{
@@ -47,6 +48,7 @@ pub struct Server<W: World> {
     pub(crate) identities: Arc<Identities>,
     pub(crate) book: Arc<Book>,
     pub(crate) enforced: watch::Receiver<Enforced>,
+    pub(crate) expires: watch::Receiver<UnixMillis>,
     pub(crate) streams: Semaphore,
     pub(crate) strangers: Semaphore,
 }
@@ -181,7 +183,7 @@ impl<W: World> Server<W> {
     async fn wait_enforced(&self, request: EnforcedRequest) -> EnforcedReply {
         let bound = Duration::from_millis(u64::from(request.wait)).min(ENFORCED_WAIT_MAX);
         let enforced = wait_enforced(self.enforced.clone(), request.index, Instant::now() + bound).await;
-        enforced.reply(request.index)
+        enforced.reply(request.index, *self.expires.borrow())
     }
 }
 

@@ -166,11 +166,8 @@ fn first_facts<W: World>(
         address: address.to_string(),
         zone: config.zone.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
-        enforced: 0,
         refused: String::new(),
         instances: Vec::new(),
-        certificate_expires: 0,
-        voter: false,
         draining: false,
         commands: VERSION,
     }

@@ -83,6 +83,7 @@ fn server<W: World>(node: &Arc<Node<W>>, issuer: Arc<Issuer<W>>) -> Server<W> {
         identities: node.identities.clone(),
         book: node.book.clone(),
         enforced: node.enforced.clone(),
+        expires: node.expires.clone(),
         streams,
         strangers,
     }

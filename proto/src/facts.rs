@@ -1,8 +1,9 @@
-//! Facts: what is live, true at one node, and dies with it.
+//! Facts: what is live, true at one node, and dies with it. What changes with every decision is none (the index that a node
+//! enforces, the ends of its certificates): it is asked of the node, or each decision would cost every node a fact.
 
 use crate::identity::NodeName;
 use crate::service::Instance;
-use crate::{Index, RaftId, UnixMillis};
+use crate::{RaftId, UnixMillis};
 
 /// All that a node says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,16 +22,10 @@ pub struct NodeFacts {
     pub zone: String,
     /// Version of its binary.
     pub version: String,
-    /// Index of the table it enforces.
-    pub enforced: Index,
-    /// Why it does not enforce a newer state; empty when nothing was refused.
+    /// What it does not enforce, and why; empty when there is nothing.
     pub refused: String,
     /// The instances it runs.
     pub instances: Vec<Instance>,
-    /// When the first of its certificates ends.
-    pub certificate_expires: UnixMillis,
-    /// Whether it votes.
-    pub voter: bool,
     /// Whether it is leaving.
     pub draining: bool,
     /// The newest version of the mesh's commands that it knows.

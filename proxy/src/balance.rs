@@ -43,6 +43,7 @@ pub(crate) fn choose(route: &Route, tries: &Tries, random: &Random) -> Result<Ch
         .or_else(|| pick(relation, &relation.candidates, eligible, random));
     match picked {
         Some(endpoint) => {
+            relation.slot(endpoint).probe(Instant::now());
             let here = relation.service.endpoints[endpoint].here;
             Ok(Chosen { relation: relation.clone(), endpoint: Some(endpoint), here, repeats: tries.may_repeat() })
         }
@@ -67,7 +68,7 @@ pub(crate) fn pick(
     let first = random.below(candidates.len());
     let second = (first + 1 + random.below(candidates.len() - 1)) % candidates.len();
     let (first, second) = (candidates[first], candidates[second]);
-    let usable = |index: usize| passes(index) && !relation.slot(index).avoided(now);
+    let usable = |index: usize| passes(index) && !relation.slot(index).is_avoided(now);
     match (usable(first), usable(second)) {
         (true, true) => Some(cheaper(relation, first, second, now)),
         (true, false) => Some(first),
@@ -103,7 +104,7 @@ impl Chosen {
     /// Whether a failed try may be followed by one of an endpoint that nothing speaks against.
     pub(crate) fn has_spare(&self) -> bool {
         let now = Instant::now();
-        let sound = |index: usize| Some(index) != self.endpoint && !self.relation.slot(index).avoided(now);
+        let sound = |index: usize| Some(index) != self.endpoint && !self.relation.slot(index).is_avoided(now);
         self.repeats && self.relation.candidates.iter().any(|index| sound(*index))
     }
 

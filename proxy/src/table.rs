@@ -141,6 +141,18 @@ impl Table {
         })
     }
 
+    /// Whether it says the same as the table that it was built after, so that nothing need be swapped.
+    pub fn is_as(&self, other: &Self) -> bool {
+        let same_services = self.services.len() == other.services.len()
+            && self.services.values().zip(other.services.values()).all(|(new, old)| Arc::ptr_eq(new, old));
+        same_services
+            && Arc::ptr_eq(&self.policies, &other.policies)
+            && self.index == other.index
+            && self.node_ip == other.node_ip
+            && (&self.callers, &self.caller_any, &self.binds) == (&other.callers, &other.caller_any, &other.binds)
+            && self.deny_by_default == other.deny_by_default
+    }
+
     /// The service of that name.
     pub fn service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
         self.services.get(name)

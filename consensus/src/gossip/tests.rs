@@ -134,13 +134,10 @@ fn facts(name: &str, raft_id: RaftId) -> NodeFacts {
         address: address(name).to_string(),
         zone: "z".into(),
         version: "0".into(),
-        enforced: 0,
         refused: String::new(),
         instances: Vec::new(),
-        certificate_expires: 0,
-        voter: false,
         draining: false,
-        commands: 1,
+        commands: 0,
     }
 }
 
@@ -175,8 +172,8 @@ fn syn(about: &ChitchatId, heartbeat: u64, version: u64) -> Bytes {
     bytes.into()
 }
 
-fn enforced(live: &BTreeMap<NodeName, NodeFacts>, name: &str) -> Option<u64> {
-    live.get(&name.parse::<NodeName>().expect("must hold")).map(|facts| facts.enforced)
+fn told(live: &BTreeMap<NodeName, NodeFacts>, name: &str) -> Option<u32> {
+    live.get(&name.parse::<NodeName>().expect("must hold")).map(|facts| facts.commands)
 }
 
 #[tokio::test(start_paused = true)]
@@ -247,9 +244,9 @@ async fn a_node_may_run_many_services() {
 #[tokio::test(start_paused = true)]
 async fn facts_arrive_and_the_dead_leave() {
     let mesh = Mesh::of(&["a", "b", "c"]).await;
-    mesh.node("b").advertise(|facts| facts.enforced = 7).await;
+    mesh.node("b").advertise(|facts| facts.commands = 7).await;
     for name in ["a", "b", "c"] {
-        let time = mesh.wait(name, |live| enforced(live, "b") == Some(7)).await;
+        let time = mesh.wait(name, |live| told(live, "b") == Some(7)).await;
         assert!(time < Duration::from_secs(2), "{name} heard after {time:?}");
     }
     mesh.holds(&["a", "b", "c"], Duration::from_secs(60), |live| live.len() == 3).await;
@@ -290,8 +287,8 @@ async fn a_restart_with_a_clock_behind_is_heard() {
     mesh.node("a").receive(address("b"), ack(&id("b", 5_000), &[key_value(KEYS[0], &forged, 1)]));
     mesh.wait("a", |live| live.len() == 1).await;
     mesh.start("b", 1).await;
-    mesh.node("b").advertise(|facts| facts.enforced = 3).await;
-    mesh.wait("a", |live| enforced(live, "b") == Some(3)).await;
+    mesh.node("b").advertise(|facts| facts.commands = 3).await;
+    mesh.wait("a", |live| told(live, "b") == Some(3)).await;
     assert!(mesh.node("b").own.borrow().generation > 5_000);
 }
 
@@ -299,10 +296,10 @@ async fn a_restart_with_a_clock_behind_is_heard() {
 async fn a_liar_changes_nothing() {
     let mesh = Mesh::of(&["a", "b", "c"]).await;
     let mut forged = facts("a", 0);
-    forged.enforced = 666;
+    forged.commands = 666;
     forged.sequence = 1_000;
     let forged = records::seal(&forged, &Key("c".parse().expect("must hold")));
-    let truth = |live: &BTreeMap<NodeName, NodeFacts>| live.len() == 3 && enforced(live, "a").expect("must hold") < 10;
+    let truth = |live: &BTreeMap<NodeName, NodeFacts>| live.len() == 3 && told(live, "a").expect("must hold") < 10;
     for round in 1..20 {
         // The liar knows of a new life of "a" when its own gossip does.
         let known = mesh.node("c").live().borrow().values().find(|facts| facts.raft_id == 0).map(|a| a.generation);
@@ -316,8 +313,8 @@ async fn a_liar_changes_nothing() {
         }
         mesh.holds(&["a", "b"], Duration::from_millis(700), truth).await;
     }
-    mesh.node("a").advertise(|facts| facts.enforced = 9).await;
-    mesh.wait("b", |live| enforced(live, "a") == Some(9)).await;
+    mesh.node("a").advertise(|facts| facts.commands = 9).await;
+    mesh.wait("b", |live| told(live, "a") == Some(9)).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -350,8 +347,8 @@ async fn no_bytes_end_it() {
         tokio::task::yield_now().await;
     }
     mesh.wait("a", |live| live.len() == 3).await;
-    mesh.node("b").advertise(|facts| facts.enforced = 4).await;
-    mesh.wait("a", |live| enforced(live, "b") == Some(4)).await;
+    mesh.node("b").advertise(|facts| facts.commands = 4).await;
+    mesh.wait("a", |live| told(live, "b") == Some(4)).await;
     let node = mesh.net.nodes.lock().remove(&address("a")).expect("must hold");
     timeout(Duration::from_secs(5), Arc::into_inner(node).expect("must hold").stop()).await.expect("must hold");
 }

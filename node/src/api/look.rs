@@ -72,8 +72,9 @@ impl<W: World> Node<W> {
         }
     }
 
-    /// `GET /v1/members`
-    pub fn api_members(&self) -> Vec<Member> {
+    /// `GET /v1/members`: what changes with every decision is asked of each live node.
+    pub async fn api_members(&self) -> Vec<Member> {
+        let told: BTreeMap<NodeName, EnforcedReply> = self.ask_unenforced().await.into_iter().collect();
         let (status, state, live) = (self.replica.status().borrow().clone(), self.state(), self.live());
         let role = |name: &NodeName| match () {
             () if status.leader.as_ref() == Some(name) => Role::Leader.to_string(),
@@ -90,11 +91,11 @@ impl<W: World> Node<W> {
                 address: text(|facts| &facts.address),
                 zone: text(|facts| &facts.zone),
                 version: text(|facts| &facts.version),
-                enforced: facts.map_or(0, |facts| facts.enforced),
+                enforced: told.get(name).map_or(0, |told| told.enforced),
                 refused: text(|facts| &facts.refused),
                 services: facts.map(|facts| facts.instances.iter().map(instance_label).collect()).unwrap_or_default(),
                 raft_id: record.raft_id,
-                certificate_expires: facts.map_or(0, |facts| facts.certificate_expires),
+                certificate_expires: told.get(name).map_or(0, |told| told.certificate_expires),
             }
         };
         state.nodes.iter().map(member).collect()
@@ -115,12 +116,7 @@ impl<W: World> Node<W> {
             .keys()
             .zip(answers)
             .filter(|(_, answer)| !answer.lacks.is_empty())
-            .map(|(name, answer)| Lagging {
-                node: name.to_string(),
-                // Of one that cannot be asked, what was heard last.
-                enforced: answer.enforced.max(live[name].enforced.min(index)),
-                why: answer.lacks,
-            })
+            .map(|(name, answer)| Lagging { node: name.to_string(), enforced: answer.enforced, why: answer.lacks })
             .collect();
         let absent: Vec<String> =
             self.state().nodes.keys().filter(|name| !live.contains_key(*name)).map(ToString::to_string).collect();
@@ -134,7 +130,7 @@ impl<W: World> Node<W> {
             return EnforcedReply { enforced: index, ..EnforcedReply::default() };
         }
         if name == self.name() {
-            return wait_enforced(self.enforced.clone(), index, deadline).await.reply(index);
+            return wait_enforced(self.enforced.clone(), index, deadline).await.reply(index, *self.expires.borrow());
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let wait = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);

@@ -17,6 +17,7 @@ use super::schema::{
 };
 use crate::join::{sha256, write_line};
 use crate::node::Node;
+use crate::registry::Untaken;
 use crate::world::{World, random};
 
 /// Bound on one decision of the log.
@@ -203,7 +204,7 @@ impl<W: World> Node<W> {
             let waited = tokio::time::timeout_at(deadline, async {
                 tokio::select! { biased; _ = states.changed() => {}, _ = locals.changed() => {} }
             });
-            if let Some(why) = refused.filter(|why| !why.starts_with("not declared")) {
+            if let Some(Untaken::Refused(why)) = refused {
                 let _ = (self.registrar.unregister)(&service);
                 return Err(Failure::new(StatusCode::CONFLICT, "refused", format!("{service}: {why}")));
             }

@@ -40,6 +40,8 @@ pub const KINDS: [&str; 12] = [
 
 /// Nodes that are not live are named up to so many.
 const NAMED_MAX: usize = 10;
+/// For how long decisions may be under way before it is told.
+const BEHIND_MIN: Duration = Duration::from_secs(3);
 /// For how long no call may reach a node before it is told: less is told by its death.
 const UNREACHED_MIN: Duration = Duration::from_secs(5);
 /// A certificate is renewed at half its life; with less than this left that has failed for long.
@@ -54,7 +56,7 @@ impl<W: World> Node<W> {
         problems.extend(absent(&state, &live));
         problems.extend(elsewhere(&live, self.name()));
         problems.extend(unreached(&self.plane.unreached(), &live));
-        problems.extend(self.behind(&live));
+        problems.extend(behind(&status));
         problems.extend(certificates(*self.expires.borrow(), self.world.now()));
         let offsets = self.book.offsets().into_iter().filter(|(name, _)| live.contains_key(name)).collect();
         problems.extend(clocks(&offsets));
@@ -92,19 +94,20 @@ impl<W: World> Node<W> {
         }
         problems
     }
+}
 
-    /// Another node enforces what has not arrived here.
-    fn behind(&self, live: &BTreeMap<NodeName, NodeFacts>) -> Option<Problem> {
-        let (own, applied) = (self.enforced.borrow().index, self.replica.status().borrow().applied);
-        let ahead = live.values().filter(|facts| facts.name != *self.name()).max_by_key(|facts| facts.enforced)?;
-        (ahead.enforced > own.max(applied)).then(|| Problem {
-            kind: "behind",
-            text: format!(
-                "this node is behind: it enforces index {own}, and node {} enforces {}; calls are decided by what is known here",
-                ahead.name, ahead.enforced
-            ),
-        })
-    }
+/// More is committed than is applied here, and not only for a moment.
+fn behind(status: &RaftStatus) -> Option<Problem> {
+    let since = status.behind_since.filter(|since| since.elapsed() >= BEHIND_MIN)?;
+    Some(Problem {
+        kind: "behind",
+        text: format!(
+            "this node is behind since {} s: it has applied the decisions up to {} and there are more; calls are decided by what \
+             is known here",
+            since.elapsed().as_secs(),
+            status.applied
+        ),
+    })
 }
 
 fn leadership(status: &RaftStatus, live: &BTreeMap<NodeName, NodeFacts>, me: &NodeName) -> Option<Problem> {

@@ -123,7 +123,7 @@ pub struct Member {
     pub zone: String,
     /// Its binary's version.
     pub version: String,
-    /// Index of the table it enforces.
+    /// Index of the table it enforces; 0 when it could not be asked.
     pub enforced: Index,
     /// Why it does not enforce a newer one; empty when nothing was refused.
     pub refused: String,
@@ -131,7 +131,7 @@ pub struct Member {
     pub services: Vec<String>,
     /// Its Raft node id.
     pub raft_id: u64,
-    /// When the first of its certificates ends.
+    /// When the first of its certificates ends; 0 when it could not be asked.
     pub certificate_expires: UnixMillis,
 }
 

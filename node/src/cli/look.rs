@@ -99,7 +99,7 @@ fn members_text(members: &[Member], now: u64) -> String {
             member.role.clone(),
             member.zone.clone(),
             member.address.clone(),
-            live(member.enforced.to_string()),
+            live(if member.enforced == 0 { "?".into() } else { member.enforced.to_string() }),
             moment(member.certificate_expires, now),
             member.version.clone(),
             member.services.join(" "),

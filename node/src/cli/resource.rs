@@ -204,7 +204,12 @@ fn enforced_text(enforced: &Enforced) -> String {
         nodes => format!("{enforcing} of {nodes} nodes enforce index {index} ({took_ms} ms)\n"),
     };
     for lagging in &enforced.lagging {
-        text.push_str(&format!("{} enforces index {}: {}\n", lagging.node, lagging.enforced, lagging.why));
+        let index = if lagging.enforced == 0 {
+            "an index that is not known".into()
+        } else {
+            format!("index {}", lagging.enforced)
+        };
+        text.push_str(&format!("{} enforces {index}: {}\n", lagging.node, lagging.why));
     }
     if !enforced.absent.is_empty() {
         let (nodes, names) = (count(enforced.absent.len(), "node"), enforced.absent.join(", "));

@@ -15,11 +15,8 @@ impl From<NodeFacts> for wire::NodeFacts {
             address: facts.address,
             zone: facts.zone,
             version: facts.version,
-            enforced: facts.enforced,
             refused: facts.refused,
             instances: facts.instances.into_iter().map(Into::into).collect(),
-            certificate_expires: facts.certificate_expires,
-            voter: facts.voter,
             draining: facts.draining,
             commands: facts.commands,
         }
@@ -38,11 +35,8 @@ impl TryFrom<wire::NodeFacts> for NodeFacts {
             address: message.address,
             zone: message.zone,
             version: message.version,
-            enforced: message.enforced,
             refused: message.refused,
             instances: each(message.instances, TryInto::try_into)?,
-            certificate_expires: message.certificate_expires,
-            voter: message.voter,
             draining: message.draining,
             commands: message.commands,
         })

@@ -72,16 +72,11 @@ impl Slot {
         latency.max(LATENCY_FLOOR) * queue / f64::from(weight.max(1))
     }
 
-    /// Whether it failed so recently that it is not worth a try. The first asker after the wait is told no: it probes.
-    pub(crate) fn avoided(&self, now: Instant) -> bool {
+    /// It is tried. One that is tried again after a failure is a probe, and is avoided by others until that tells.
+    pub(crate) fn probe(&self, now: Instant) {
         let mut measured = self.0.lock();
-        match measured.avoid_until {
-            None => false,
-            Some(until) if now < until => true,
-            Some(_) => {
-                measured.avoid_until = Some(now + backoff(measured.failures));
-                false
-            }
+        if measured.avoid_until.is_some_and(|until| now >= until) {
+            measured.avoid_until = Some(now + backoff(measured.failures));
         }
     }
 
@@ -90,7 +85,7 @@ impl Slot {
         self.0.lock().failures > 0
     }
 
-    /// Whether it is being avoided, without taking the probe.
+    /// Whether it failed so recently that it is not worth a try.
     pub(crate) fn is_avoided(&self, now: Instant) -> bool {
         self.0.lock().avoid_until.is_some_and(|until| now < until)
     }
@@ -167,17 +162,18 @@ mod tests {
         let slot = Slot::default();
         let now = Instant::now();
         slot.fail(now);
-        assert!(slot.avoided(now));
+        assert!(slot.is_avoided(now));
         let later = now + Duration::from_secs(1);
-        assert!(!slot.avoided(later), "the first one probes");
-        assert!(slot.avoided(later), "the second one does not");
+        assert!(!slot.is_avoided(later) && !slot.is_avoided(later), "a look is no probe");
+        slot.probe(later);
+        assert!(slot.is_avoided(later), "one probes, and others don't");
         for _ in 0..20 {
             slot.fail(later);
         }
-        assert!(slot.avoided(later + Duration::from_secs(29)));
-        assert!(!slot.avoided(later + Duration::from_secs(30)));
+        assert!(slot.is_avoided(later + Duration::from_secs(29)));
+        assert!(!slot.is_avoided(later + Duration::from_secs(30)));
         slot.observe(Duration::from_millis(1), later);
-        assert!(!slot.avoided(later));
+        assert!(!slot.is_avoided(later));
     }
 
     #[tokio::test(start_paused = true)]

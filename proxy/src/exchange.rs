@@ -5,15 +5,14 @@ pub(crate) mod tunnel;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::DATE;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, Version};
+use http::{HeaderMap, HeaderName, Response, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
-use weft_proto::UnixMillis;
 
 use crate::accept::request::{self, Origin};
 use crate::accept::{Connection, Destination, End};
@@ -54,6 +53,7 @@ pub(crate) async fn http<N: Net>(
         _ => "http/1.1",
     };
     let mut open = Open::new(hold, protocol);
+    let started = open.started();
     let mut grpc = headers::is_grpc_call(&head.headers);
     let result = {
         let run = pin!(run(connection, hold, (head, body), &mut open, &mut grpc));
@@ -71,15 +71,10 @@ pub(crate) async fn http<N: Net>(
     // Whoever passes an answer on that has none adds it (RFC 9110, 6.6.1).
     if connection.end() == End::Caller && outcome.tunnel.is_none() {
         let headers = outcome.response.headers_mut();
-        headers.entry(DATE).or_insert_with(|| date((connection.worker.plane.settings.clock)()));
+        let (dates, clock) = (&connection.worker.dates, &connection.worker.plane.settings.clock);
+        headers.entry(DATE).or_insert_with(|| dates.at(started, &**clock));
     }
     outcome
-}
-
-/// A moment of the wall clock, in milliseconds since the Unix epoch, as HTTP writes it.
-fn date(now: UnixMillis) -> HeaderValue {
-    let text = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_millis(now));
-    HeaderValue::from_str(&text).expect("letters, digits, blanks and colons")
 }
 
 struct Done {

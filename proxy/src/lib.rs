@@ -11,6 +11,7 @@ mod authorize;
 mod balance;
 mod body;
 mod connect;
+mod date;
 mod exchange;
 mod fields;
 mod forward;

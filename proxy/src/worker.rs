@@ -12,6 +12,7 @@ use crate::accept::links;
 use crate::accept::listeners::{Listeners, wanted};
 use crate::connect::instance::InstanceSlot;
 use crate::connect::link::{LinkSlot, Way};
+use crate::date::Dates;
 use crate::identify::Relations;
 use crate::net::Net;
 use crate::plane::Plane;
@@ -26,6 +27,7 @@ pub(crate) struct Worker<N: Net> {
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) holds: Arc<Holds>,
     pub(crate) relations: Relations,
+    pub(crate) dates: Dates,
     pub(crate) quic: QuicClient,
     pub(crate) links: Mutex<BTreeMap<Way, Arc<LinkSlot>>>,
     pub(crate) instances: Mutex<BTreeMap<SocketAddr, Arc<InstanceSlot>>>,
@@ -39,6 +41,7 @@ impl<N: Net> Worker<N> {
             recorder: plane.recorders[index].clone(),
             holds: Arc::default(),
             relations: Relations::default(),
+            dates: Dates::default(),
             quic: QuicClient::new(&plane.net, plane.identities.clone()),
             links: Mutex::default(),
             instances: Mutex::default(),

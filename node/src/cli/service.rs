@@ -24,14 +24,14 @@ pub(super) enum Service {
 pub(super) struct Add {
     /// NAME or NAMESPACE/NAME
     name: ServiceName,
-    /// The port callers use, where the application listens unless it is the same port of 127.0.0.1, and what it speaks;
-    /// may be repeated
+    /// The port callers use; where the application listens unless it is the same port of 127.0.0.1: a port of this host,
+    /// [::1]:8081, 10.0.0.7:8081 or NAME:8081; and what it speaks; may be repeated
     #[arg(long, required = true, value_name = "PORT[:TARGET][/PROTOCOL]", value_parser = values::port)]
     port: Vec<(PortSpec, bool)>,
     /// What ports speak that do not say: auto, http, http2, grpc or tcp
     #[arg(long, default_value = "auto")]
     protocol: Protocol,
-    /// How its health is told: tcp, or http:/PATH on its first port
+    /// How its health is told: tcp, or http:[//HOST]/PATH[=CODES] on its first port, such as http:/healthz=200-299
     #[arg(long, value_parser = values::check)]
     check: Option<String>,
     /// Processes of this user call as this service

@@ -1,6 +1,7 @@
 //! Pure: what a committed command does to the state. The same on every node; it never fails, it refuses.
 
-use std::net::Ipv4Addr;
+mod services;
+
 use std::sync::Arc;
 
 use weft_proto::Index;
@@ -11,24 +12,20 @@ use weft_proto::command::{
 use weft_proto::identity::{Identity, NodeName};
 use weft_proto::planted::{Bug, planted};
 use weft_proto::resource::Resource;
-use weft_proto::service::{Grant, ServiceName, ServicePort};
+use weft_proto::service::{Grant, ServiceName};
 
-use crate::state::{Answer, NodeRecord, ServiceRecord, State, Token, merge};
+use crate::state::{Answer, NodeRecord, State, Token};
+
+pub use services::{ADDRESSES, PORTS_MAX};
 
 /// Answers kept for retries.
 pub const ANSWERS_MAX: usize = 4096;
 /// Join tokens kept.
 pub const TOKENS_MAX: usize = 10_000;
-/// Ports of one service.
-pub const PORTS_MAX: usize = 64;
 /// How long a token that no longer works is still listed: 7 days.
 const TOKEN_KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 /// How long a certificate that has ended is still known: 1 h.
 const CERTIFICATE_KEPT_MS: u64 = 60 * 60 * 1000;
-/// Services' loopback addresses: the first one, and the length of the prefix that all share.
-pub const ADDRESSES: (std::net::Ipv4Addr, u8) = (std::net::Ipv4Addr::new(127, 64, 0, 0), 10);
-const ADDRESSES_BASE: u32 = ADDRESSES.0.to_bits();
-const ADDRESSES_COUNT: u32 = 1 << (32 - ADDRESSES.1);
 
 /// Applies a proposal at an index. The answer to one that was applied before is the one that it got then, with the index
 /// that it has had since: others may have been decided in between.
@@ -70,8 +67,14 @@ fn run(state: &mut State, index: Index, command: &Command) -> Applied {
             state.sealed_authority.insert(node.clone(), sealed.clone());
             Ok(Outcome::Done)
         }
-        Command::DeclareService { node, service, ports } => declare_service(state, node, service, ports),
-        Command::WithdrawService { node, service } => withdraw_service(state, node, service),
+        Command::DeclareService { node, service, ports, account } => {
+            services::declare(state, node, (service, account), ports)
+        }
+        Command::WithdrawService { node, service } => {
+            services::withdraw(state, node, service);
+            Ok(Outcome::Done)
+        }
+        Command::RemoveNode { node } => remove_node(state, node),
         Command::ChangeResources(changes) => change_resources(state, index, changes),
         Command::RecordCertificate(record) => record_certificate(state, record),
         Command::Raise { version } => {
@@ -160,6 +163,38 @@ fn admit(state: &mut State, index: Index, admission: &Admission) -> Applied {
     Ok(Outcome::Admitted { raft_id })
 }
 
+/// What a node was is forgotten; its certificates are not to be trusted until they end by themselves.
+fn remove_node(state: &mut State, node: &NodeName) -> Applied {
+    known_node(state, node)?;
+    if state.nodes.len() == 1 {
+        return Err(refuse(Reason::Conflict, format!("node {node} is the only one of the mesh")));
+    }
+    if let Some(holders) = only_holder(state, node) {
+        return Err(refuse(Reason::Conflict, holders));
+    }
+    state.nodes.remove(node);
+    state.sealed_authority.remove(node);
+    let declared = state.services.iter().filter(|(_, record)| record.declared.contains_key(node));
+    let declared: Vec<ServiceName> = declared.map(|(name, _)| name.clone()).collect();
+    declared.iter().for_each(|service| services::withdraw(state, node, service));
+    let now = state.clock;
+    state.revoked.retain(|_, not_after| not_after.saturating_add(CERTIFICATE_KEPT_MS) > now);
+    let of_node = state.certificates.iter().filter(|(_, record)| record.node == *node);
+    let serials: Vec<(Vec<u8>, u64)> = of_node.map(|(serial, record)| (serial.clone(), record.not_after)).collect();
+    for (serial, not_after) in serials {
+        state.certificates.remove(&serial);
+        state.revoked.insert(serial, not_after);
+    }
+    Ok(Outcome::Done)
+}
+
+/// The authority's key must not go with the last node that holds it.
+fn only_holder(state: &State, node: &NodeName) -> Option<String> {
+    let alone = state.sealed_authority.len() == 1 && state.sealed_authority.contains_key(node);
+    alone.then(|| format!("node {node} alone holds the authority's key yet: another one is given it as soon as it is live and known to \
+             the leader; try again then"))
+}
+
 /// Compares in a time that does not depend on where the first difference is.
 fn equal(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
@@ -177,50 +212,6 @@ fn granted(state: &State, node: &NodeName, service: &ServiceName) -> Result<(), 
     let text =
         format!("node {node} was not admitted for service {service}: join it on a token made with --service {service}");
     Err(refuse(Reason::NotGranted, text))
-}
-
-fn declare_service(state: &mut State, node: &NodeName, service: &ServiceName, ports: &[ServicePort]) -> Applied {
-    granted(state, node, service)?;
-    let known = state.services.get(service);
-    let mut declared = known.map(|record| record.declared.clone()).unwrap_or_default();
-    declared.insert(node.clone(), ports.to_vec());
-    let merged = merge(&declared, Some(node)).map_err(|port| {
-        let text = format!(
-            "port {} of {service} speaks another protocol elsewhere than {} on {node}; declare one protocol, or settle it with a Service document",
-            port.port, port.protocol
-        );
-        refuse(Reason::Conflict, text)
-    })?;
-    if merged.len() > PORTS_MAX {
-        return Err(refuse(Reason::Full, format!("{service} would have {} ports; at most {PORTS_MAX}", merged.len())));
-    }
-    let address = match known {
-        Some(record) => record.address,
-        None => allot(state, service).ok_or_else(|| refuse(Reason::Full, "every loopback address is in use"))?,
-    };
-    state.services.insert(service.clone(), ServiceRecord { address, ports: merged, declared });
-    Ok(Outcome::Declared { address })
-}
-
-fn withdraw_service(state: &mut State, node: &NodeName, service: &ServiceName) -> Applied {
-    let Some(record) = state.services.get_mut(service) else { return Ok(Outcome::Done) };
-    record.declared.remove(node);
-    if record.declared.is_empty() {
-        state.services.remove(service);
-    } else if let Ok(ports) = merge(&record.declared, None) {
-        record.ports = ports;
-    }
-    Ok(Outcome::Done)
-}
-
-/// An address that depends on the name alone unless it is taken: the same service gets the same one in a mesh made anew.
-fn allot(state: &State, service: &ServiceName) -> Option<Ipv4Addr> {
-    let start = service.hash32();
-    let taken: std::collections::BTreeSet<Ipv4Addr> = state.services.values().map(|record| record.address).collect();
-    (0..ADDRESSES_COUNT)
-        .map(|step| Ipv4Addr::from(ADDRESSES_BASE + (start.wrapping_add(step) % ADDRESSES_COUNT)))
-        .filter(|address| !matches!(address.octets()[3], 0 | 255))
-        .find(|address| !taken.contains(address))
 }
 
 fn change_resources(state: &mut State, index: Index, changes: &[ResourceChange]) -> Applied {

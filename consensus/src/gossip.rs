@@ -48,6 +48,12 @@ pub trait Verifier: Send + Sync {
     /// Whether the node of this name was admitted under this Raft id with the key that signed.
     fn verify(&self, name: &NodeName, raft_id: RaftId, facts: &[u8], signature: &[u8]) -> bool;
 
+    /// Whether the node of this name is still admitted under this Raft id. Asked of everyone all the time: no signature is
+    /// checked again.
+    fn stays(&self, _name: &NodeName, _raft_id: RaftId) -> bool {
+        true
+    }
+
     /// Whether a node of this name was admitted. Others are not even remembered, so that a
     /// member who invents names can't crowd out real ones.
     fn admitted(&self, _name: &NodeName) -> bool {

@@ -61,7 +61,8 @@ pub enum Step {
 /// The next step, if one is due.
 pub fn plan(view: &View) -> Option<Step> {
     let by_id: BTreeMap<RaftId, &Candidate> = view.candidates.iter().map(|node| (node.raft_id, node)).collect();
-    let is_live = |id: &RaftId| by_id.get(id).is_some_and(|node| node.dead_for.is_none());
+    // Of a voter that was removed it is not known; the leader lives in any case.
+    let is_live = |id: &RaftId| by_id.get(id).is_none_or(|node| node.dead_for.is_none());
     let live_voters = view.voters.iter().filter(|id| is_live(id)).count();
     let fit = |node: &&Candidate| node.dead_for.is_none() && !node.draining;
     let goal = largest_odd(view.wanted.min(view.candidates.iter().filter(fit).count().max(1)));
@@ -80,7 +81,7 @@ pub fn plan(view: &View) -> Option<Step> {
         return (voters.len() % 2 == 1).then_some(Step::Add(added));
     }
     let weak = |id: &&RaftId| match by_id.get(id) {
-        None => **id != view.leader,
+        None => true,
         Some(node) => node.dead_for.is_some_and(|dead| dead >= GRACE) || node.draining && node.raft_id != view.leader,
     };
     if let Some(old) = view.voters.iter().find(weak).copied().filter(|_| !planted(Bug::DeadVotersKept)) {
@@ -90,8 +91,13 @@ pub fn plan(view: &View) -> Option<Step> {
         if let Some(new) = best(view, &view.voters) {
             return Some(Step::Replace { old, new });
         }
+        // Whoever is no node any more goes without anyone in its place.
+        if !by_id.contains_key(&old) && view.voters.len() > 1 {
+            return Some(Step::Remove(old));
+        }
     }
-    if view.voters.len() > largest_odd(view.wanted) {
+    // An even number bears no more deaths than the odd one below it.
+    if view.voters.len() > largest_odd(view.wanted) || view.voters.len().is_multiple_of(2) {
         // A live voter goes only if the others that live are still a majority without it.
         let safe = (live_voters - 1) * 2 > view.voters.len() - 1;
         let last = view.voters.iter().rev().find(|id| **id != view.leader && is_live(id));
@@ -176,8 +182,13 @@ mod tests {
             // Fewer wanted.
             ("1 2 3 4 5 | 1:a 2:a 3:a 4:a 5:a | 3", "remove 5"),
             ("1 2 3 4 5 | 1:a 2:a 3:a 4:a+1 5:a+1 | 3", "nothing"),
-            // A voter that is no node any more.
+            // A voter that is no node any more, the leader too, with and without another one in its place.
             ("1 2 3 | 1:a 2:a 4:a | 3", "replace 3 by 4"),
+            ("1 2 3 | 2:a 3:a 4:a | 3", "replace 1 by 4"),
+            ("1 2 3 | 1:a 2:a | 3", "remove 3"),
+            ("1 2 | 1:a 2:a | 3", "remove 2"),
+            ("1 2 3 | 2:a 3:a | 3", "remove 1"),
+            ("1 | 2:a | 3", "replace 1 by 2"),
         ] {
             assert_eq!(planned(script), expected, "{script}");
         }

@@ -287,6 +287,12 @@ impl Replica {
         }
     }
 
+    /// Whether the node takes part in Raft, as far as is known here.
+    pub fn is_in_group(&self, name: &NodeName) -> bool {
+        let members = self.inner.machine.members().borrow().clone();
+        members.membership().nodes().any(|(_, member)| member.node().as_ref() == Some(name))
+    }
+
     /// Carries out one step of a plan. Only the leader can.
     pub async fn change_voters(&self, step: Step) -> Result<(), ProposeError> {
         let core = self.inner.core.read().await.clone().ok_or(ProposeError::NoLeader)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use prost::Message;
 use weft_proto::command::{CertificateRecord, KEY_LENGTH, NodeKeys, Outcome, TokenRecord, VERSION};
-use weft_proto::convert::{ConvertError, address};
+use weft_proto::convert::{ConvertError, account, account_of, address};
 use weft_proto::identity::{NodeName, TrustDomain};
 use weft_proto::resource::{Resource, ResourceKey};
 use weft_proto::service::{Grant, Protocol, ServiceName, ServicePort};
@@ -44,6 +44,19 @@ pub struct State {
     pub index: Index,
     /// The version of the commands that every admitted node knows.
     pub version: u32,
+    /// Addresses of services that went not long ago: they are given to no other one yet.
+    pub freed: BTreeMap<Ipv4Addr, Freed>,
+    /// Certificates that are not to be trusted before they end, by serial number, and when they end.
+    pub revoked: BTreeMap<Vec<u8>, UnixMillis>,
+}
+
+/// An address that a service had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Freed {
+    /// The service.
+    pub service: ServiceName,
+    /// When it went.
+    pub at: UnixMillis,
 }
 
 /// An admitted node.
@@ -75,6 +88,8 @@ pub struct Token {
 pub struct ServiceRecord {
     /// Its loopback address on every node.
     pub address: Ipv4Addr,
+    /// The service account of its instances, in its namespace.
+    pub account: ServiceName,
     /// Its ports, by number: what its nodes have declared, together.
     pub ports: Vec<ServicePort>,
     /// What each node that runs it has declared.
@@ -134,6 +149,8 @@ impl From<&State> for wire::State {
             clock: state.clock,
             index: state.index,
             version: state.version,
+            freed: state.freed.iter().map(encode_freed).collect(),
+            revoked: state.revoked.iter().map(encode_revoked).collect(),
         }
     }
 }
@@ -167,14 +184,16 @@ impl TryFrom<wire::State> for State {
             state.tokens.insert(id, Token { token: record, used: token.used, revoked: token.revoked });
         }
         for service in message.services {
-            let name = service.service.parse()?;
+            let name: ServiceName = service.service.parse()?;
+            let account = account(&name, &service.account)?;
             let mut declared = BTreeMap::new();
             for one in service.declarations {
                 let ports = one.ports.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
                 declared.insert(one.node.parse()?, ports);
             }
             let ports = merge(&declared, None).unwrap_or_default();
-            state.services.insert(name, ServiceRecord { address: address(&service.address)?, ports, declared });
+            let address = address(&service.address)?;
+            state.services.insert(name, ServiceRecord { address, account, ports, declared });
         }
         for resource in message.resources {
             let resource = Resource::from(resource);
@@ -184,6 +203,11 @@ impl TryFrom<wire::State> for State {
             let record: CertificateRecord = record.try_into()?;
             state.certificates.insert(record.serial.clone(), record);
         }
+        for freed in message.freed {
+            let record = Freed { service: freed.service.parse()?, at: freed.at };
+            state.freed.insert(address(&freed.address)?, record);
+        }
+        state.revoked.extend(message.revoked.into_iter().map(|one| (one.serial.to_vec(), one.not_after)));
         for answer in message.recent {
             state.recent.push_back(Answer {
                 key: answer.key.as_ref().try_into().map_err(|_| ConvertError::Range("recent.key"))?,
@@ -241,6 +265,7 @@ fn encode_service(name: &ServiceName, record: &ServiceRecord) -> wire::Service {
     wire::Service {
         service: name.to_string(),
         address: record.address.to_string(),
+        account: account_of(name, &record.account),
         declarations: record
             .declared
             .iter()
@@ -250,6 +275,14 @@ fn encode_service(name: &ServiceName, record: &ServiceRecord) -> wire::Service {
             })
             .collect(),
     }
+}
+
+fn encode_freed((address, freed): (&Ipv4Addr, &Freed)) -> wire::Freed {
+    wire::Freed { address: address.to_string(), service: freed.service.to_string(), at: freed.at }
+}
+
+fn encode_revoked((serial, not_after): (&Vec<u8>, &UnixMillis)) -> wire::Revoked {
+    wire::Revoked { serial: serial.clone().into(), not_after: *not_after }
 }
 
 fn encode_answer(answer: &Answer) -> wire::Applied {

@@ -15,7 +15,7 @@ use weft_proto::command::{
 use weft_proto::facts::NodeFacts;
 use weft_proto::identity::Identity;
 use weft_proto::resource::{KindName, Resource, ResourceKey};
-use weft_proto::service::{Grant, Instance, Protocol, ServicePort};
+use weft_proto::service::{Grant, Instance, InstanceId, InstanceName, Labels, Protocol, ServiceName, ServicePort};
 use weft_proto::wire::{cluster, mesh};
 
 fn keys(name: &str) -> NodeKeys {
@@ -38,7 +38,8 @@ fn policy() -> Resource {
 fn commands() -> Vec<Command> {
     let ports = vec![ServicePort { port: 8080, protocol: Protocol::Http }];
     let (a, b) = (keys("a"), keys("b"));
-    let (service, trust_domain) = ("web".parse().expect("a name"), "mesh.local".parse().expect("a name"));
+    let (service, trust_domain): (ServiceName, _) =
+        ("web".parse().expect("a name"), "mesh.local".parse().expect("a name"));
     let identity = Identity::service("mesh.local".parse().expect("a name"), "web".parse().expect("a name"));
     let put = ResourceChange { action: ResourceAction::Put(policy()), expected: Some(0) };
     let unknown = KindName { group: "example.org".into(), name: "Gizmo".into() };
@@ -61,7 +62,7 @@ fn commands() -> Vec<Command> {
         }),
         Command::Admit(Admission { token_id: "t".into(), secret_hash: [5; 32], node: b.clone() }),
         Command::GrantAuthority { node: b.name.clone(), sealed: vec![6; 8] },
-        Command::DeclareService { node: b.name.clone(), service, ports },
+        Command::DeclareService { node: b.name.clone(), account: service.clone(), service, ports },
         Command::ChangeResources(vec![put]),
         Command::ChangeResources(vec![ResourceChange { action: ResourceAction::Delete(delete), expected: None }]),
         Command::RecordCertificate(CertificateRecord {
@@ -74,6 +75,7 @@ fn commands() -> Vec<Command> {
         Command::RevokeToken { id: "t".into() },
         Command::WithdrawService { node: a.name, service: "gone".parse().expect("a name") },
         Command::Raise { version: 1 },
+        Command::RemoveNode { node: b.name },
     ]
 }
 
@@ -98,7 +100,22 @@ fn facts() -> NodeFacts {
         zone: "one".into(),
         version: "0.1.0".into(),
         refused: String::new(),
-        instances: vec![Instance { service: "web".parse().expect("a name"), ports, healthy: true, weight: 100 }],
+        instances: vec![
+            Instance {
+                id: InstanceId { service: "web".parse().expect("a name"), name: InstanceName::default() },
+                labels: Labels::new(),
+                ports: ports.clone(),
+                healthy: true,
+                weight: 100,
+            },
+            Instance {
+                id: InstanceId { service: "web".parse().expect("a name"), name: "v2".parse().expect("a name") },
+                labels: [("version".to_owned(), "v2".to_owned())].into(),
+                ports,
+                healthy: false,
+                weight: 1,
+            },
+        ],
         draining: false,
         commands: 1,
     }

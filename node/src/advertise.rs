@@ -41,6 +41,11 @@ impl Verifier for Admitted {
         record.is_some_and(|record| verify(&record.keys.fact_key, facts, signature))
     }
 
+    fn stays(&self, name: &NodeName, raft_id: RaftId) -> bool {
+        let state = self.0.borrow().clone();
+        state.trust_domain.is_none() || state.nodes.get(name).is_some_and(|record| record.raft_id == raft_id)
+    }
+
     fn admitted(&self, name: &NodeName) -> bool {
         let state = self.0.borrow().clone();
         // Before the first state has arrived nobody can be told apart; facts are still believed only when verified.
@@ -106,7 +111,7 @@ pub(crate) async fn advertise<W: World>(node: Arc<Node<W>>, wanted: watch::Sende
         let known = local.read && state.trust_domain.is_some();
         let identities = known.then(|| local.identities(&state, node.trust_domain(), node.name()));
         wanted.send_if_modified(|before| known && std::mem::replace(before, identities.clone()) != identities);
-        let instances = local.instances(&state, node.name());
+        let instances = local.advertised(&state, node.name());
         node.gossip
             .advertise(move |facts| {
                 facts.instances = instances;
@@ -120,6 +125,23 @@ pub(crate) async fn advertise<W: World>(node: Arc<Node<W>>, wanted: watch::Sende
             changed = enforced.changed() => changed.is_err(),
         };
         if ended {
+            return;
+        }
+    }
+}
+
+/// Lets go of nodes that were removed from the mesh.
+pub(crate) async fn let_go<W: World>(node: Arc<Node<W>>) {
+    let mut states = node.replica.state();
+    let mut known: BTreeSet<NodeName> = BTreeSet::new();
+    loop {
+        let state = states.borrow_and_update().clone();
+        for name in known.iter().filter(|name| !state.nodes.contains_key(*name) && *name != node.name()) {
+            tracing::info!(node = %name, "node was removed from the mesh");
+            node.control.forget(name);
+        }
+        known = state.nodes.keys().cloned().collect();
+        if states.changed().await.is_err() {
             return;
         }
     }

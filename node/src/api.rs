@@ -71,8 +71,9 @@ async fn route<W: World>(node: &Node<W>, request: Request<Incoming>) -> Answer {
         (&Method::GET, ["v1", "services"]) => json(&node.api_services()),
         (&Method::POST, ["v1", "services"]) => json(&node.api_add_service(read(body).await?).await?),
         (&Method::DELETE, ["v1", "services", namespace, name]) => {
-            json(&node.api_remove_service(&format!("{namespace}/{name}")).await?)
+            json(&node.api_remove_service(&format!("{namespace}/{name}"), query.get("instance"))?)
         }
+        (&Method::DELETE, ["v1", "nodes", name]) => json(&node.api_remove_node(name).await?),
         (&Method::POST, ["v1", "listen"]) => json(&node.api_listen(&read(body).await?)?),
         (&Method::GET, ["v1", "index"]) => json(&node.api_index().await?),
         (&Method::GET, ["v1", "resources"]) => json(&node.api_resources(&query).await?),

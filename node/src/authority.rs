@@ -8,7 +8,8 @@ use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use time::OffsetDateTime;
 use weft_proto::UnixMillis;
 use weft_proto::command::CertificateRecord;
-use weft_proto::identity::{Identity, TrustDomain};
+use weft_proto::identity::TrustDomain;
+use weft_proto::service::ServiceName;
 
 /// How long a root is valid: 10 years.
 pub const ROOT_LIFETIME_MS: u64 = 10 * 365 * DAY_MS;
@@ -75,7 +76,13 @@ impl Authority {
     }
 
     /// Signs an SVID for the key that the request proves possession of. Only the key is taken from the request.
-    pub fn sign(&self, csr: &[u8], record: &CertificateRecord) -> Result<CertificateDer<'static>, AuthorityError> {
+    /// An SVID of a service account names the `services` that have it as hosts too, for clients that look at those.
+    pub fn sign(
+        &self,
+        csr: &[u8],
+        record: &CertificateRecord,
+        services: &[ServiceName],
+    ) -> Result<CertificateDer<'static>, AuthorityError> {
         let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))?;
         let mut params = CertificateParams::default();
         params.not_before = moment(record.not_before)?;
@@ -87,7 +94,7 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         params.subject_alt_names = vec![SanType::URI(record.identity.to_string().try_into()?)];
-        if let Identity::Service { service, .. } = &record.identity {
+        for service in services {
             params.subject_alt_names.push(SanType::DnsName(service.host().try_into()?));
         }
         let issuer = Issuer::from_ca_cert_der(&self.root, &self.key)?;

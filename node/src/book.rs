@@ -47,6 +47,15 @@ impl Book {
         pages.by_address.insert(address, name);
     }
 
+    /// A node is no more.
+    pub fn forget(&self, name: &NodeName) {
+        let mut pages = self.pages.write();
+        if let Some(address) = pages.by_name.remove(name) {
+            pages.by_address.remove(&address);
+        }
+        pages.offsets.remove(name);
+    }
+
     /// Learns from verified facts.
     pub fn learn_all(&self, live: &BTreeMap<NodeName, NodeFacts>) {
         for facts in live.values() {

@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
-use weft_proto::service::ServiceName;
+use weft_proto::service::InstanceId;
 use weft_proxy::net::Net;
 
 use crate::world::World;
@@ -107,8 +107,8 @@ impl fmt::Display for Check {
 /// The health of an instance, told when it is first known and whenever it changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// The service it is a copy of.
-    pub service: ServiceName,
+    /// The instance.
+    pub instance: InstanceId,
     /// Whether it may be called.
     pub healthy: bool,
     /// Why not; empty when it may.
@@ -118,30 +118,30 @@ pub struct Report {
 /// Checks an instance until nobody takes its reports any more. Nothing is reported before the first result.
 pub async fn watch<N: Net>(
     net: N,
-    service: ServiceName,
+    instance: InstanceId,
     targets: Vec<SocketAddr>,
     check: Check,
     reports: mpsc::Sender<Report>,
 ) {
     let mut health = Health::default();
-    let mut ticks = Ticks::new(INTERVAL, phase(&service));
+    let mut ticks = Ticks::new(INTERVAL, phase(&instance));
     while ticks.next(&reports).await {
         let Some(known) = health.note(run(&net, &targets, &check).await) else { continue };
-        if reports.send(Report::new(&service, known)).await.is_err() {
+        if reports.send(Report::new(&instance, known)).await.is_err() {
             return;
         }
     }
 }
 
 impl Report {
-    fn new(service: &ServiceName, health: Result<(), String>) -> Self {
-        Self { service: service.clone(), healthy: health.is_ok(), problem: health.err().unwrap_or_default() }
+    fn new(instance: &InstanceId, health: Result<(), String>) -> Self {
+        Self { instance: instance.clone(), healthy: health.is_ok(), problem: health.err().unwrap_or_default() }
     }
 }
 
 /// Where within an interval an instance is checked: hundreds on one host are not all to be asked in one moment.
-fn phase(service: &ServiceName) -> Duration {
-    INTERVAL.mul_f64(f64::from(service.hash32()) / f64::from(u32::MAX))
+fn phase(instance: &InstanceId) -> Duration {
+    INTERVAL.mul_f64(f64::from(instance.hash32()) / f64::from(u32::MAX))
 }
 
 /// When to look, for as long as somebody takes reports: at once, and then at every interval from the phase on.
@@ -249,12 +249,12 @@ async fn get(
 /// Looks whether anything listens where an instance without a check is said to be, without connecting to it.
 pub async fn watch_listening<W: World>(
     world: W,
-    service: ServiceName,
+    instance: InstanceId,
     targets: Vec<SocketAddr>,
     reports: mpsc::Sender<Report>,
 ) {
     let mut known = None;
-    let mut ticks = Ticks::new(LISTENING_INTERVAL, phase(&service));
+    let mut ticks = Ticks::new(LISTENING_INTERVAL, phase(&instance));
     while ticks.next(&reports).await {
         let silent = targets.iter().find(|target| world.listens(**target) == Some(false)).copied();
         if known == Some(silent) {
@@ -262,7 +262,7 @@ pub async fn watch_listening<W: World>(
         }
         known = Some(silent);
         let health = silent.map_or(Ok(()), |target| Err(format!("nothing listens on {target}")));
-        if reports.send(Report::new(&service, health)).await.is_err() {
+        if reports.send(Report::new(&instance, health)).await.is_err() {
             return;
         }
     }
@@ -279,6 +279,7 @@ mod tests {
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::time::Instant;
+    use weft_proto::service::InstanceName;
     use weft_proxy::net::{Accepted, Listener};
 
     use super::*;
@@ -346,9 +347,9 @@ mod tests {
     fn start(application: &Application) -> mpsc::Receiver<Report> {
         let (sender, reports) = mpsc::channel(4);
         let check = Check::parse("http:/healthz?deep").expect("a check");
-        let service = "web".parse().expect("a name");
+        let web = InstanceId { service: "web".parse().expect("a name"), name: InstanceName::default() };
         let target = "127.0.0.1:80".parse().expect("an address");
-        tokio::spawn(watch(application.clone(), service, vec![target], check, sender));
+        tokio::spawn(watch(application.clone(), web, vec![target], check, sender));
         reports
     }
 

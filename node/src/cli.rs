@@ -5,6 +5,7 @@
 pub(crate) mod kept;
 mod listen;
 mod look;
+mod node;
 mod resource;
 mod service;
 mod table;
@@ -74,6 +75,9 @@ enum Command {
     Status,
     /// Every node of the mesh
     Members,
+    /// Who is in the mesh
+    #[command(subcommand)]
+    Node(node::Node),
     /// What would happen to a call, and why
     Explain(look::Explain),
     /// Three nodes on this machine, from an empty directory to a renewed certificate, in under a minute
@@ -166,6 +170,7 @@ async fn ask(command: Command, context: &Context) -> Ended {
         Command::Delete(delete) => delete.execute(context).await,
         Command::Status => look::status(context).await,
         Command::Members => look::members(context).await,
+        Command::Node(node) => node.execute(context).await,
         Command::Explain(explain) => explain.execute(context).await,
         Command::Version | Command::Up(_) | Command::Demo => {
             context.render(&serde_json::json!({ "version": VERSION }), |_| format!("weft {}\n", VERSION))

@@ -14,11 +14,12 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 use weft_proto::Index;
-use weft_proto::service::ServiceName;
+use weft_proto::identity::NodeName;
+use weft_proto::service::{InstanceName, ServiceName};
 
 use crate::api::schema::{
-    Applied, ApplyRequest, Enforced, Error, ExplainRequest, Listen, Listened, Member, Reached, Service, ServiceSpec,
-    Services, Status, Token, TokenCreated, TokenRequest,
+    Applied, ApplyRequest, Enforced, Error, ExplainRequest, Listen, Listened, Member, Reached, Removed, Service,
+    ServiceSpec, Services, Status, Token, TokenCreated, TokenRequest,
 };
 
 /// The API's socket within a data directory.
@@ -106,9 +107,15 @@ impl Client {
         self.get("/v1/services").await
     }
 
-    /// Takes a service off the node's host.
-    pub async fn remove_service(&self, name: &ServiceName) -> Called<Value> {
-        self.delete(&format!("/v1/services/{}/{}", name.namespace(), name.name())).await
+    /// Takes a service off the node's host, or one instance of it.
+    pub async fn remove_service(&self, name: &ServiceName, only: Option<&InstanceName>) -> Called<Removed> {
+        let only = only.map(|name| format!("?instance={name}")).unwrap_or_default();
+        self.delete(&format!("/v1/services/{}/{}{only}", name.namespace(), name.name())).await
+    }
+
+    /// Takes a node out of the mesh.
+    pub async fn remove_node(&self, name: &NodeName) -> Called<Applied> {
+        self.delete(&format!("/v1/nodes/{name}")).await
     }
 
     /// Applies documents, all or none.

@@ -13,14 +13,12 @@ use weft_proto::kinds::{Kinds, Spec};
 use weft_proto::planted::{Bug, planted};
 use weft_proto::resource::ResourceKey;
 use weft_proto::service::ServiceName;
-use weft_proxy::table::description::{
-    Bind, Description, EndpointDescription, LocalInstance, LocalPort, ServiceDescription,
-};
+use weft_proxy::table::description::{self, Bind, Description, EndpointDescription, LocalPort, ServiceDescription};
 
 pub use specs::{Specs, Unenforced};
 
 use crate::config::Loopback;
-use crate::registry::{CallerClaim, Local, is_taken};
+use crate::registry::{CallerClaim, Local, LocalInstance};
 
 /// What does not change while a node runs.
 #[derive(Debug, Clone)]
@@ -87,8 +85,7 @@ pub fn compile(
     for facts in live.values().filter(|facts| facts.name != site.node) {
         add_endpoints(&mut services, state, facts);
     }
-    // What this host runs counts once the mesh has taken it from this node, here as elsewhere.
-    let own: Vec<&ServiceName> = local.services.keys().filter(|name| is_taken(state, &site.node, name)).collect();
+    let own: Vec<&LocalInstance> = local.taken(state, &site.node).collect();
     add_own_endpoints(&mut services, site, local, &own);
     let mut policies: Vec<_> = specs.policies().cloned().collect();
     if planted(Bug::PolicyLeftOut) {
@@ -103,7 +100,7 @@ pub fn compile(
         deny_by_default: state.deny_by_default,
         services: services.into_values().collect(),
         policies,
-        local: own.into_iter().map(|name| instance(local, name)).collect(),
+        local: own.into_iter().map(|own| instance(local, own)).collect(),
         callers,
         caller_any,
         binds: site.binds.clone(),
@@ -118,7 +115,7 @@ fn describe_service(
     local: &Local,
 ) -> ServiceDescription {
     let asked_for = local.listened.contains(name);
-    let ServiceRecord { address, ports: declared, .. } = &state.services[name];
+    let ServiceRecord { address, account, ports: declared, .. } = &state.services[name];
     let address = *address;
     let (kind, namespace) = (ServiceSettings::KIND.key(), name.namespace().to_owned());
     let key = ResourceKey { kind, namespace, name: name.name().to_owned() };
@@ -132,6 +129,7 @@ fn describe_service(
     }
     ServiceDescription {
         name: name.clone(),
+        account: account.clone(),
         labels: state.resources.get(&key).map(|resource| resource.labels.clone()).unwrap_or_default(),
         address: (asked_for || site.loopback != Loopback::Off).then_some(address),
         listened: ports.iter().map(|port| port.port).filter(|_| asked_for || site.serves(name)).collect(),
@@ -145,12 +143,14 @@ fn describe_service(
 fn add_endpoints(services: &mut BTreeMap<ServiceName, ServiceDescription>, state: &State, facts: &NodeFacts) {
     let (Some(record), Ok(address)) = (state.nodes.get(&facts.name), facts.address.parse()) else { return };
     for instance in &facts.instances {
-        if !record.services.iter().any(|grant| grant.covers(&instance.service)) {
+        if !record.services.iter().any(|grant| grant.covers(&instance.id.service)) {
             continue;
         }
-        if let Some(service) = services.get_mut(&instance.service) {
+        if let Some(service) = services.get_mut(&instance.id.service) {
             service.endpoints.push(EndpointDescription {
                 node: facts.name.clone(),
+                instance: instance.id.name.clone(),
+                labels: instance.labels.clone(),
                 address,
                 zone: facts.zone.clone(),
                 ports: instance.ports.iter().map(|port| port.port).collect(),
@@ -165,38 +165,45 @@ fn add_own_endpoints(
     services: &mut BTreeMap<ServiceName, ServiceDescription>,
     site: &Site,
     local: &Local,
-    own: &[&ServiceName],
+    own: &[&LocalInstance],
 ) {
-    for own in own.iter().map(|name| &local.services[*name]) {
-        if let Some(service) = services.get_mut(&own.name) {
+    for own in own {
+        if let Some(service) = services.get_mut(&own.id.service) {
             service.endpoints.push(EndpointDescription {
                 node: site.node.clone(),
+                instance: own.id.name.clone(),
+                labels: own.labels.clone(),
                 address: site.address,
                 zone: site.zone.clone(),
                 ports: own.ports.iter().map(|port| port.port.port).collect(),
                 weight: own.weight,
-                healthy: local.is_healthy(&own.name),
+                healthy: local.is_healthy(&own.id),
             });
         }
     }
 }
 
-fn instance(local: &Local, name: &ServiceName) -> LocalInstance {
-    let service = &local.services[name];
-    let ports = service.ports.iter().map(|port| LocalPort {
+fn instance(local: &Local, own: &LocalInstance) -> description::LocalInstance {
+    let ports = own.ports.iter().map(|port| LocalPort {
         port: port.port.port,
         target: port.target,
         protocol: port.port.protocol,
     });
-    LocalInstance { service: name.clone(), ports: ports.collect(), healthy: local.is_healthy(name) }
+    description::LocalInstance {
+        id: own.id.clone(),
+        labels: own.labels.clone(),
+        weight: own.weight,
+        ports: ports.collect(),
+        healthy: local.is_healthy(&own.id),
+    }
 }
 
 fn callers(local: &Local) -> (BTreeMap<u32, ServiceName>, Option<ServiceName>) {
     let (mut users, mut any) = (BTreeMap::new(), None);
-    for service in local.services.values() {
-        match service.caller {
-            CallerClaim::User(user) => drop(users.entry(user).or_insert_with(|| service.name.clone())),
-            CallerClaim::Any => any = any.or_else(|| Some(service.name.clone())),
+    for instance in local.instances.values() {
+        match instance.caller {
+            CallerClaim::User(user) => drop(users.entry(user).or_insert_with(|| instance.id.service.clone())),
+            CallerClaim::Any => any = any.or_else(|| Some(instance.id.service.clone())),
             CallerClaim::Nobody => {}
         }
     }

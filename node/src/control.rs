@@ -102,6 +102,14 @@ impl<N: Net> Control<N> {
         Arc::new(Self { net, me, identities, book, quic, peers: Mutex::default() })
     }
 
+    /// Keeps no connection with a node, and does not look for it any more.
+    pub fn forget(&self, name: &NodeName) {
+        self.book.forget(name);
+        if let Some(Peer { connection: Some(connection), .. }) = self.peers.lock().remove(name) {
+            connection.close(0u32.into(), b"removed");
+        }
+    }
+
     /// One request, one answer.
     pub async fn exchange(&self, to: &NodeName, request: ControlRequest) -> io::Result<ControlResponse> {
         self.exchange_within(to, request, EXCHANGE_TIMEOUT).await

@@ -1,5 +1,6 @@
 //! The signing side of certificates: admission is checked and recorded by the log, then the authority signs.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,11 +8,16 @@ use parking_lot::Mutex;
 use weft_consensus::replica::Replica;
 use weft_consensus::state::State;
 use weft_proto::command::{CertificateRecord, Command, KEY_LENGTH, Outcome, Proposal};
+use weft_proto::facts::NodeFacts;
 use weft_proto::identity::{Identity, NodeName};
+use weft_proto::service::ServiceName;
 
 use crate::authority::{Authority, BACKDATE_MS, LEAF_LIFETIME_MS, check_request, serial};
 use crate::keys::{Keys, seal};
 use crate::world::{World, random};
+
+/// The nodes that live.
+type LiveNodes = BTreeMap<NodeName, NodeFacts>;
 
 /// Bound on the log's decision about one certificate.
 const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -84,16 +90,36 @@ impl<W: World> Issuer<W> {
         match self.replica.propose(proposal, DECISION_TIMEOUT).await {
             Ok((_, Outcome::Refused(refusal))) => Err(refusal.detail),
             Ok(_) => {
-                let leaf = authority.sign(csr, &record).map_err(|error| error.to_string())?;
+                let services = self.services(&record);
+                let leaf = authority.sign(csr, &record, &services).map_err(|error| error.to_string())?;
                 Ok(vec![leaf.to_vec(), authority.root().to_vec()])
             }
             Err(error) => Err(error.to_string()),
         }
     }
 
-    /// The next grant of the authority's key that is due: to a voter that does not hold it yet.
-    pub fn grant_due(&self, state: &State, voters: &[NodeName]) -> Option<Proposal> {
-        let node = voters.iter().find(|voter| !state.sealed_authority.contains_key(*voter))?;
+    /// The services that the node runs under the identity.
+    fn services(&self, record: &CertificateRecord) -> Vec<ServiceName> {
+        let Identity::Service { service: account, .. } = &record.identity else { return Vec::new() };
+        let state = self.replica.state().borrow().clone();
+        let run = state
+            .services
+            .iter()
+            .filter(|(_, known)| known.account == *account && known.declared.contains_key(&record.node));
+        run.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The next grant of the authority's key that is due: to a voter that does not hold it yet; and where there is one
+    /// voter, to the oldest of the other nodes that live, so that the key does not end with one host.
+    pub fn grant_due(&self, state: &State, voters: &[NodeName], live: &LiveNodes) -> Option<Proposal> {
+        let holds = |node: &NodeName| state.sealed_authority.contains_key(node);
+        let voter = voters.iter().find(|voter| state.nodes.contains_key(*voter) && !holds(voter));
+        let oldest = || {
+            let others = state.nodes.iter().filter(|(name, _)| live.contains_key(*name) && !holds(name));
+            others.min_by_key(|(_, record)| record.raft_id).map(|(name, _)| name)
+        };
+        let alone = voters.len() == 1 && state.sealed_authority.len() == 1;
+        let node = voter.or_else(|| if alone { oldest() } else { None })?;
         let seal_key = &state.nodes.get(node)?.keys.seal_key;
         let sealed = seal(seal_key, &self.authority()?.secret());
         let sealed = sealed.inspect_err(|error| tracing::error!(%error, %node, "sealing the authority's key")).ok()?;

@@ -97,7 +97,7 @@ async fn found<W: World>(
         not_before: now.saturating_sub(BACKDATE_MS),
         not_after: now + LEAF_LIFETIME_MS,
     };
-    let chain = vec![authority.sign(&csr, &record)?.to_vec(), authority.root().to_vec()];
+    let chain = vec![authority.sign(&csr, &record, &[])?.to_vec(), authority.root().to_vec()];
     let public = keys.public(&name);
     let founded = Found {
         trust_domain: trust_domain.clone(),

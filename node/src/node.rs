@@ -12,10 +12,10 @@ use weft_consensus::gossip::Gossip;
 use weft_consensus::replica::Replica;
 use weft_consensus::state::State;
 use weft_consensus::status::RaftStatus;
-use weft_proto::UnixMillis;
 use weft_proto::facts::NodeFacts;
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
-use weft_proto::service::ServiceName;
+use weft_proto::service::{InstanceId, InstanceName, ServiceName};
+use weft_proto::{RaftId, UnixMillis};
 use weft_proxy::plane::Plane;
 use weft_proxy::tls::Identities;
 
@@ -37,6 +37,7 @@ pub struct Node<W: World> {
     pub(crate) world: W,
     pub(crate) site: Site,
     pub(crate) me: Identity,
+    pub(crate) raft_id: RaftId,
     pub(crate) replica: Replica,
     pub(crate) gossip: Arc<Gossip>,
     pub(crate) plane: Arc<Plane<W::Net>>,
@@ -52,10 +53,10 @@ pub struct Node<W: World> {
     pub(crate) tasks: parking_lot::Mutex<JoinSet<()>>,
 }
 
-/// Registers a service on this host; faults one line each.
-pub type Register = Box<dyn Fn(&ServiceSpec) -> Result<ServiceName, Vec<String>> + Send + Sync>;
-/// Takes a service off this host; tells whether it was registered.
-pub type Unregister = Box<dyn Fn(&ServiceName) -> Result<bool, String> + Send + Sync>;
+/// Registers an instance on this host; faults one line each.
+pub type Register = Box<dyn Fn(&ServiceSpec) -> Result<InstanceId, Vec<String>> + Send + Sync>;
+/// Takes a service off this host, or one instance of it; tells which instances were registered.
+pub type Unregister = Box<dyn Fn(&ServiceName, Option<&InstanceName>) -> Result<Vec<InstanceId>, String> + Send + Sync>;
 
 /// Listens on services' loopback addresses, or no more where that is said; tells for which it listens then.
 pub type Listen = Box<dyn Fn(&[ServiceName], bool) -> Result<BTreeSet<ServiceName>, String> + Send + Sync>;
@@ -72,9 +73,9 @@ pub struct Host {
 
 /// Changes what is registered on a host, and what it listens on.
 pub struct Registrar {
-    /// Registers a service.
+    /// Registers an instance.
     pub register: Register,
-    /// Takes a service off.
+    /// Takes instances off.
     pub unregister: Unregister,
     /// Listens on loopback addresses.
     pub listen: Listen,
@@ -106,9 +107,16 @@ impl<W: World> Node<W> {
         self.replica.status().borrow().clone()
     }
 
-    /// The live nodes and their facts.
+    /// The live nodes of the mesh and their facts.
     pub fn live(&self) -> Arc<BTreeMap<NodeName, NodeFacts>> {
-        self.gossip.live().borrow().clone()
+        let (mut live, state) = (self.gossip.live().borrow().clone(), self.state());
+        let stays =
+            |name: &NodeName| state.trust_domain.is_none() || state.nodes.contains_key(name) || name == self.name();
+        // Gossip takes a moment to forget one that was removed.
+        if !live.keys().all(stays) {
+            Arc::make_mut(&mut live).retain(|name, _| stays(name));
+        }
+        live
     }
 
     /// Whether the node can call.

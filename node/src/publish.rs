@@ -104,6 +104,7 @@ impl<N: Net> Publisher<N> {
         if state.trust_domain.is_none() {
             return;
         }
+        self.plane.revoke(state.revoked.keys().cloned().collect());
         let built = compile(&self.site, &state, &live, &local, &mut self.specs).and_then(|description| {
             Table::build(description, Some(&self.plane.table())).map_err(|error| error.to_string())
         });

@@ -1,4 +1,5 @@
-//! The leader's care for its voters: who votes, and who holds the authority's key.
+//! The care for voters: who votes, which the leader sees to, and who holds the authority's key, which is seen to by the
+//! leader too unless it does not hold it yet itself.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use weft_consensus::membership::{self, Candidate, View};
 use weft_consensus::replica::Replica;
-use weft_consensus::status::Role;
+use weft_consensus::status::{RaftStatus, Role};
 use weft_proto::command::Command;
 use weft_proto::facts::NodeFacts;
 use weft_proto::identity::NodeName;
@@ -21,8 +22,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// Bound on the log's decision about a grant.
 const DECISION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs on every node; acts on the leader only.
+/// Runs on every node; acts on one.
 pub struct Reconciler<W: World> {
+    pub(crate) name: NodeName,
     pub(crate) replica: Replica,
     pub(crate) issuer: Arc<Issuer<W>>,
     pub(crate) live: watch::Receiver<Arc<BTreeMap<NodeName, NodeFacts>>>,
@@ -42,20 +44,34 @@ impl<W: World> Reconciler<W> {
             let now = Instant::now();
             seen.extend(live.keys().map(|name| (name.clone(), now)));
             let status = self.replica.status().borrow().clone();
+            if self.gives_keys(&status, &live) {
+                self.grant(&status.voters, &live).await;
+            }
             if status.role != Role::Leader {
                 // A new leader gives everyone the benefit of the doubt from the moment it leads.
                 seen.values_mut().for_each(|at| *at = now);
                 continue;
             }
-            self.grant(&status.voters).await;
             self.raise(&live).await;
             self.step(&live, &mut seen, now).await;
         }
     }
 
-    async fn grant(&self, voters: &[NodeName]) {
+    /// Whether it is this node that gives the authority's key to others: the leader, or the first that lives of those who
+    /// hold it where the leader does not.
+    fn gives_keys(&self, status: &RaftStatus, live: &BTreeMap<NodeName, NodeFacts>) -> bool {
         let state = self.replica.state().borrow().clone();
-        if let Some(proposal) = self.issuer.grant_due(&state, voters) {
+        let holders = &state.sealed_authority;
+        match &status.leader {
+            Some(leader) if holders.contains_key(leader) => *leader == self.name,
+            Some(_) => holders.keys().find(|name| live.contains_key(*name)) == Some(&self.name),
+            None => false,
+        }
+    }
+
+    async fn grant(&self, voters: &[NodeName], live: &BTreeMap<NodeName, NodeFacts>) {
+        let state = self.replica.state().borrow().clone();
+        if let Some(proposal) = self.issuer.grant_due(&state, voters, live) {
             let command = proposal.command.to_string();
             match self.replica.propose(proposal, DECISION_TIMEOUT).await {
                 Ok(_) => tracing::info!(command, "the authority's key is granted"),

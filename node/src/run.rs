@@ -63,7 +63,7 @@ async fn run_on(config: Config, address: SocketAddr, world: HostWorld) -> anyhow
         local,
         registrar: Registrar {
             register: Box::new(move |spec| adder.add(spec)),
-            unregister: Box::new(move |name| remover.remove(name)),
+            unregister: Box::new(move |service, only| remover.remove(service, only)),
             listen: Box::new(move |services, remove| asked.change(services, remove)),
         },
     };

@@ -7,16 +7,17 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use weft_consensus::gossip::Gossip;
 use weft_consensus::replica::Replica;
-use weft_proto::UnixMillis;
+use weft_consensus::state::State;
 use weft_proto::command::KEY_LENGTH;
 use weft_proto::identity::{Identity, NodeName};
 use weft_proto::wire::cluster::{
     CertificateReply, CertificateRequest, ControlRequest, ControlResponse, EnforcedReply, EnforcedRequest,
-    Gossip as GossipMessage, GossipReply, control_request, control_response,
+    FollowRequest, Gossip as GossipMessage, GossipReply, control_request, control_response,
 };
+use weft_proto::{RaftId, UnixMillis};
 use weft_proxy::net::Net;
 use weft_proxy::plane::{ControlAlpn, Handover};
 use weft_proxy::tls::{self, ALPN_CONTROL, ALPN_JOIN, Clients, Identities};
@@ -36,6 +37,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 const STREAMS_MAX: usize = 8192;
 /// Strangers served at once.
 const STRANGERS_MAX: usize = 32;
+/// How long a node that was removed is told why.
+const REMOVAL_GRACE: Duration = Duration::from_secs(1);
 /// Longest wait for an index to be enforced that one request may ask for.
 const ENFORCED_WAIT_MAX: Duration = Duration::from_secs(60);
 
@@ -96,53 +99,87 @@ impl<W: World> Server<W> {
             Err(_) => return,
         };
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
-        let Some(name) = self.member(&chain) else { return };
-        self.converse(stream, name).await;
+        let Some(member) = self.member(&chain) else { return };
+        self.converse(stream, member).await;
     }
 
     async fn serve_quic(self: Arc<Self>, connection: quinn::Connection) {
         let chain = connection
             .peer_identity()
             .and_then(|any| any.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok());
-        let Some(name) = chain.and_then(|chain| self.member(&chain)) else {
+        let Some(member) = chain.and_then(|chain| self.member(&chain)) else {
             connection.close(0u32.into(), b"not a member");
             return;
         };
         while let Ok((send, receive)) = connection.accept_bi().await {
-            let (server, name) = (self.clone(), name.clone());
+            let (server, member) = (self.clone(), member.clone());
             tokio::spawn(async move {
                 let Ok(_permit) = server.streams.try_acquire() else { return };
-                server.converse(tokio::io::join(receive, send), name).await;
+                server.converse(tokio::io::join(receive, send), member).await;
             });
         }
     }
 
-    /// The node that a certificate names, if it is one of this mesh's.
-    fn member(&self, chain: &[rustls::pki_types::CertificateDer<'static>]) -> Option<NodeName> {
+    /// The node that a certificate names, if it is one of this mesh's, or was and still votes.
+    fn member(&self, chain: &[rustls::pki_types::CertificateDer<'static>]) -> Option<Member> {
         let Ok(Identity::Node { name, .. }) = tls::peer_identity(chain) else { return None };
         let state = self.replica.state().borrow().clone();
+        let admitted = state.nodes.get(&name).map(|record| record.raft_id);
         // Before the first state has arrived the certificate alone must do: it is what the state will come over.
-        (state.trust_domain.is_none() || state.nodes.contains_key(&name)).then_some(name)
+        let known = state.trust_domain.is_none() || admitted.is_some() || self.replica.is_in_group(&name);
+        known.then_some(Member { name, admitted })
     }
 
-    async fn converse(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin, from: NodeName) {
+    /// Whether the admission that the member came with was withdrawn.
+    fn is_removed(member: &Member, state: &State) -> bool {
+        let now = state.nodes.get(&member.name).map(|record| record.raft_id);
+        state.trust_domain.is_some() && (now.is_none() || member.admitted.is_some() && now != member.admitted)
+    }
+
+    async fn converse(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin, member: Member) {
         loop {
             let read = timeout(IDLE_TIMEOUT, frame::read::<ControlRequest>(&mut stream, FRAME_LENGTH_MAX)).await;
             let Ok(Ok(Some(request))) = read else { return };
+            let removed = Self::is_removed(&member, &self.replica.state().borrow());
+            let Member { name: from, .. } = &member;
             if let Some(control_request::Kind::Follow(request)) = request.kind {
-                let mut events = self.replica.feed(&from, request);
-                while let Some(event) = events.next().await {
-                    let response = ControlResponse { kind: Some(control_response::Kind::Follow(event)) };
-                    if frame::write(&mut stream, &response).await.is_err() {
-                        return;
-                    }
+                if !removed {
+                    self.feed(&mut stream, &member, request).await;
                 }
                 return;
             }
-            let response = ControlResponse { kind: Some(self.answer(&from, request).await) };
+            // A vote is withdrawn after the node: until then the others cannot do without it.
+            let votes = matches!(request.kind, Some(control_request::Kind::Consensus(_)));
+            if removed && !(votes && self.replica.is_in_group(from)) {
+                return;
+            }
+            let response = ControlResponse { kind: Some(self.answer(from, request).await) };
             if frame::write(&mut stream, &response).await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// Sends the log as it grows, to a node that is removed up to that.
+    async fn feed(&self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin), member: &Member, request: FollowRequest) {
+        let mut states = self.replica.state();
+        let removed = async {
+            let _ = states.wait_for(|state| Self::is_removed(member, state)).await;
+            sleep(REMOVAL_GRACE).await;
+        };
+        let mut events = self.replica.feed(&member.name, request);
+        let fed = async {
+            while let Some(event) = events.next().await {
+                let response = ControlResponse { kind: Some(control_response::Kind::Follow(event)) };
+                if frame::write(stream, &response).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = fed => {}
+            () = removed => {}
         }
     }
 
@@ -185,6 +222,14 @@ impl<W: World> Server<W> {
         let enforced = wait_enforced(self.enforced.clone(), request.index, Instant::now() + bound).await;
         enforced.reply(request.index, *self.expires.borrow())
     }
+}
+
+/// A node at the other end of a control link.
+#[derive(Debug, Clone)]
+struct Member {
+    name: NodeName,
+    /// The Raft node id that it was admitted under; none where that was not known.
+    admitted: Option<RaftId>,
 }
 
 type Handshake<W> = Box<tokio_rustls::StartHandshake<<<W as World>::Net as Net>::Stream>>;

@@ -92,6 +92,7 @@ async fn wire_up<W: World>(
         world,
         site,
         me,
+        raft_id,
         replica,
         gossip,
         plane,

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use weft_proto::UnixMillis;
 use weft_proxy::plane::Handover;
 
-use crate::advertise::{advertise, remember_peers};
+use crate::advertise::{advertise, let_go, remember_peers};
 use crate::certificates::Certificates;
 use crate::compile::Specs;
 use crate::issue::Issuer;
@@ -64,10 +64,12 @@ pub(crate) fn spawn<W: World>(node: &Arc<Node<W>>, tasks: &mut JoinSet<()>, part
     };
     tasks.spawn(certificates.run());
     let (replica, live) = (node.replica.clone(), node.gossip.live());
-    tasks.spawn(Reconciler { replica, issuer, live, wanted: node.config.voters }.run());
+    let name = node.name().clone();
+    tasks.spawn(Reconciler { name, replica, issuer, live, wanted: node.config.voters }.run());
     let (world, name, replica) = (node.world.clone(), node.name().clone(), node.replica.clone());
     tasks.spawn(Registry { world, name, replica, local: node.local.clone() }.run());
     tasks.spawn(advertise(node.clone(), wanted_sender));
+    tasks.spawn(let_go(node.clone()));
     tasks.spawn(remember_peers(node.clone(), store));
 }
 

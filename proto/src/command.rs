@@ -60,6 +60,8 @@ pub enum Command {
         service: ServiceName,
         /// Its ports; merged with those that other nodes have declared.
         ports: Vec<ServicePort>,
+        /// The service account that its instances have, in its namespace: its own name unless it was given another.
+        account: ServiceName,
     },
     /// A node runs a service no more. With its last node the service goes.
     WithdrawService {
@@ -72,6 +74,11 @@ pub enum Command {
     ChangeResources(Vec<ResourceChange>),
     /// A certificate is about to be signed.
     RecordCertificate(CertificateRecord),
+    /// A node is in the mesh no more: its admission, keys, certificates, vote and declarations go.
+    RemoveNode {
+        /// The node.
+        node: NodeName,
+    },
     /// Every admitted node knows this version of the commands.
     Raise {
         /// The version.
@@ -310,6 +317,7 @@ impl fmt::Display for Command {
             Self::GrantAuthority { node, .. } => write!(f, "grant authority to {node}"),
             Self::WithdrawService { node, service } => write!(f, "withdraw service {service} of {node}"),
             Self::DeclareService { node, service, .. } => write!(f, "declare service {service} by {node}"),
+            Self::RemoveNode { node } => write!(f, "remove node {node}"),
             Self::ChangeResources(changes) => write!(f, "change {} resources", changes.len()),
             Self::Raise { version } => write!(f, "raise the mesh to version {version}"),
             Self::Later(_) => f.write_str("a command of a later version"),

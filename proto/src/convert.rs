@@ -13,7 +13,7 @@ use crate::command::{
 };
 use crate::identity::NameError;
 use crate::resource::{KindName, Resource, ResourceKey};
-use crate::service::{Grant, ServicePort};
+use crate::service::{Grant, ServiceName, ServicePort};
 use crate::wire::mesh as wire;
 
 /// A message that does not say what it should.
@@ -69,6 +69,16 @@ fn command(encoded: Bytes) -> Parsed<Command> {
     }
 }
 
+/// How a service account is written that stands beside its service: left out where it is the service's name.
+pub fn account_of(service: &ServiceName, account: &ServiceName) -> String {
+    if account == service { String::new() } else { account.name().to_owned() }
+}
+
+/// Reads what [`account_of`] wrote.
+pub fn account(service: &ServiceName, text: &str) -> Parsed<ServiceName> {
+    if text.is_empty() { Ok(service.clone()) } else { Ok(ServiceName::new(service.namespace(), text)?) }
+}
+
 impl From<Command> for wire::Command {
     fn from(command: Command) -> Self {
         use wire::command::Kind;
@@ -80,11 +90,13 @@ impl From<Command> for wire::Command {
             Command::GrantAuthority { node, sealed } => {
                 Kind::GrantAuthority(wire::GrantAuthority { node: node.to_string(), sealed_authority: sealed.into() })
             }
-            Command::DeclareService { node, service, ports } => Kind::DeclareService(wire::DeclareService {
+            Command::DeclareService { node, service, ports, account } => Kind::DeclareService(wire::DeclareService {
                 node: node.to_string(),
+                account: account_of(&service, &account),
                 service: service.to_string(),
                 ports: ports.into_iter().map(Into::into).collect(),
             }),
+            Command::RemoveNode { node } => Kind::RemoveNode(wire::RemoveNode { node: node.to_string() }),
             Command::WithdrawService { node, service } => {
                 Kind::WithdrawService(wire::WithdrawService { node: node.to_string(), service: service.to_string() })
             }
@@ -112,11 +124,16 @@ impl TryFrom<wire::Command> for Command {
             Kind::GrantAuthority(grant) => {
                 Self::GrantAuthority { node: grant.node.parse()?, sealed: grant.sealed_authority.to_vec() }
             }
-            Kind::DeclareService(declare) => Self::DeclareService {
-                node: declare.node.parse()?,
-                service: declare.service.parse()?,
-                ports: each(declare.ports, TryInto::try_into)?,
-            },
+            Kind::DeclareService(declare) => {
+                let service: ServiceName = declare.service.parse()?;
+                Self::DeclareService {
+                    node: declare.node.parse()?,
+                    ports: each(declare.ports, TryInto::try_into)?,
+                    account: account(&service, &declare.account)?,
+                    service,
+                }
+            }
+            Kind::RemoveNode(remove) => Self::RemoveNode { node: remove.node.parse()? },
             Kind::WithdrawService(withdraw) => {
                 Self::WithdrawService { node: withdraw.node.parse()?, service: withdraw.service.parse()? }
             }
@@ -392,7 +409,29 @@ mod tests {
                 node: keys().name,
                 service: "web".parse().expect("name"),
                 ports: vec![ServicePort { port: 80, protocol: crate::service::Protocol::Grpc }],
+                account: "web".parse().expect("name"),
             },
+            Command::DeclareService {
+                node: keys().name,
+                service: "shop/web".parse().expect("name"),
+                ports: Vec::new(),
+                account: "shop/front".parse().expect("name"),
+            },
+            Command::CreateToken(TokenRecord {
+                id: "t".into(),
+                secret_hash: [5; 32],
+                expires: 7,
+                uses: 3,
+                services: vec!["*".parse().expect("a grant"), "shop/web".parse().expect("a grant")],
+            }),
+            Command::RecordCertificate(CertificateRecord {
+                node: keys().name,
+                identity: "spiffe://mesh.local/ns/shop/sa/front".parse().expect("an identity"),
+                serial: vec![7; 16],
+                not_before: 1,
+                not_after: 2,
+            }),
+            Command::RemoveNode { node: keys().name },
             Command::WithdrawService { node: keys().name, service: "web".parse().expect("name") },
             Command::RevokeToken { id: "t".into() },
             Command::GrantAuthority { node: keys().name, sealed: vec![4] },

@@ -76,11 +76,11 @@ impl fmt::Display for NodeName {
 /// Who someone is: the subject of a certificate and the caller or callee of an exchange.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Identity {
-    /// `spiffe://<trust-domain>/ns/<namespace>/sa/<service>`
+    /// `spiffe://<trust-domain>/ns/<namespace>/sa/<service account>`
     Service {
         /// The mesh.
         trust_domain: TrustDomain,
-        /// Namespace and name of the service.
+        /// Namespace and name of the service account: those of the service, unless it was given another account.
         service: ServiceName,
     },
     /// `spiffe://<trust-domain>/node/<name>`
@@ -100,7 +100,7 @@ pub enum Identity {
 }
 
 impl Identity {
-    /// The identity of a service of this mesh.
+    /// The identity of a service account of this mesh.
     pub fn service(trust_domain: TrustDomain, service: ServiceName) -> Self {
         Self::Service { trust_domain, service }
     }

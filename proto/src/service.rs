@@ -1,5 +1,6 @@
 //! Services, their ports, and their instances.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -20,11 +21,9 @@ pub struct ServiceName {
 }
 
 impl ServiceName {
-    /// A number that depends on the name alone: FNV-1a, 32 bits, of its text.
+    /// A number that depends on the name alone.
     pub fn hash32(&self) -> u32 {
-        const OFFSET: u32 = 0x811c_9dc5;
-        const PRIME: u32 = 0x0100_0193;
-        self.to_string().bytes().fold(OFFSET, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(PRIME))
+        hash32(&self.to_string())
     }
 
     /// Checks both labels.
@@ -58,6 +57,13 @@ impl ServiceName {
     pub fn host(&self) -> String {
         format!("{}.{}{MESH_SUFFIX}", self.name, self.namespace)
     }
+}
+
+/// FNV-1a, 32 bits.
+fn hash32(text: &str) -> u32 {
+    const OFFSET: u32 = 0x811c_9dc5;
+    const PRIME: u32 = 0x0100_0193;
+    text.bytes().fold(OFFSET, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(PRIME))
 }
 
 impl fmt::Display for ServiceName {
@@ -144,11 +150,104 @@ pub struct ServicePort {
     pub protocol: Protocol,
 }
 
+/// The name of an instance, unique among those of its service on its node: a DNS label.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InstanceName(Box<str>);
+
+impl InstanceName {
+    /// The name of one that is given none.
+    pub const DEFAULT: &str = "default";
+
+    /// The name itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it is the one of an instance that was given none.
+    pub fn is_default(&self) -> bool {
+        self.as_str() == Self::DEFAULT
+    }
+}
+
+impl Default for InstanceName {
+    fn default() -> Self {
+        Self(Self::DEFAULT.into())
+    }
+}
+
+impl fmt::Display for InstanceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for InstanceName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        label(text, "instance name").map(|()| Self(text.into()))
+    }
+}
+
+/// An instance among all of one node. Written `namespace/name`, and `namespace/name@instance` where it was given a name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InstanceId {
+    /// The service it is a copy of.
+    pub service: ServiceName,
+    /// Its name.
+    pub name: InstanceName,
+}
+
+impl InstanceId {
+    /// A number that depends on the names alone.
+    pub fn hash32(&self) -> u32 {
+        hash32(&self.to_string())
+    }
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name.is_default() {
+            true => self.service.fmt(f),
+            false => write!(f, "{}@{}", self.service, self.name),
+        }
+    }
+}
+
+/// What a set of instances has in common, by which routes and policies choose among them: `version: v2`.
+pub type Labels = BTreeMap<String, String>;
+
+/// Checks a label as Kubernetes does: the key `[prefix/]name` with a DNS name and up to 63 characters, the value empty or
+/// up to 63 characters; letters, digits, `-`, `_` and `.`, the first and last one a letter or digit.
+pub fn check_label(key: &str, value: &str) -> Result<(), NameError> {
+    let word = |text: &str| {
+        let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        let outer = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+        let bytes = text.as_bytes();
+        bytes.len() <= 63 && outer(bytes.first()) && outer(bytes.last()) && bytes.iter().all(|byte| inner(*byte))
+    };
+    let error = |what, text: &str, rule| NameError { what, text: text.chars().take(80).collect(), rule };
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    let prefixed =
+        prefix.is_none_or(|prefix| prefix.len() <= 253 && prefix.split('.').all(|part| label(part, "label").is_ok()));
+    if !prefixed || !word(name) {
+        let rule = "[DNS name/]name: up to 63 letters, digits, '-', '_' and '.', the first and last a letter or digit";
+        return Err(error("label", key, rule));
+    }
+    if !value.is_empty() && !word(value) {
+        let rule = "empty or up to 63 letters, digits, '-', '_' and '.', the first and last a letter or digit";
+        return Err(error("label's value", value, rule));
+    }
+    Ok(())
+}
+
 /// One running copy of a service, as its node advertises it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
-    /// The service it is a copy of.
-    pub service: ServiceName,
+    /// The service it is a copy of, and its name on its node.
+    pub id: InstanceId,
+    /// Its labels.
+    pub labels: Labels,
     /// The ports it serves.
     pub ports: Vec<ServicePort>,
     /// Whether its check passes.
@@ -215,6 +314,19 @@ mod tests {
         }
         for host in ["web", "mesh", ".mesh", "a.b.c.mesh", "web.example", "we_b.mesh"] {
             assert_eq!(ServiceName::from_host(host), None, "{host}");
+        }
+    }
+
+    #[test]
+    fn labels_are_those_of_kubernetes() {
+        for (key, value) in [("version", "v1"), ("app.kubernetes.io/name", "web"), ("a", ""), ("A_b.c", "1-2_3.x")] {
+            assert_eq!(check_label(key, value), Ok(()), "{key}={value}");
+        }
+        let long = "x".repeat(64);
+        for (key, value) in
+            [("", "v"), ("-a", "v"), ("a/b/c", "v"), ("A.b/c", "v"), ("a", "-"), ("a", "x y"), ("a", &long)]
+        {
+            assert!(check_label(key, value).is_err(), "{key}={value}");
         }
     }
 

@@ -21,7 +21,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use weft_proto::identity::Identity;
-use weft_proto::service::ServiceName;
+use weft_proto::service::{InstanceName, ServiceName};
 
 use crate::identify::Memory;
 use crate::net::Net;
@@ -47,14 +47,32 @@ pub(crate) enum Destination {
     Named,
 }
 
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub(crate) enum Peer {
+    /// A process of this host.
+    Local,
+    /// A holder of an SVID: another node, or anyone who calls over mutual TLS.
+    Svid(Arc<Caller>),
+}
+
+/// A holder of an SVID.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    /// Whom its certificate names.
+    pub(crate) identity: Identity,
+    /// What it asked for by SNI.
+    pub(crate) server_name: Box<str>,
+    /// The instance on this node that it has picked; none where it leaves that to this node.
+    pub(crate) instance: Option<InstanceName>,
+}
+
 /// A connection that was taken.
 pub(crate) struct Connection<N: Net> {
     pub(crate) worker: Arc<Worker<N>>,
     pub(crate) destination: Destination,
-    /// Whom the other end's certificate names; none for a local process.
-    pub(crate) peer: Option<Identity>,
-    /// What the other end asked for by SNI.
-    pub(crate) server_name: Option<Box<str>>,
+    /// Who is at the other end.
+    pub(crate) peer: Peer,
     pub(crate) ours: SocketAddr,
     pub(crate) theirs: SocketAddr,
     pub(crate) memory: Mutex<Memory>,
@@ -75,8 +93,7 @@ impl<N: Net> Connection<N> {
             worker: worker.clone(),
             destination,
             _taken: Some(Arc::new(taken)),
-            peer: None,
-            server_name: None,
+            peer: Peer::Local,
             ours,
             theirs,
             memory: Mutex::default(),
@@ -88,15 +105,14 @@ impl<N: Net> Connection<N> {
     pub(crate) fn remote(
         worker: &Arc<Worker<N>>,
         destination: Destination,
-        (peer, server_name): (Identity, &str),
+        caller: Caller,
         (ours, theirs): (SocketAddr, SocketAddr),
     ) -> Arc<Self> {
         Arc::new(Self {
             worker: worker.clone(),
             destination,
             _taken: None,
-            peer: Some(peer),
-            server_name: Some(crate::path::host(server_name).into()),
+            peer: Peer::Svid(Arc::new(caller)),
             ours,
             theirs,
             memory: Mutex::default(),
@@ -111,7 +127,6 @@ impl<N: Net> Connection<N> {
             destination,
             _taken: self._taken.clone(),
             peer: self.peer.clone(),
-            server_name: self.server_name.clone(),
             ours: self.ours,
             theirs: self.theirs,
             memory: Mutex::default(),
@@ -121,13 +136,16 @@ impl<N: Net> Connection<N> {
 
     /// Which end this node is.
     pub(crate) fn end(&self) -> End {
-        if self.peer.is_some() { End::Callee } else { End::Caller }
+        match self.peer {
+            Peer::Local => End::Caller,
+            Peer::Svid(_) => End::Callee,
+        }
     }
 
     /// Whether policies ask for what only a request has, so that the verdict on a stream says nothing of requests.
     pub(crate) fn is_judged_by_http(&self) -> bool {
         let Destination::Fixed(name, _) = &self.destination else { return false };
-        self.worker.plane.table.load().service(name).is_some_and(|service| service.authorization.needs_http())
+        self.worker.plane.table.load().service(name).is_some_and(|service| service.needs_http())
     }
 
     /// The user that the calling process runs as: asked from the kernel once, and only where it matters.

@@ -1,4 +1,6 @@
-//! Step 5: from a backend to an endpoint. Power of two choices on expected latency and queue.
+//! Step 5: from a backend to an endpoint. Power of two choices on expected latency and queue, of which the worse one is
+//! taken the more rarely the worse it is: where they are alike each gets its share, and none is left out because of the
+//! microseconds that it once was slower.
 
 use std::sync::Arc;
 
@@ -17,7 +19,8 @@ use crate::task::Random;
 pub(crate) struct Chosen {
     relation: Arc<Relation>,
     endpoint: Option<usize>,
-    here: bool,
+    /// The instance of this node that it is.
+    instance: Option<usize>,
     /// Whether another try may follow.
     repeats: bool,
 }
@@ -30,25 +33,26 @@ pub(crate) struct Flight {
     started: Instant,
 }
 
-/// The endpoint of the next try: of two at random the cheaper one, and none twice if there is another.
+/// The endpoint of the next try: of two at random rather the cheaper one, and none twice if there is another.
 pub(crate) fn choose(route: &Route, tries: &Tries, random: &Random) -> Result<Chosen, Reject> {
     let relation = route.relation();
     if relation.end == End::Callee {
-        let healthy = relation.instance.is_some_and(|(_, healthy)| healthy);
-        let chosen = Chosen { relation: relation.clone(), endpoint: None, here: true, repeats: false };
-        return if healthy { Ok(chosen) } else { Err(Reject::NoInstance) };
+        let port = relation.port.port;
+        let instance = relation.instance.filter(|own| relation.service.instances[*own].serves(port));
+        let instance = instance.ok_or(Reject::NoInstance)?;
+        return Ok(Chosen { relation: relation.clone(), endpoint: None, instance: Some(instance), repeats: false });
     }
     let eligible = |index: usize| route.permit().here() || !relation.service.endpoints[index].here;
     let picked = pick(relation, &relation.candidates, |index| eligible(index) && !tries.tried(index), random)
         .or_else(|| pick(relation, &relation.candidates, eligible, random));
-    match picked {
-        Some(endpoint) => {
-            relation.slot(endpoint).probe(Instant::now());
-            let here = relation.service.endpoints[endpoint].here;
-            Ok(Chosen { relation: relation.clone(), endpoint: Some(endpoint), here, repeats: tries.may_repeat() })
-        }
-        None => Err(Reject::NoInstance),
+    let endpoint = picked.ok_or(Reject::NoInstance)?;
+    relation.slot(endpoint).probe(Instant::now());
+    let picked = &relation.service.endpoints[endpoint];
+    let instance = if picked.here { relation.service.instance(&picked.description.instance) } else { None };
+    if picked.here && !route.permit().covers(picked.group) {
+        return Err(Reject::Denied);
     }
+    Ok(Chosen { relation: relation.clone(), endpoint: Some(endpoint), instance, repeats: tries.may_repeat() })
 }
 
 /// One of the candidates that pass; one that failed lately only if all did.
@@ -70,7 +74,7 @@ pub(crate) fn pick(
     let (first, second) = (candidates[first], candidates[second]);
     let usable = |index: usize| passes(index) && !relation.slot(index).is_avoided(now);
     match (usable(first), usable(second)) {
-        (true, true) => Some(cheaper(relation, first, second, now)),
+        (true, true) => Some(cheaper(relation, (first, second), now, random)),
         (true, false) => Some(first),
         (false, true) => Some(second),
         (false, false) => {
@@ -81,9 +85,14 @@ pub(crate) fn pick(
     }
 }
 
-fn cheaper(relation: &Relation, first: usize, second: usize, now: Instant) -> usize {
-    let cost = |index: usize| relation.slot(index).cost(relation.service.endpoints[index].description.weight, now);
-    if cost(second) < cost(first) { second } else { first }
+/// One of two, the first one with a chance of `w1/c1² : w2/c2²` for weights `w` and costs `c`.
+fn cheaper(relation: &Relation, (first, second): (usize, usize), now: Instant, random: &Random) -> usize {
+    let worth = |index: usize| {
+        let weight = f64::from(relation.service.endpoints[index].description.weight.max(1));
+        weight / relation.slot(index).cost(now).powi(2)
+    };
+    let (one, other) = (worth(first), worth(second));
+    if random.share() * (one + other) < one { first } else { second }
 }
 
 impl Chosen {
@@ -96,9 +105,9 @@ impl Chosen {
         self.endpoint
     }
 
-    /// Whether this node's own instance serves it.
-    pub(crate) fn here(&self) -> bool {
-        self.here
+    /// Which of this node's own instances serves it; none where another node's does.
+    pub(crate) fn instance(&self) -> Option<usize> {
+        self.instance
     }
 
     /// Whether a failed try may be followed by one of an endpoint that nothing speaks against.
@@ -115,11 +124,15 @@ impl Chosen {
         Some(Flight { relation: self.relation.clone(), endpoint, started: Instant::now() })
     }
 
-    /// The endpoint could not be reached.
+    /// The endpoint could not be reached: nor can the other instances of its node, which are avoided with it.
     pub(crate) fn lost(&self) {
-        if let Some(endpoint) = self.endpoint {
-            self.relation.slot(endpoint).lose(Instant::now());
-        }
+        let Some(endpoint) = self.endpoint else { return };
+        let (now, endpoints) = (Instant::now(), &self.relation.service.endpoints);
+        let node = &endpoints[endpoint].description.node;
+        let together = |index: &usize| {
+            *index == endpoint || !endpoints[*index].here && endpoints[*index].description.node == *node
+        };
+        (0..endpoints.len()).filter(together).for_each(|index| self.relation.slot(index).lose(now));
     }
 
     /// The try failed: the endpoint is avoided where it is to blame.
@@ -135,6 +148,11 @@ impl Chosen {
 impl Flight {
     fn slot(&self) -> &Slot {
         self.relation.slot(self.endpoint)
+    }
+
+    /// The connection had to be made: that takes no part in what an answer takes.
+    pub(crate) fn connected(&mut self) {
+        self.started = Instant::now();
     }
 
     /// The answer has begun.

@@ -7,12 +7,14 @@ pub(crate) mod link;
 mod pulse;
 pub(crate) mod transport;
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
 use weft_proto::identity::Identity;
-use weft_proto::service::Protocol;
+use weft_proto::service::{InstanceId, Protocol};
 
 use crate::balance::Chosen;
 use crate::net::Net;
@@ -20,6 +22,7 @@ use crate::reject::Reject;
 use crate::retry::{Again, Failure};
 use crate::route::Route;
 use crate::table::Table;
+use crate::tls::Target;
 use crate::worker::Worker;
 use instance::{InstanceSlot, Lease, Reuse};
 use link::{LinkError, LinkSlot, Ticket, Way};
@@ -34,6 +37,16 @@ pub(crate) enum Upstream {
     Instance(Lease),
     /// This node's instance, over HTTP/2.
     InstanceHttp2(Ticket),
+}
+
+impl Upstream {
+    /// Whether its connection had to be made.
+    pub(crate) fn is_new(&self) -> bool {
+        match self {
+            Self::Link(ticket) | Self::InstanceHttp2(ticket) => ticket.is_new(),
+            Self::Instance(lease) => lease.idle().is_none(),
+        }
+    }
 }
 
 /// Where an opaque stream is forwarded to.
@@ -53,10 +66,10 @@ pub(crate) async fn http<N: Net>(
     (http2, reuse): (bool, Reuse),
 ) -> Result<Upstream, Failure> {
     let limit = route.settings().connect_timeout;
-    if !chosen.here() {
+    let Some(instance) = chosen.instance() else {
         return link(worker, chosen, limit).await.map(Upstream::Link);
-    }
-    let (slot, protocol) = instance_slot(worker, chosen)?;
+    };
+    let (slot, protocol) = instance_slot(worker, chosen, instance)?;
     let http2 = matches!(protocol, Protocol::Http2 | Protocol::Grpc) || (protocol == Protocol::Auto && http2);
     let reached = if http2 {
         link::ticket(worker, &slot.http2, limit).await.map(Upstream::InstanceHttp2)
@@ -73,10 +86,10 @@ pub(crate) async fn stream<N: Net>(
     chosen: &Chosen,
 ) -> Result<StreamUpstream<N::Stream>, Failure> {
     let limit = route.settings().connect_timeout;
-    if !chosen.here() {
+    let Some(instance) = chosen.instance() else {
         return link(worker, chosen, limit).await.map(StreamUpstream::Link);
-    }
-    let (slot, _) = instance_slot(worker, chosen)?;
+    };
+    let (slot, _) = instance_slot(worker, chosen, instance)?;
     match timeout(limit, worker.plane.net.dial(slot.target)).await {
         Ok(Ok(stream)) => Ok(StreamUpstream::Instance(stream)),
         Ok(Err(error)) => Err(failed(chosen, LinkError::io(slot.target, &error))),
@@ -88,13 +101,15 @@ async fn link<N: Net>(worker: &Arc<Worker<N>>, chosen: &Chosen, limit: Duration)
     let index = chosen.endpoint().expect("only endpoints are elsewhere");
     let relation = chosen.relation();
     let slot = relation.links[index].get_or_init(|| {
-        let same_zone = relation.service.endpoints[index].same_zone;
+        let endpoint = &relation.service.endpoints[index];
+        let instance =
+            InstanceId { service: relation.service.name.clone(), name: endpoint.description.instance.clone() };
         worker.link_slot(Way::Mutual {
-            transports: Transports::of(worker.plane.settings.transport, same_zone),
+            transports: Transports::of(worker.plane.settings.transport, endpoint.same_zone),
             from: relation.caller.identity().clone(),
             to: relation.service.identity.clone(),
-            server_name: relation.server_name.clone(),
-            address: relation.service.endpoints[index].description.address,
+            server_name: Target::Instance { instance, port: relation.port.port }.server_name().to_str().into(),
+            address: endpoint.description.address,
         })
     });
     // One that could not be reached lately is probed by an exchange that somebody waits for; and where there are others the
@@ -107,12 +122,13 @@ async fn link<N: Net>(worker: &Arc<Worker<N>>, chosen: &Chosen, limit: Duration)
 fn instance_slot<'c, N: Net>(
     worker: &Worker<N>,
     chosen: &'c Chosen,
+    instance: usize,
 ) -> Result<(&'c Arc<InstanceSlot>, Protocol), Failure> {
     let relation = chosen.relation();
-    let Some((port, _)) = relation.instance else {
+    let Some(port) = relation.service.instances[instance].port(relation.port.port) else {
         return Err(Failure { reject: Reject::NoInstance, again: Again::Elsewhere });
     };
-    let slot = relation.instance_slot.get_or_init(|| worker.instance_slot(port.target));
+    let slot = relation.instance_slots[instance].get_or_init(|| worker.instance_slot(port.target));
     Ok((slot, port.protocol))
 }
 
@@ -133,19 +149,24 @@ impl<N: Net> Worker<N> {
         slot.clone()
     }
 
-    fn instance_slot(&self, target: std::net::SocketAddr) -> Arc<InstanceSlot> {
+    fn instance_slot(&self, target: SocketAddr) -> Arc<InstanceSlot> {
         self.instances.lock().entry(target).or_insert_with(|| Arc::new(InstanceSlot::new::<N>(target))).clone()
     }
 
     /// Links to places that the table no longer names take no new exchanges: a node that died and comes back is reached on
     /// a new one, not on what it knows nothing of.
     pub(crate) fn retire_links(&self, table: &Table) {
-        for (way, slot) in &*self.links.lock() {
-            let Way::Mutual { to: Identity::Service { service, .. }, address, .. } = way else { continue };
-            let named = table.service(service).is_some_and(|service| {
-                service.endpoints.iter().any(|endpoint| endpoint.description.address == *address)
-            });
-            if !named {
+        let links = self.links.lock();
+        if links.is_empty() {
+            return;
+        }
+        let places = table.services().flat_map(|service| {
+            service.endpoints.iter().map(|endpoint| (&service.identity, endpoint.description.address))
+        });
+        let named: BTreeSet<(&Identity, SocketAddr)> = places.collect();
+        for (way, slot) in &*links {
+            let Way::Mutual { to, address, .. } = way else { continue };
+            if !named.contains(&(to, *address)) {
                 slot.retire();
             }
         }

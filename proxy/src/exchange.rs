@@ -162,13 +162,18 @@ async fn attempt<N: Net>(
         let reached = connect::http(worker, route, &chosen, (outgoing.http2, reuse)).await;
         let failure = match reached {
             Err(failure) => failure,
-            Ok(upstream) => match forward::http::send(route, upstream, outgoing, tries.may_repeat()).await {
-                Ok(answer) => return Ok(answer),
-                Err(failure) => {
-                    chosen.blame(&failure);
-                    failure
+            Ok(upstream) => {
+                if upstream.is_new() {
+                    open.connected();
                 }
-            },
+                match forward::http::send(route, upstream, outgoing, tries.may_repeat()).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(failure) => {
+                        chosen.blame(&failure);
+                        failure
+                    }
+                }
+            }
         };
         tries.again(failure, &worker.recorder.random).await?;
     }

@@ -6,16 +6,17 @@ use http::HeaderMap;
 use serde::Serialize;
 use tokio::time::Instant;
 use weft_proto::identity::Identity;
-use weft_proto::service::{Protocol, ServiceName};
+use weft_proto::service::{Labels, Protocol, ServiceName};
 
 use crate::accept::End;
-use crate::balance;
-use crate::identify::Relation;
+use crate::identify::{Parties, Relation};
 use crate::net::Net;
 use crate::path;
 use crate::record::verb;
 use crate::table::authz::{Call, HttpCall};
+use crate::table::description::EndpointDescription;
 use crate::worker::Worker;
+use crate::{authorize, balance};
 
 /// A call, what is decided about it, and where it would go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -40,7 +41,7 @@ pub struct Explanation {
     pub policies: Vec<PolicyWord>,
     /// Where the callee runs.
     pub candidates: Vec<Candidate>,
-    /// The node that one call, made now, would go to.
+    /// The instance that one call, made now, would go to: its node, and its name where it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub picked: Option<String>,
     /// The index of the table that was asked.
@@ -62,11 +63,19 @@ pub struct PolicyWord {
     pub because: Vec<String>,
 }
 
-/// A node that runs the callee.
+/// An instance of the callee.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Candidate {
-    /// The node.
+    /// Its node.
     pub node: String,
+    /// Its name among those of the service on the node.
+    pub instance: String,
+    /// Its labels.
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+    /// Whether policies that are about it and not about all deny the call.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub denied: bool,
     /// Its zone.
     pub zone: String,
     /// Whether its check passes.
@@ -95,7 +104,9 @@ pub(crate) fn explain<N: Net>(
         Some(number) => service.port(number),
     };
     let port = port.ok_or_else(|| format!("{name} has no such port"))?;
-    let relation = worker.relation(&table, (End::Caller, caller.clone()), service, port);
+    let parties =
+        Parties { end: End::Caller, caller: caller.clone(), service: name.clone(), port: port.port, instance: None };
+    let relation = worker.relation(&table, parties, service, port);
     let slashes = service.settings.escaped_slashes;
     let normal = http.map(|(_, path)| path::normalise(path, slashes)).transpose();
     let host = name.host();
@@ -128,20 +139,36 @@ pub(crate) fn explain<N: Net>(
     judge(&relation, call, &mut explanation);
     if explanation.verdict == "allowed" {
         let picked = balance::pick(&relation, &relation.candidates, |_| true, &worker.recorder.random);
-        explanation.picked = picked.map(|index| service.endpoints[index].description.node.to_string());
+        explanation.picked = picked.map(|index| place(&service.endpoints[index].description));
     }
     Ok(explanation)
 }
 
+fn place(endpoint: &EndpointDescription) -> String {
+    match endpoint.instance.is_default() {
+        true => endpoint.node.to_string(),
+        false => format!("{}, {}", endpoint.node, endpoint.instance),
+    }
+}
+
 fn judge(relation: &Relation, http: Option<HttpCall<'_>>, explanation: &mut Explanation) {
-    let told = relation.service.authorization.explain(&Call {
+    let call = Call {
         caller: Some(&relation.caller),
         source_ip: relation.own_ip,
         destination_ip: relation.own_ip,
         destination_port: relation.port.port,
         sni: Some(&relation.server_name),
         http,
-    });
+    };
+    let (verdict, denied) = authorize::decide(relation, &call);
+    let service = &relation.service;
+    // What one of them says is told where they differ: of those that agree with the verdict the first.
+    let groups = 0..service.authorizations.len();
+    let telling = groups.into_iter().find(|group| denied.contains(group) != verdict.allowed).unwrap_or(0);
+    let told = service.authorizations[telling].explain(&call);
+    for (candidate, endpoint) in explanation.candidates.iter_mut().zip(&service.endpoints) {
+        candidate.denied = denied.contains(&endpoint.group);
+    }
     explanation.verdict = if told.verdict.allowed { "allowed" } else { "denied" };
     explanation.reason = told.verdict.reason.as_str().to_owned();
     explanation.policy = told.verdict.by.as_ref().map(ToString::to_string);
@@ -162,6 +189,9 @@ fn candidates(relation: &Relation) -> Vec<Candidate> {
         let (latency, in_flight) = slot.read();
         Candidate {
             node: endpoint.description.node.to_string(),
+            instance: endpoint.description.instance.to_string(),
+            labels: endpoint.description.labels.clone(),
+            denied: false,
             zone: endpoint.description.zone.clone(),
             healthy: relation.candidates.contains(&index),
             avoided: slot.is_avoided(now),

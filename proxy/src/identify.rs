@@ -8,17 +8,16 @@ use std::sync::{Arc, OnceLock};
 use http::HeaderValue;
 use parking_lot::Mutex;
 use weft_proto::identity::Identity;
-use weft_proto::service::{ServiceName, ServicePort};
+use weft_proto::service::{InstanceName, ServiceName, ServicePort};
 
 use crate::accept::host::Host;
-use crate::accept::{Connection, Destination, End};
+use crate::accept::{Connection, Destination, End, Peer};
 use crate::connect::instance::InstanceSlot;
 use crate::connect::link::LinkSlot;
 use crate::net::Net;
 use crate::record::metrics::{Key, Series};
 use crate::reject::Reject;
 use crate::table::authz::Caller;
-use crate::table::description::LocalPort;
 use crate::table::endpoints::Slot;
 use crate::table::{Service, Table};
 use crate::tls::Target;
@@ -34,15 +33,16 @@ pub(crate) struct Relation {
     pub(crate) service: Arc<Service>,
     pub(crate) port: ServicePort,
     pub(crate) series: Arc<Series>,
-    /// Name that links for it carry.
+    /// Name under which policies know what is asked for.
     pub(crate) server_name: Box<str>,
     /// Where this node is reached, for policies.
     pub(crate) own_ip: IpAddr,
     /// Indices of the endpoints that may be chosen, own node included.
     pub(crate) candidates: Vec<usize>,
-    /// The instance on this node and whether it is healthy.
-    pub(crate) instance: Option<(LocalPort, bool)>,
-    pub(crate) instance_slot: OnceLock<Arc<InstanceSlot>>,
+    /// At the callee's node: which of its instances is called; none where it has not the one that is asked for.
+    pub(crate) instance: Option<usize>,
+    /// By instance of this node.
+    pub(crate) instance_slots: Vec<OnceLock<Arc<InstanceSlot>>>,
     /// By endpoint.
     pub(crate) links: Vec<OnceLock<Arc<LinkSlot>>>,
     /// What the instance is told of both ends.
@@ -63,7 +63,18 @@ pub(crate) struct Relations(Mutex<Known>);
 #[derive(Debug, Default)]
 struct Known {
     generation: u64,
-    relations: BTreeMap<(End, Identity, ServiceName, u16), Arc<Relation>>,
+    relations: BTreeMap<Parties, Arc<Relation>>,
+}
+
+/// Who calls whom.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Parties {
+    pub(crate) end: End,
+    pub(crate) caller: Identity,
+    pub(crate) service: ServiceName,
+    pub(crate) port: u16,
+    /// At the callee's node: which of its instances; none asks for any.
+    pub(crate) instance: Option<InstanceName>,
 }
 
 /// What a connection remembers between its exchanges.
@@ -86,9 +97,18 @@ pub(crate) fn relation<N: Net>(connection: &Connection<N>, host: Option<&Arc<Hos
         Some(relation) => relation.clone(),
         None => {
             let (service, port) = destination(connection, &table, host)?;
-            let caller = (connection.end(), caller(connection, &table));
-            let relation = connection.worker.relation(&table, caller, &service, port);
-            memory.relation = Some(relation.clone());
+            let parties = Parties {
+                end: connection.end(),
+                caller: caller(connection, &table),
+                service: service.name.clone(),
+                port: port.port,
+                instance: instance(connection, &service, port),
+            };
+            let relation = connection.worker.relation(&table, parties, &service, port);
+            // Who leaves the choice to this node is not bound by it.
+            let bound = !matches!(&connection.peer, Peer::Svid(caller) if caller.instance.is_none())
+                || service.instances.len() < 2;
+            memory.relation = bound.then(|| relation.clone());
             memory.found_by = host.cloned();
             relation
         }
@@ -144,14 +164,36 @@ fn unknown_port(service: &Service, asked: Option<u16>) -> Reject {
 
 /// The caller: of a link, whom the certificate names; of a local process, the service that its user belongs to.
 fn caller<N: Net>(connection: &Connection<N>, table: &Table) -> Identity {
-    if let Some(peer) = &connection.peer {
-        return peer.clone();
+    if let Peer::Svid(caller) = &connection.peer {
+        return caller.identity.clone();
     }
     let by_user = connection.user(table).and_then(|user| table.callers.get(&user));
     match by_user.or(table.caller_any.as_ref()) {
-        Some(service) => Identity::service(table.trust_domain.clone(), service.clone()),
+        Some(name) => match table.service(name) {
+            Some(service) => service.identity.clone(),
+            None => Identity::service(table.trust_domain.clone(), name.clone()),
+        },
         None => table.node_identity.clone(),
     }
+}
+
+/// The instance on this node that a caller from elsewhere gets: the one that it picked, else any, by their weights.
+fn instance<N: Net>(connection: &Connection<N>, service: &Service, port: ServicePort) -> Option<InstanceName> {
+    let Peer::Svid(caller) = &connection.peer else { return None };
+    if caller.instance.is_some() {
+        return caller.instance.clone();
+    }
+    let fit = || service.instances.iter().filter(|instance| instance.serves(port.port)).map(|one| &one.description);
+    let total: usize = fit().map(|instance| usize::from(instance.weight)).sum();
+    let mut left = connection.worker.recorder.random.below(total.max(1));
+    let picked = fit().find(|instance| match left.checked_sub(instance.weight.into()) {
+        Some(rest) => {
+            left = rest;
+            false
+        }
+        None => true,
+    });
+    picked.map(|instance| instance.id.name.clone())
 }
 
 impl<N: Net> Worker<N> {
@@ -159,36 +201,29 @@ impl<N: Net> Worker<N> {
     pub(crate) fn relation(
         &self,
         table: &Table,
-        (end, caller): (End, Identity),
+        parties: Parties,
         service: &Arc<Service>,
         port: ServicePort,
     ) -> Arc<Relation> {
-        let key = (end, caller, service.name.clone(), port.port);
         let mut known = self.relations.0.lock();
         if known.generation != table.generation || known.relations.len() >= RELATIONS_MAX {
             known.relations.clear();
             known.generation = table.generation;
         }
-        if let Some(relation) = known.relations.get(&key) {
+        if let Some(relation) = known.relations.get(&parties) {
             return relation.clone();
         }
-        let relation = Arc::new(self.relate(table, end, &key.1, service, port));
-        known.relations.insert(key, relation.clone());
+        let relation = Arc::new(self.relate(table, &parties, service, port));
+        known.relations.insert(parties, relation.clone());
         relation
     }
 
-    fn relate(
-        &self,
-        table: &Table,
-        end: End,
-        caller: &Identity,
-        service: &Arc<Service>,
-        port: ServicePort,
-    ) -> Relation {
-        let instance = service.local_port(port.port);
+    fn relate(&self, table: &Table, parties: &Parties, service: &Arc<Service>, port: ServicePort) -> Relation {
+        let (end, caller) = (parties.end, &parties.caller);
         let serves = |index: &usize| {
             let endpoint = &service.endpoints[*index];
-            let ready = !endpoint.here || instance.is_some_and(|(_, healthy)| healthy);
+            let own = || service.instance(&endpoint.description.instance);
+            let ready = !endpoint.here || own().is_some_and(|own| service.instances[own].serves(port.port));
             endpoint.description.healthy && endpoint.description.ports.contains(&port.port) && ready
         };
         let candidates = match end {
@@ -210,8 +245,8 @@ impl<N: Net> Worker<N> {
             server_name: target.server_name().to_str().into(),
             own_ip: self.plane.own_ip(table),
             candidates,
-            instance,
-            instance_slot: OnceLock::new(),
+            instance: parties.instance.as_ref().and_then(|name| service.instance(name)),
+            instance_slots: service.instances.iter().map(|_| OnceLock::new()).collect(),
             links: service.endpoints.iter().map(|_| OnceLock::new()).collect(),
             forwarded: HeaderValue::from_str(&forwarded).ok(),
             active: AtomicU32::new(0),

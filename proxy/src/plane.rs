@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::HeaderMap;
 use parking_lot::Mutex;
+use rustls::pki_types::CertificateDer;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_rustls::StartHandshake;
@@ -21,7 +22,7 @@ use crate::identify::NO_ADDRESS;
 use crate::net::Net;
 use crate::record::{Record, Recorder, metrics};
 use crate::table::Table;
-use crate::tls::Identities;
+use crate::tls::{Identities, Revoked, Validity};
 use crate::worker::Worker;
 
 /// What does not change while the node runs.
@@ -139,8 +140,14 @@ impl<N: Net> Plane<N> {
 
     /// Puts a table in force. New exchanges see it at once; open ones are judged again by their workers.
     pub fn swap(&self, table: Table) {
+        self.identities.name_accounts(table.accounts());
         self.table.store(Arc::new(table));
         self.tables.send_replace(());
+    }
+
+    /// Certificates by serial number that are not trusted from now on, in handshakes and on what is open.
+    pub fn revoke(&self, serials: Revoked) {
+        self.identities.revoke(serials);
     }
 
     /// The table in force.
@@ -215,8 +222,13 @@ impl<N: Net> Plane<N> {
         table.node_ip.unwrap_or(NO_ADDRESS)
     }
 
+    /// How long the holder of these certificates is trusted.
+    pub(crate) fn validity(&self, chain: &[CertificateDer<'_>]) -> Validity {
+        self.identities.validity(chain, |at| self.instant(at))
+    }
+
     /// When a moment of the wall clock comes.
-    pub(crate) fn instant(&self, at: UnixMillis) -> Instant {
+    fn instant(&self, at: UnixMillis) -> Instant {
         Instant::now() + Duration::from_millis(at.saturating_sub((self.settings.clock)()).min(YEAR_MS))
     }
 }

@@ -14,12 +14,11 @@ use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use quinn::{ClientConfig, Connection, Endpoint, EndpointConfig, Incoming, ServerConfig, TransportConfig, VarInt};
 use rustls::pki_types::CertificateDer;
 use tokio::time::timeout;
-use weft_proto::UnixMillis;
 use weft_proto::identity::Identity;
 
 use crate::connect::link::LINK_STREAMS_MAX;
 use crate::net::Net;
-use crate::tls::{ALPN_CONTROL, ALPN_EXCHANGE, Clients, Identities, TlsError, expiry, peer_identity};
+use crate::tls::{ALPN_CONTROL, ALPN_EXCHANGE, Clients, Identities, TlsError, peer_identity};
 use stream::{Receiver, Sender, StreamError};
 
 /// Why a connection was not made.
@@ -59,8 +58,6 @@ pub struct Arrived {
     pub identity: Identity,
     /// The caller's certificates. A node's may be of another time, which is for control links only.
     pub chain: Vec<CertificateDer<'static>>,
-    /// When the first of them ends.
-    pub expires: UnixMillis,
 }
 
 impl QuicServer {
@@ -107,9 +104,8 @@ pub async fn handshake(incoming: Incoming) -> Result<Arrived, QuicError> {
     let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
     let chain = chain(&connection);
     let identity = peer_identity(&chain)?;
-    let expires = expiry(&chain).unwrap_or(0);
     let (alpn, sni) = data.map(|data| (data.protocol.unwrap_or_default(), data.server_name)).unwrap_or_default();
-    Ok(Arrived { connection, alpn, sni, identity, chain, expires })
+    Ok(Arrived { connection, alpn, sni, identity, chain })
 }
 
 /// The certificates that the other end has shown.

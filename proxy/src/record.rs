@@ -16,9 +16,11 @@ use weft_proto::kinds::authorization_policy::Action;
 
 use crate::authorize::Noting;
 use crate::balance::{Chosen, Flight};
+use crate::identify::Relation;
 use crate::reject::Reject;
 use crate::revoke::{Current, Hold};
 use crate::table::authz::PolicyId;
+use crate::table::endpoints::Endpoint;
 use crate::task::Random;
 use metrics::{Finished, Key, Series};
 
@@ -60,6 +62,9 @@ pub struct Record {
     /// The node that it was sent to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// The instance on that node, or on this one, where it has a name of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
     /// Bytes of the request body.
     pub request_bytes: u64,
     /// Bytes of the response body.
@@ -219,6 +224,17 @@ impl Open {
     pub(crate) fn sent_to(&mut self, chosen: &Chosen) {
         self.endpoint = chosen.endpoint();
         self.flight = chosen.flight();
+        let service = &chosen.relation().service;
+        if let Some(own) = chosen.instance().filter(|_| service.differs()) {
+            self.hold.served_by(&service.instances[own].description.id.name);
+        }
+    }
+
+    /// The connection for it had to be made, and its answer is waited for from now on.
+    pub(crate) fn connected(&mut self) {
+        if let Some(flight) = &mut self.flight {
+            flight.connected();
+        }
     }
 
     /// The answer has begun.
@@ -327,12 +343,19 @@ impl Open {
             policy: self.noting.by.as_ref().map(ToString::to_string),
             noted: self.noting.noted.iter().map(|noted| format!("{} {}", noted.policy, verb(noted.says))).collect(),
             node: endpoint.map(|endpoint| endpoint.description.node.to_string()),
+            instance: relation.and_then(|relation| instance(relation, endpoint)),
             request_bytes: finished.request_bytes,
             response_bytes: finished.response_bytes,
             duration_us: micros(finished.duration),
             trace_id: asked.and_then(|asked| asked.trace.as_ref()).and_then(trace_id),
         }
     }
+}
+
+fn instance(relation: &Relation, endpoint: Option<&Endpoint>) -> Option<String> {
+    let own = || relation.instance.map(|own| &relation.service.instances[own].description.id.name);
+    let name = endpoint.map(|endpoint| &endpoint.description.instance).or_else(own);
+    name.filter(|name| !name.is_default()).map(ToString::to_string)
 }
 
 fn trace_id(traceparent: &HeaderValue) -> Option<String> {

@@ -12,6 +12,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Response};
 use parking_lot::Mutex;
 use weft_proto::planted::{Bug, planted};
+use weft_proto::service::InstanceName;
 
 use crate::accept::host::Host;
 use crate::authorize;
@@ -42,6 +43,8 @@ pub(crate) struct Current {
     pub(crate) asked: Option<Asked>,
     /// What the request's body broke off with.
     pub(crate) request_fault: Option<Reject>,
+    /// The instance of this node that serves it, where the service's instances have different policies.
+    pub(crate) instance: Option<InstanceName>,
 }
 
 /// Both ends of a call, as the policies of the callee see them.
@@ -133,7 +136,7 @@ impl Current {
     fn denied(&self, table: &Table) -> bool {
         let relation = &self.relation;
         let Some(service) = table.service(&relation.service.name) else { return true };
-        if Arc::ptr_eq(&service.authorization, &relation.service.authorization) {
+        if Arc::ptr_eq(&service.authorizations, &relation.service.authorizations) && !service.differs() {
             return false;
         }
         // Headers that were not kept cannot be judged, and what cannot be decided is denied.
@@ -171,6 +174,13 @@ impl Hold {
         if let Some(task) = self.task.take() {
             self.task.register(&task);
             task.wake();
+        }
+    }
+
+    /// An instance of this node serves it.
+    pub(crate) fn served_by(&self, instance: &InstanceName) {
+        if let Some(current) = &mut *self.current.lock() {
+            current.instance = Some(instance.clone());
         }
     }
 

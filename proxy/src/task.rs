@@ -38,4 +38,13 @@ impl Random {
     }
 }
 
+impl Random {
+    /// A share: at least 0, less than 1.
+    pub(crate) fn share(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "53 bits are kept, as many as there are")]
+        let bits = (self.next() >> 11) as f64;
+        bits / (1u64 << 53) as f64
+    }
+}
+
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -3,9 +3,12 @@
 //! No session tickets and no early data: a resumed TLS 1.3 session would skip the verifier.
 
 mod names;
+mod validity;
 mod verify;
 
 pub use names::{Target, TlsError, expiry, peer_identity, validity};
+pub use validity::Revoked;
+pub(crate) use validity::Validity;
 pub use verify::join_client_config;
 
 use std::collections::BTreeMap;
@@ -20,7 +23,11 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, ServerConfig};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use weft_proto::UnixMillis;
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
+use weft_proto::service::{InstanceId, ServiceName};
 
 use crate::plane::Clock;
 use verify::{Callee, Callers, Own, Times};
@@ -83,6 +90,9 @@ pub struct Identities {
     time: Arc<Time>,
     clients: Mutex<BTreeMap<ConfigKey, Arc<ClientConfig>>>,
     admission: OnceLock<Admission>,
+    /// Service accounts of those services that have another than their own name.
+    accounts: ArcSwap<BTreeMap<ServiceName, Identity>>,
+    revoked: watch::Sender<Arc<Revoked>>,
 }
 
 /// Tells whether a node was admitted with this key (the subject's public key, as X.509 has its bits); none where the node
@@ -94,7 +104,15 @@ impl Identities {
     pub fn new(set: IdentitySet, clock: Clock) -> Self {
         let time = Arc::new(Time(clock));
         let admission = OnceLock::new();
-        Self { set: ArcSwap::from_pointee(set), provider: provider(), time, clients: Mutex::default(), admission }
+        Self {
+            set: ArcSwap::from_pointee(set),
+            provider: provider(),
+            time,
+            clients: Mutex::default(),
+            admission,
+            accounts: ArcSwap::default(),
+            revoked: watch::Sender::default(),
+        }
     }
 
     /// Says from now on which nodes are admitted, and by which keys. Said once.
@@ -105,6 +123,41 @@ impl Identities {
     /// Whether the node that a leaf names was admitted with the key that the leaf certifies; none where that is not known.
     fn is_admitted(&self, name: &NodeName, leaf: &CertificateDer<'_>) -> Option<bool> {
         self.admission.get()?(name, &names::public_key(leaf)?)
+    }
+
+    /// Certificates that are not trusted from now on, in handshakes and on what is open.
+    pub fn revoke(&self, serials: Revoked) {
+        self.revoked.send_if_modified(|revoked| {
+            let changed = **revoked != serials;
+            if changed {
+                *revoked = Arc::new(serials);
+            }
+            changed
+        });
+    }
+
+    /// Whether the first certificate of a chain was revoked.
+    fn is_revoked(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let revoked = self.revoked.borrow();
+        !revoked.is_empty() && names::serial(chain).is_none_or(|serial| revoked.contains(&serial))
+    }
+
+    /// How long the holder of these certificates is trusted; `at` tells when a moment of the wall clock comes.
+    pub(crate) fn validity(&self, chain: &[CertificateDer<'_>], at: impl Fn(UnixMillis) -> Instant) -> Validity {
+        Validity::new(chain, at(expiry(chain).unwrap_or(0)), self.revoked.subscribe())
+    }
+
+    /// Says from now on which services have a service account of another name, and who their instances are.
+    pub(crate) fn name_accounts(&self, accounts: BTreeMap<ServiceName, Identity>) {
+        if **self.accounts.load() != accounts {
+            self.accounts.store(Arc::new(accounts));
+        }
+    }
+
+    /// Who the instances of a service are.
+    fn of(&self, trust_domain: &TrustDomain, service: ServiceName) -> Identity {
+        let named = self.accounts.load().get(&service).cloned();
+        named.unwrap_or_else(|| Identity::service(trust_domain.clone(), service))
     }
 
     /// Whether the first certificate of a chain is valid now.
@@ -228,7 +281,9 @@ impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let set = self.identities.current();
         let wanted = match hello.server_name().map(Target::parse) {
-            Some(Some(Target::Service { service, .. })) => Identity::service(set.trust_domain.clone(), service),
+            Some(Some(
+                Target::Service { service, .. } | Target::Instance { instance: InstanceId { service, .. }, .. },
+            )) => self.identities.of(&set.trust_domain, service),
             Some(None) => return None,
             Some(Some(Target::Node(name))) => Identity::node(set.trust_domain.clone(), name),
             None => set.node.clone(),

@@ -333,3 +333,20 @@ async fn auto_takes_quic_between_zones_and_tcp_where_it_is_blocked() {
         assert_eq!(record.protocol, expected, "same zone: {same_zone}, UDP works: {datagrams_work}");
     }
 }
+
+#[tokio::test]
+async fn what_is_not_http_passes_a_port_that_does_not_say_and_a_server_that_waits() {
+    for kind in KINDS {
+        let ports = [(AUTO, Protocol::Auto, application::backwards().await)];
+        let mesh = Mesh::start(&Setup::over(kind), &ports).await;
+        for sent in [&b"\x00\x01 of no protocol"[..], b""] {
+            let mut stream = TcpStream::connect(mesh.ways_in[&AUTO]).await.expect("connects");
+            stream.write_all(sent).await.expect("written");
+            stream.shutdown().await.expect("half is closed");
+            let mut back = Vec::new();
+            soon("the answer", stream.read_to_end(&mut back)).await.expect("whole");
+            back.reverse();
+            assert_eq!(back.escape_ascii().to_string(), sent.escape_ascii().to_string(), "{kind:?}");
+        }
+    }
+}

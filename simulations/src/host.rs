@@ -1,7 +1,7 @@
 //! One simulated host: the shipped node, applications behind it, and callers in front, on a runtime of its own whose
 //! clock only the simulation moves.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -204,6 +204,9 @@ impl Host {
                 Protocol::Tcp => weft_proto::service::Protocol::Tcp,
             };
             let spec = ServiceSpec {
+                instance: None,
+                labels: BTreeMap::new(),
+                service_account: None,
                 name: it.name.clone(),
                 ports: vec![PortSpec { port: it.port, target: Some(target(*service).to_string()), protocol }],
                 check: Some("tcp".into()),
@@ -211,16 +214,16 @@ impl Host {
                 caller: None,
                 weight: None,
             };
-            let service = registry::parse(&spec, &Names { user: &|_| Some(user(*service)), address: &|_| None })
+            let instance = registry::parse(&spec, &Names { user: &|_| Some(user(*service)), address: &|_| None })
                 .expect("a good specification");
-            local.services.insert(service.name.clone(), service);
+            local.instances.insert(instance.id.clone(), instance);
         }
         HostParts {
             address: SocketAddr::new(SimNet::address(self.id), MESH_PORT),
             local: watch::channel(Arc::new(local)).0,
             registrar: Registrar {
                 register: Box::new(|_| Err(vec!["not in a simulation".into()])),
-                unregister: Box::new(|_| Ok(false)),
+                unregister: Box::new(|_, _| Ok(Vec::new())),
                 listen: Box::new(|_, _| Ok(BTreeSet::new())),
             },
         }

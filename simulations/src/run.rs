@@ -76,7 +76,7 @@ pub struct Report {
 }
 
 /// Voters that are wanted, as in production by default.
-pub(crate) const VOTERS: usize = 5;
+pub const VOTERS: usize = 5;
 /// Length of a step, in milliseconds.
 const STEP: u64 = 5;
 /// How long the mesh has to form.

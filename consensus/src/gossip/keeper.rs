@@ -37,8 +37,6 @@ pub(super) struct Keeper {
     too_large: Arc<AtomicUsize>,
     live: watch::Sender<LiveFacts>,
     records: Records,
-    /// When every believed record was last verified.
-    judged: Instant,
     /// Where live nodes were in this life: seeds of the next.
     peers: BTreeSet<SocketAddr>,
     /// Nodes that are live until they have had time to be heard: those of the last life in a new one, and those from
@@ -93,7 +91,6 @@ impl Keeper {
             too_large: Arc::default(),
             live,
             records: Records::default(),
-            judged: Instant::now(),
             peers: BTreeSet::new(),
             held,
             held_until: Instant::now() + HOLD_TIME,
@@ -237,10 +234,7 @@ impl Keeper {
             self.records.retain_refused(|id| known.contains_key(id));
             view.look(&chitchat, &self.records);
         }
-        if Instant::now() >= self.judged + JUDGE_EVERY {
-            self.judged = Instant::now();
-            self.records.judge_again(&*self.verifier);
-        }
+        self.records.judge_again(&*self.verifier);
         view.unknown.iter().for_each(|(id, value)| self.offer(id, value));
         let own = self.own.borrow().clone();
         let later = view.own_later.iter().filter(|(id, value)| records::unseal(id, value, &*self.verifier).is_some());
@@ -253,7 +247,9 @@ impl Keeper {
         }
         let mut live = self.records.live(&view.alive, self.settings.interval * FRESH_ROUNDS);
         if Instant::now() < self.held_until {
-            let unheard = self.settings.remembered.iter().filter(|(name, _)| !self.records.knows(name));
+            let remembered = self.settings.remembered.iter();
+            let unheard = remembered
+                .filter(|(name, facts)| !self.records.knows(name) && self.verifier.stays(name, facts.raft_id));
             live.extend(unheard.map(|(name, facts)| (name.clone(), facts.clone())));
         }
         live.insert(own.name.clone(), own);
@@ -370,8 +366,6 @@ fn failure_detector(interval: Duration) -> FailureDetectorConfig {
 const GRACE_PERIOD: Duration = Duration::from_secs(240);
 /// How often refused facts are judged again when nothing else happens.
 pub(super) const EXAMINE_EVERY: Duration = Duration::from_millis(500);
-/// How often believed facts are verified again: their node may have been removed.
-const JUDGE_EVERY: Duration = Duration::from_secs(10);
 /// Lives that end sooner wait for this long, so that an attacker sets no pace.
 const LIFE_TIME_MIN: Duration = Duration::from_secs(1);
 /// Below [`LIFE_TIME_MIN`] in milliseconds, so that generations never overtake the wall clock.

@@ -101,9 +101,9 @@ impl Records {
         self.believed.iter().map(|(name, record)| (name, record.facts.generation))
     }
 
-    /// Judges every believed record again, and drops those whose node is no longer admitted so.
+    /// Drops what those have said who are no longer admitted so.
     pub(super) fn judge_again(&mut self, verifier: &dyn Verifier) {
-        self.believed.retain(|_, record| unseal(&record.id, &record.value, verifier).is_some());
+        self.believed.retain(|name, record| verifier.stays(name, record.facts.raft_id));
     }
 
     /// Drops what was refused of members that chitchat has forgotten.

@@ -4,7 +4,7 @@ use tokio::time::{Instant, timeout};
 
 use super::keeper::EXAMINE_EVERY;
 use super::parts::KEYS;
-use weft_proto::service::{Instance, Protocol, ServicePort};
+use weft_proto::service::{Instance, InstanceId, InstanceName, Labels, Protocol, ServicePort};
 
 use super::*;
 
@@ -45,6 +45,10 @@ struct Admitted(Mutex<BTreeMap<NodeName, RaftId>>);
 impl Verifier for Admitted {
     fn verify(&self, name: &NodeName, raft_id: RaftId, facts: &[u8], signature: &[u8]) -> bool {
         self.0.lock().get(name) == Some(&raft_id) && Key(name.clone()).sign(facts) == signature
+    }
+
+    fn stays(&self, name: &NodeName, raft_id: RaftId) -> bool {
+        self.0.lock().get(name) == Some(&raft_id)
     }
 }
 
@@ -211,7 +215,11 @@ async fn a_node_that_restarts_again_and_again_ends_no_life_elsewhere() {
 /// So many instances, with names as long as users give them.
 fn instances(count: u16) -> Vec<Instance> {
     let instance = |n: u16| Instance {
-        service: format!("shop/checkout-{n}").parse().expect("must hold"),
+        id: InstanceId {
+            service: format!("shop/checkout-{n}").parse().expect("must hold"),
+            name: InstanceName::default(),
+        },
+        labels: Labels::new(),
         ports: vec![ServicePort { port: 8080, protocol: Protocol::Http }],
         healthy: true,
         weight: 100,

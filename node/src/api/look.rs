@@ -186,9 +186,9 @@ impl<W: World> Node<W> {
             }
             None => {
                 let name: ServiceName = text.parse().map_err(failure)?;
-                match self.state().services.contains_key(&name) {
-                    true => Ok(Identity::service(trust_domain, name)),
-                    false => Err(Failure::not_found(format!(
+                match self.state().services.get(&name) {
+                    Some(record) => Ok(Identity::service(trust_domain, record.account.clone())),
+                    None => Err(Failure::not_found(format!(
                         "there is no service {name}; see `weft service list`. A caller that is not of the mesh is written as a \
                          SPIFFE ID"
                     ))),
@@ -227,9 +227,7 @@ impl<W: World> Node<W> {
 
 fn instance_label(instance: &weft_proto::service::Instance) -> String {
     let mark = if instance.healthy { "" } else { "!" };
-    let name = &instance.service;
-    match name.namespace() {
-        DEFAULT_NAMESPACE => format!("{mark}{}", name.name()),
-        _ => format!("{mark}{name}"),
-    }
+    let text = instance.id.to_string();
+    let text = text.strip_prefix(DEFAULT_NAMESPACE).and_then(|rest| rest.strip_prefix('/')).unwrap_or(&text);
+    format!("{mark}{text}")
 }

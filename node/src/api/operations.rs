@@ -9,21 +9,21 @@ use weft_consensus::replica::ProposeError;
 use weft_consensus::state::State;
 use weft_proto::Index;
 use weft_proto::command::{Command, Outcome, Proposal, Reason, TokenRecord};
-use weft_proto::service::{Grant, ServiceName};
+use weft_proto::identity::{Identity, NodeName};
+use weft_proto::service::{Grant, InstanceId, InstanceName, ServiceName};
 use weft_proto::wire::mesh::JoinLine;
 
 use super::schema::{
-    Error, Reached, Service, ServiceInstance, ServiceSpec, Services, Token, TokenCreated, TokenRequest,
+    Applied, Error, Reached, Removed, Service, ServiceInstance, ServiceSpec, Services, Token, TokenCreated,
+    TokenRequest,
 };
 use crate::join::{sha256, write_line};
 use crate::node::Node;
-use crate::registry::Untaken;
+use crate::registry::{Local, LocalInstance, UNDECLARED_AFTER, Untaken};
 use crate::world::{World, random};
 
 /// Bound on one decision of the log.
 pub(super) const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a removal waits for the mesh to let go of the service.
-const WITHDRAWAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest life of a join token: 30 days.
 const TOKEN_LIFETIME_MAX_S: u64 = 30 * 24 * 60 * 60;
 /// Most nodes that one token admits.
@@ -154,58 +154,69 @@ impl<W: World> Node<W> {
     fn describe(&self, state: &State, name: &ServiceName) -> Service {
         let record = state.services.get(name);
         let local = self.local.borrow().clone();
-        let mut instances = Vec::new();
-        if local.services.contains_key(name) {
-            let problem = match local.health.get(name) {
-                Some(Err(problem)) => problem.clone(),
-                None if !local.is_healthy(name) => "not checked yet".into(),
-                _ => String::new(),
-            };
-            instances.push(ServiceInstance {
-                node: self.name().to_string(),
-                healthy: local.is_healthy(name),
-                unchecked: local.services.get(name).is_some_and(|service| service.check.is_none()),
-                problem,
-            });
-        }
+        let mut instances: Vec<ServiceInstance> = local.of(name).map(|one| self.own(&local, one)).collect();
         for facts in self.live().values().filter(|facts| facts.name != *self.name()) {
-            for instance in facts.instances.iter().filter(|instance| instance.service == *name) {
-                let node = facts.name.to_string();
+            for instance in facts.instances.iter().filter(|instance| instance.id.service == *name) {
                 instances.push(ServiceInstance {
-                    node,
+                    node: facts.name.to_string(),
+                    name: instance.id.name.to_string(),
+                    labels: instance.labels.clone(),
+                    weight: instance.weight,
                     healthy: instance.healthy,
                     unchecked: false,
                     problem: String::new(),
                 });
             }
         }
+        let account = record.map_or(name, |record| &record.account).clone();
         let ports = record.map(|record| record.ports.as_slice()).unwrap_or_default();
         Service {
             name: name.to_string(),
             address: record.map(|record| record.address.to_string()).unwrap_or_default(),
             host: name.host(),
+            identity: Identity::service(self.trust_domain().clone(), account).to_string(),
             ports: ports.iter().map(|port| format!("{}/{}", port.port, port.protocol)).collect(),
             instances,
         }
     }
 
+    fn own(&self, local: &Local, instance: &LocalInstance) -> ServiceInstance {
+        let healthy = local.is_healthy(&instance.id);
+        let problem = match local.health.get(&instance.id) {
+            Some(Err(problem)) => problem.clone(),
+            None if !healthy => "not checked yet".into(),
+            _ => String::new(),
+        };
+        ServiceInstance {
+            node: self.name().to_string(),
+            name: instance.id.name.to_string(),
+            labels: instance.labels.clone(),
+            weight: instance.weight,
+            healthy,
+            unchecked: instance.check.is_none(),
+            problem,
+        }
+    }
+
     /// `POST /v1/services`: written to `services.d/`, then waited for until the mesh has taken or refused it.
     pub async fn api_add_service(&self, spec: ServiceSpec) -> Answered<Service> {
-        let service = (self.registrar.register)(&spec)
-            .map_err(|faults| Failure::faults("the service is not registered", faults))?;
+        let InstanceId { service, name } = (self.registrar.register)(&spec)
+            .map_err(|faults| Failure::faults("the instance is not registered", faults))?;
         let deadline = Instant::now() + DECISION_TIMEOUT;
         let (mut states, mut locals) = (self.replica.state(), self.local.subscribe());
         loop {
             let refused = locals.borrow_and_update().refused.get(&service).cloned();
             let state = states.borrow_and_update().clone();
-            if state.services.contains_key(&service) && refused.is_none() {
+            // A service that the mesh keeps for a while after its last instance has gone is declared anew.
+            let taken = locals.borrow().taken(&state, self.name()).any(|one| one.id.service == service);
+            if taken && refused.is_none() {
                 return Ok(self.describe(&state, &service));
             }
             let waited = tokio::time::timeout_at(deadline, async {
                 tokio::select! { biased; _ = states.changed() => {}, _ = locals.changed() => {} }
             });
             if let Some(Untaken::Refused(why)) = refused {
-                let _ = (self.registrar.unregister)(&service);
+                let _ = (self.registrar.unregister)(&service, Some(&name));
                 return Err(Failure::new(StatusCode::CONFLICT, "refused", format!("{service}: {why}")));
             }
             if waited.await.is_err() {
@@ -217,22 +228,31 @@ impl<W: World> Node<W> {
         }
     }
 
-    /// `DELETE /v1/services/{namespace}/{name}`
-    pub async fn api_remove_service(&self, name: &str) -> Answered<Value> {
+    /// `DELETE /v1/services/{namespace}/{name}?instance=`
+    pub fn api_remove_service(&self, name: &str, instance: Option<&String>) -> Answered<Removed> {
         let service: ServiceName = name.parse().map_err(|error| Failure::bad(format!("{error}")))?;
-        match (self.registrar.unregister)(&service) {
-            Ok(true) => {
-                // Without a majority it is withdrawn later; here it has ended already.
-                let mut states = self.replica.state();
-                let gone = states.wait_for(|state| {
-                    state.services.get(&service).is_none_or(|record| !record.declared.contains_key(self.name()))
-                });
-                let withdrawn = matches!(timeout(WITHDRAWAL_TIMEOUT, gone).await, Ok(Ok(_)));
-                Ok(json!({ "withdrawn": withdrawn }))
-            }
-            Ok(false) => Err(Failure::not_found(format!("this host runs no service {service}"))),
-            Err(error) => Err(Failure::internal(error)),
+        let only = instance.map(|name| name.parse::<InstanceName>()).transpose();
+        let only = only.map_err(|error| Failure::bad(format!("{error}")))?;
+        let removed = (self.registrar.unregister)(&service, only.as_ref()).map_err(Failure::internal)?;
+        if removed.is_empty() {
+            let instance = only.map(|name| format!("instance {name} of ")).unwrap_or_default();
+            return Err(Failure::not_found(format!("this host runs no {instance}service {service}")));
         }
+        let state = self.state();
+        let others =
+            state.services.get(&service).is_some_and(|record| record.declared.keys().any(|node| node != self.name()));
+        let stays = others || self.local.borrow().runs(&service) || !state.services.contains_key(&service);
+        Ok(Removed {
+            instances: removed.iter().map(ToString::to_string).collect(),
+            forgotten_in_s: (!stays).then_some(UNDECLARED_AFTER.as_secs()),
+        })
+    }
+
+    /// `DELETE /v1/nodes/{name}`
+    pub async fn api_remove_node(&self, name: &str) -> Answered<Applied> {
+        let node: NodeName = name.parse().map_err(|error| Failure::bad(format!("{error}")))?;
+        let (index, _) = self.decide(Command::RemoveNode { node }).await?;
+        Ok(Applied { index, changes: vec![format!("node {name} removed")], warnings: Vec::new() })
     }
 
     /// `GET /v1/index`: what is read here after it is linearizable.

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use weft_consensus::state::State;
 use weft_consensus::status::{RaftStatus, Role};
-use weft_proto::UnixMillis;
 use weft_proto::facts::NodeFacts;
 use weft_proto::identity::NodeName;
+use weft_proto::{RaftId, UnixMillis};
 
 use crate::authority::LEAF_LIFETIME_MS;
 use crate::node::Node;
@@ -23,7 +23,7 @@ pub struct Problem {
 }
 
 /// All kinds, so that the metric tells of each that there is none.
-pub const KINDS: [&str; 12] = [
+pub const KINDS: [&str; 13] = [
     "registration",
     "instance",
     "listener",
@@ -36,6 +36,7 @@ pub const KINDS: [&str; 12] = [
     "facts-too-large",
     "node-not-reached",
     "outdated",
+    "removed",
 ];
 
 /// Nodes that are not live are named up to so many.
@@ -52,6 +53,7 @@ impl<W: World> Node<W> {
     pub fn problems(&self) -> Vec<Problem> {
         let (status, state, live) = (self.replica.status().borrow().clone(), self.state(), self.live());
         let mut problems = self.own_problems();
+        problems.extend(removed(&state, self.name(), self.raft_id));
         problems.extend(leadership(&status, &live, self.name()));
         problems.extend(absent(&state, &live));
         problems.extend(elsewhere(&live, self.name()));
@@ -69,10 +71,8 @@ impl<W: World> Node<W> {
         let mut problems: Vec<Problem> = local.faults.iter().map(|fault| new("registration", fault.clone())).collect();
         let refused = local.refused.iter();
         problems.extend(refused.map(|(service, why)| new("registration", format!("service {service}: {why}"))));
-        let unhealthy = local.health.iter().filter_map(|(service, health)| Some((service, health.as_ref().err()?)));
-        problems.extend(
-            unhealthy.map(|(service, why)| new("instance", format!("service {service} is not healthy: {why}"))),
-        );
+        let unhealthy = local.health.iter().filter_map(|(id, health)| Some((id, health.as_ref().err()?)));
+        problems.extend(unhealthy.map(|(id, why)| new("instance", format!("service {id} is not healthy: {why}"))));
         problems.extend(self.plane.problems().into_iter().map(|text| new("listener", text)));
         let enforced = self.enforced.borrow().clone();
         if !enforced.refused.is_empty() {
@@ -94,6 +94,14 @@ impl<W: World> Node<W> {
         }
         problems
     }
+}
+
+/// This node was in the mesh, and is no more.
+fn removed(state: &State, me: &NodeName, raft_id: RaftId) -> Option<Problem> {
+    let stays = state.trust_domain.is_none() || state.nodes.get(me).is_some_and(|record| record.raft_id == raft_id);
+    let remedy = "to join again, start it from an empty directory on a new line of `weft token create`";
+    let text = format!("this node was removed from the mesh: nobody takes its calls or sends it any; {remedy}");
+    (!stays).then_some(Problem { kind: "removed", text })
 }
 
 /// More is committed than is applied here, and not only for a moment.

@@ -9,7 +9,8 @@
 //! | `DELETE /v1/tokens/{id}` | → `{}` |
 //! | `POST /v1/services` | [`ServiceSpec`] → [`Service`] |
 //! | `GET /v1/services` | → [`Services`] |
-//! | `DELETE /v1/services/{namespace}/{name}` | → `{}` |
+//! | `DELETE /v1/services/{namespace}/{name}?instance=` | → [`Removed`]; without an instance all of this host |
+//! | `DELETE /v1/nodes/{name}` | → [`Applied`] |
 //! | `POST /v1/listen` | [`Listen`] → [`Listened`] |
 //! | `POST /v1/resources?dry_run=true` | [`ApplyRequest`] → [`Applied`] |
 //! | `GET /v1/index` | → [`Reached`], after every decision acknowledged anywhere before is applied here |
@@ -19,6 +20,8 @@
 //! | `POST /v1/explain` | [`ExplainRequest`] → [`weft_proxy::explain::Explanation`] |
 //!
 //! A failure has a status of 4xx or 5xx and an [`Error`] as its body.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use weft_proto::service::Protocol;
@@ -174,18 +177,28 @@ pub struct Token {
     pub services: Vec<String>,
 }
 
-/// A service that this host runs: a file in `services.d/` has the same fields, in YAML.
+/// An instance that this host runs: a file in `services.d/` has the same fields, in YAML.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServiceSpec {
-    /// `web`, or `prod/web`.
+    /// Its service: `web`, or `prod/web`.
     pub name: String,
+    /// Its name among the instances of the service on this host, a DNS label; `default` unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// Its labels, by which routes and policies choose among instances, such as `version: v2`. Beside them it has those of
+    /// its service's document, and `app` with the service's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The service account that it has, in its service's namespace: who it is to others. The service's name unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<String>,
     /// Its ports; at least one.
     pub ports: Vec<PortSpec>,
     /// How its health is told: `tcp` or `http:/path`. None: healthy while registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<String>,
-    /// Processes of this user, by name or number, call as this service.
+    /// Processes of this user, by name or number, call as its service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// `any`: it speaks for every local process that no other service claims.
@@ -219,6 +232,16 @@ pub struct Services {
     pub faults: Vec<String>,
 }
 
+/// Instances that this host runs no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// `namespace/name`, or `namespace/name@instance`.
+    pub instances: Vec<String>,
+    /// Seconds until the mesh forgets the service, of which no other host runs an instance; none where it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forgotten_in_s: Option<u64>,
+}
+
 /// One service of the mesh.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
@@ -228,6 +251,8 @@ pub struct Service {
     pub address: String,
     /// Its host name.
     pub host: String,
+    /// Who its instances are to others: their SPIFFE ID.
+    pub identity: String,
     /// `8080/http`.
     pub ports: Vec<String>,
     /// Its instances: node, health, and whether it is this node's.
@@ -239,6 +264,13 @@ pub struct Service {
 pub struct ServiceInstance {
     /// Its node.
     pub node: String,
+    /// Its name among those of the service on the node.
+    pub name: String,
+    /// Its labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Its share relative to other instances.
+    pub weight: u16,
     /// Whether its check passes.
     pub healthy: bool,
     /// It has no check, and counts as healthy as long as something listens; told of this node's own.

@@ -37,7 +37,7 @@ pub(super) struct Apply {
 }
 
 #[derive(Debug, Args)]
-struct Wait {
+pub(super) struct Wait {
     /// Wait until every live node enforces the change; exit with 3 if one does not
     #[arg(long)]
     wait: bool,
@@ -169,7 +169,7 @@ impl Delete {
 }
 
 impl Wait {
-    async fn finish(&self, context: &Context, applied: Applied) -> Ended {
+    pub(super) async fn finish(&self, context: &Context, applied: Applied) -> Ended {
         let enforced = if self.wait { Some(self.enforced(context, applied.index).await?) } else { None };
         let lagging = enforced.as_ref().is_some_and(|enforced| !enforced.lagging.is_empty());
         let changed = Changed { applied, enforced };

@@ -1,7 +1,7 @@
 //! `weft service`: what this host runs, and what the mesh knows.
 
 use clap::{Args, Subcommand};
-use weft_proto::service::{Protocol, ServiceName};
+use weft_proto::service::{InstanceName, Protocol, ServiceName};
 
 use super::table::table;
 use super::{Context, Ended, values};
@@ -9,14 +9,17 @@ use crate::api::schema::{self, PortSpec, ServiceSpec, Services};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Service {
-    /// Register a service that runs on this host; a registration of the same name is replaced
+    /// Register an instance of a service that runs on this host; a registration of the same names is replaced
     Add(Box<Add>),
     /// List the services of the mesh and their instances
     List,
-    /// Take a service off this host
+    /// Take a service off this host, or one instance of it
     Remove {
         /// NAME or NAMESPACE/NAME
         name: ServiceName,
+        /// Only the instance of that name; all of this host unless set
+        #[arg(long, value_name = "NAME")]
+        instance: Option<InstanceName>,
     },
 }
 
@@ -24,6 +27,15 @@ pub(super) enum Service {
 pub(super) struct Add {
     /// NAME or NAMESPACE/NAME
     name: ServiceName,
+    /// The instance's name, where this host runs several of the service [default: default]
+    #[arg(long, value_name = "NAME")]
+    instance: Option<InstanceName>,
+    /// A label by which routes and policies choose among instances, such as version=v2; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = values::label)]
+    label: Vec<(String, String)>,
+    /// Who its instances are to others: the service account in their SPIFFE ID [default: the service's name]
+    #[arg(long, value_name = "NAME")]
+    service_account: Option<String>,
     /// The port callers use; where the application listens unless it is the same port of 127.0.0.1: a port of this host,
     /// [::1]:8081, 10.0.0.7:8081 or NAME:8081; and what it speaks; may be repeated
     #[arg(long, required = true, value_name = "PORT[:TARGET][/PROTOCOL]", value_parser = values::port)]
@@ -56,9 +68,9 @@ impl Service {
                 let services = context.client.services().await?;
                 context.render(&services, list)
             }
-            Self::Remove { name } => {
-                let answer = context.client.remove_service(&name).await?;
-                context.render(&answer, |_| format!("{name} is taken off this host\n"))
+            Self::Remove { name, instance } => {
+                let removed = context.client.remove_service(&name, instance.as_ref()).await?;
+                context.render(&removed, |removed| gone(&name, removed))
             }
         }
     }
@@ -69,6 +81,9 @@ impl Add {
         let protocol = |(port, named)| if named { port } else { PortSpec { protocol: self.protocol, ..port } };
         ServiceSpec {
             name: self.name.to_string(),
+            instance: self.instance.map(|name| name.to_string()),
+            labels: self.label.into_iter().collect(),
+            service_account: self.service_account,
             ports: self.port.into_iter().map(protocol).collect(),
             check: self.check,
             user: self.user,
@@ -84,11 +99,22 @@ fn added(service: &schema::Service) -> String {
     format!("{} is registered: {}{address}, ports {ports}\n", service.name, service.host)
 }
 
+fn gone(name: &ServiceName, removed: &schema::Removed) -> String {
+    let instances = removed.instances.join(", ");
+    match removed.forgotten_in_s {
+        None => format!("{instances}: taken off this host\n"),
+        Some(seconds) => format!(
+            "{instances}: taken off this host\n{name} has no other host: the mesh forgets it in {seconds} s, and gives its address to no \
+             other service for an hour\n"
+        ),
+    }
+}
+
 fn list(services: &Services) -> String {
-    let rows: Vec<[String; 5]> = services.services.iter().flat_map(rows).collect();
+    let rows: Vec<[String; 6]> = services.services.iter().flat_map(rows).collect();
     let mut text = match rows.is_empty() {
         true => "there are no services: register one with `weft service add`\n".to_owned(),
-        false => table(["SERVICE", "ADDRESS", "PORTS", "INSTANCE ON", "HEALTH"], &rows),
+        false => table(["SERVICE", "ADDRESS", "PORTS", "INSTANCE ON", "LABELS", "HEALTH"], &rows),
     };
     for fault in &services.faults {
         text.push_str(&format!("! {fault}\n"));
@@ -97,7 +123,7 @@ fn list(services: &Services) -> String {
 }
 
 /// A row an instance; the service is named on the first only.
-fn rows(service: &schema::Service) -> Vec<[String; 5]> {
+fn rows(service: &schema::Service) -> Vec<[String; 6]> {
     let head = [service.name.clone(), service.address.clone(), service.ports.join(",")];
     let health = |instance: &schema::ServiceInstance| match (instance.healthy, instance.problem.as_str()) {
         (true, _) if instance.unchecked => "unchecked".to_owned(),
@@ -109,17 +135,24 @@ fn rows(service: &schema::Service) -> Vec<[String; 5]> {
     for (position, instance) in service.instances.iter().enumerate() {
         let [name, address, ports] =
             if position == 0 { head.clone() } else { [const { String::new() }; 3].map(|_| " ".into()) };
-        rows.push([name, address, ports, instance.node.clone(), health(instance)]);
+        let labels = instance.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
+        let place = match instance.name.as_str() {
+            InstanceName::DEFAULT => instance.node.clone(),
+            name => format!("{}, {name}", instance.node),
+        };
+        rows.push([name, address, ports, place, labels, health(instance)]);
     }
     if rows.is_empty() {
         let [name, address, ports] = head;
-        rows.push([name, address, ports, String::new(), "no instance".to_owned()]);
+        rows.push([name, address, ports, String::new(), String::new(), "no instance".to_owned()]);
     }
     rows
 }
 
 #[cfg(test)]
 mod tests {
+    use weft_proto::service::Labels;
+
     use super::*;
     use crate::cli::Command;
     use crate::cli::tests::parse;
@@ -133,12 +166,26 @@ mod tests {
         assert_eq!(spec.ports[0].protocol, Protocol::Http);
         assert_eq!(spec.ports[1].protocol, Protocol::Tcp);
         assert_eq!(spec.check.as_deref(), Some("http:/healthz"));
+        let line = "weft service add reviews --port 9080:9082 --instance v2 --label version=v2 --label a/b= --service-account shop";
+        let Ok(Command::Service(Service::Add(add))) = parse(line) else { panic!("{line:?} is not service add") };
+        let spec = add.spec();
+        assert_eq!((spec.instance.as_deref(), spec.service_account.as_deref()), (Some("v2"), Some("shop")));
+        assert_eq!(
+            spec.labels.into_iter().collect::<Vec<_>>(),
+            [("a/b".into(), String::new()), ("version".into(), "v2".into())]
+        );
+        for label in ["version", "=v", "-x=y", "a=b c"] {
+            assert!(parse(&format!("weft service add web --port 80 --label '{label}'")).is_err(), "{label}");
+        }
     }
 
     #[test]
     fn every_instance_has_a_row_and_its_problem() {
-        let instance = |node: &str, problem: &str| schema::ServiceInstance {
+        let instance = |node: &str, name: &str, problem: &str| schema::ServiceInstance {
             node: node.into(),
+            name: name.into(),
+            labels: if name == "v2" { [("version".to_owned(), "v2".to_owned())].into() } else { Labels::new() },
+            weight: 100,
             healthy: problem.is_empty(),
             unchecked: false,
             problem: problem.into(),
@@ -147,12 +194,14 @@ mod tests {
             name: "default/web".into(),
             address: "127.71.0.1".into(),
             host: "web.default.mesh".into(),
+            identity: "spiffe://mesh.local/ns/default/sa/web".into(),
             ports: vec!["80/http".into()],
-            instances: vec![instance("a", ""), instance("b", "it is down")],
+            instances: vec![instance("a", "default", ""), instance("b", "v2", "it is down")],
         };
         let text = list(&Services { services: vec![web], faults: vec!["x.yaml: bad".into()] });
-        assert_eq!(text.lines().nth(1), Some("default/web  127.71.0.1  80/http  a            healthy"));
-        assert_eq!(text.lines().nth(2), Some("                                  b            unhealthy: it is down"));
-        assert_eq!(text.lines().nth(3), Some("! x.yaml: bad"));
+        let lines: Vec<&str> = text.lines().skip(1).collect();
+        assert_eq!(lines[0], "default/web  127.71.0.1  80/http  a            -           healthy");
+        assert_eq!(lines[1], "                                  b, v2        version=v2  unhealthy: it is down");
+        assert_eq!(lines[2], "! x.yaml: bad");
     }
 }

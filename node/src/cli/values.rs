@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use weft_proto::identity::{NodeName, label};
+use weft_proto::identity::{self, NodeName};
 use weft_proto::kinds::Kinds;
 use weft_proto::kinds::service::Span;
-use weft_proto::service::{Protocol, ServiceName};
+use weft_proto::service::{Protocol, ServiceName, check_label};
 
 use crate::api::schema::PortSpec;
 use crate::checks::Check;
@@ -53,6 +53,13 @@ pub(crate) fn port(text: &str) -> Result<(PortSpec, bool), String> {
         Some((port, target)) => (number(port)?, Some(self::target(target).ok_or_else(error)?)),
     };
     Ok((PortSpec { port, target, protocol: protocol.unwrap_or_default() }, protocol.is_some()))
+}
+
+/// Reads `version=v2`.
+pub(crate) fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, such as version=v2")?;
+    check_label(key, value).map_err(|error| error.to_string())?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// A target is a port of this host, or an address with its port.
@@ -134,7 +141,7 @@ pub(crate) fn kind(text: &str) -> Result<String, String> {
 
 /// Reads a DNS label: a zone, a namespace, the name of a document.
 pub(crate) fn name(text: &str) -> Result<String, String> {
-    label(text, "name").map(|()| text.to_owned()).map_err(|error| error.to_string())
+    identity::label(text, "name").map(|()| text.to_owned()).map_err(|error| error.to_string())
 }
 
 /// Reads a check, and keeps its text.

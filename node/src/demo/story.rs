@@ -1,5 +1,6 @@
 //! The steps of the demo, in the order in which they are told.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -102,6 +103,9 @@ async fn register(stage: &mut Stage, applications: &mut Applications) -> Told<[u
             applications.serve(target, instance(service, name)).await?;
             let port = PortSpec { port: ports[i], target: Some(target.to_string()), protocol: Protocol::Http };
             let spec = ServiceSpec {
+                instance: None,
+                labels: BTreeMap::new(),
+                service_account: None,
                 name: (*service).to_owned(),
                 ports: vec![port],
                 check: Some("http:/healthz".to_owned()),

@@ -1,6 +1,6 @@
-//! `services.d/`: one YAML file a service, read again when it changes. `weft service add` writes such a file.
+//! `services.d/`: one YAML file an instance, read again when it changes. `weft service add` writes such a file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
-use weft_proto::service::ServiceName;
+use weft_proto::service::{InstanceId, InstanceName, ServiceName};
 
 use crate::api::schema::ServiceSpec;
-use crate::registry::{Local, LocalService, Registry, parse};
+use crate::registry::{Local, LocalInstance, Registered, Registry, parse};
 
 /// How often the directory is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -52,44 +52,55 @@ impl ServicesDirectory {
         }
     }
 
-    /// Writes a service's file, after checking that it would be taken.
-    pub fn add(&self, spec: &ServiceSpec) -> Result<ServiceName, Vec<String>> {
-        let service = parse(spec, &super::NAMES)?;
+    /// Writes an instance's file, after checking that it would be taken.
+    pub fn add(&self, spec: &ServiceSpec) -> Result<InstanceId, Vec<String>> {
+        let instance = parse(spec, &super::NAMES)?;
+        if let Some(why) = self.registered().contradiction(&instance) {
+            return Err(vec![why]);
+        }
         let text = serde_saphyr::to_string(spec).map_err(|error| vec![error.to_string()])?;
-        let path = self.holder(&service.name).unwrap_or_else(|| self.path.join(file_name(&service.name)));
+        let path = self.holder(&instance.id).unwrap_or_else(|| self.path.join(file_name(&instance.id)));
         write_whole(&path, &text).map_err(|error| vec![format!("{}: {error}", path.display())])?;
         self.read();
-        Ok(service.name)
+        Ok(instance.id)
     }
 
-    /// Removes the file that holds a service; tells whether there was one.
-    pub fn remove(&self, name: &ServiceName) -> Result<bool, String> {
-        let Some(path) = self.holder(name) else { return Ok(false) };
-        fs::remove_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    /// Removes the files that hold a service's instances, or one of them; tells which that were.
+    pub fn remove(&self, service: &ServiceName, only: Option<&InstanceName>) -> Result<Vec<InstanceId>, String> {
+        let held = self.files().into_iter().filter_map(|path| Some((read_file(&path).ok()?.id, path)));
+        let meant = |id: &InstanceId| id.service == *service && only.is_none_or(|name| id.name == *name);
+        let mut removed = BTreeSet::new();
+        for (id, path) in held.filter(|(id, _)| meant(id)) {
+            fs::remove_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            removed.insert(id);
+        }
         self.read();
-        Ok(true)
+        Ok(removed.into_iter().collect())
     }
 
-    fn holder(&self, name: &ServiceName) -> Option<PathBuf> {
-        let holds = |path: &PathBuf| read_file(path).is_ok_and(|service| service.name == *name);
+    fn holder(&self, id: &InstanceId) -> Option<PathBuf> {
+        let holds = |path: &PathBuf| read_file(path).is_ok_and(|instance| instance.id == *id);
         self.files().into_iter().find(holds)
     }
 
-    fn read(&self) {
-        let (mut services, mut faults) = (BTreeMap::new(), Vec::new());
+    fn registered(&self) -> Registered {
+        let mut registered = Registered::default();
         for path in self.files() {
+            let source = path.display().to_string();
             match read_file(&path) {
-                Err(found) => faults.extend(found.into_iter().map(|fault| format!("{}: {fault}", path.display()))),
-                Ok(service) if services.contains_key(&service.name) => {
-                    faults.push(format!("{}: service {} stands in another file too", path.display(), service.name));
-                }
-                Ok(service) => drop(services.insert(service.name.clone(), service)),
+                Ok(instance) => registered.add(&source, instance),
+                Err(faults) => faults.iter().for_each(|fault| registered.fault(&source, fault)),
             }
         }
-        for fault in &faults {
-            tracing::warn!(fault, "a service is not registered");
+        registered
+    }
+
+    fn read(&self) {
+        let registered = self.registered();
+        for fault in registered.faults() {
+            tracing::warn!(fault, "an instance is not registered");
         }
-        Registry::<super::HostWorld>::set(&self.local, services, faults);
+        Registry::<super::HostWorld>::set(&self.local, registered);
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -114,11 +125,15 @@ impl ServicesDirectory {
     }
 }
 
-fn file_name(name: &ServiceName) -> String {
-    format!("{}.{}.yaml", name.name(), name.namespace())
+fn file_name(id: &InstanceId) -> String {
+    let (name, namespace) = (id.service.name(), id.service.namespace());
+    match id.name.is_default() {
+        true => format!("{name}.{namespace}.yaml"),
+        false => format!("{name}.{namespace}.{}.yaml", id.name),
+    }
 }
 
-fn read_file(path: &Path) -> Result<LocalService, Vec<String>> {
+fn read_file(path: &Path) -> Result<LocalInstance, Vec<String>> {
     let length = fs::metadata(path).map_err(|error| vec![error.to_string()])?.len();
     if length > FILE_LENGTH_MAX {
         return Err(vec![format!("{length} bytes; at most {FILE_LENGTH_MAX}")]);

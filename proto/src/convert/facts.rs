@@ -2,7 +2,7 @@
 
 use super::{ConvertError, Parsed, each};
 use crate::facts::NodeFacts;
-use crate::service::Instance;
+use crate::service::{Instance, InstanceId, InstanceName};
 use crate::wire::mesh as wire;
 
 impl From<NodeFacts> for wire::NodeFacts {
@@ -43,10 +43,16 @@ impl TryFrom<wire::NodeFacts> for NodeFacts {
     }
 }
 
+fn instance_name(text: &str) -> Parsed<InstanceName> {
+    if text.is_empty() { Ok(InstanceName::default()) } else { Ok(text.parse()?) }
+}
+
 impl From<Instance> for wire::Instance {
     fn from(instance: Instance) -> Self {
         Self {
-            service: instance.service.to_string(),
+            service: instance.id.service.to_string(),
+            name: if instance.id.name.is_default() { String::new() } else { instance.id.name.to_string() },
+            labels: instance.labels,
             ports: instance.ports.into_iter().map(Into::into).collect(),
             healthy: instance.healthy,
             weight: u32::from(instance.weight),
@@ -59,7 +65,8 @@ impl TryFrom<wire::Instance> for Instance {
 
     fn try_from(message: wire::Instance) -> Parsed<Self> {
         Ok(Self {
-            service: message.service.parse()?,
+            id: InstanceId { service: message.service.parse()?, name: instance_name(&message.name)? },
+            labels: message.labels,
             ports: each(message.ports, TryInto::try_into)?,
             healthy: message.healthy,
             weight: u16::try_from(message.weight).map_err(|_| ConvertError::Range("weight"))?.max(1),

@@ -9,15 +9,16 @@ use bytes::Bytes;
 use h2::Reason;
 use h2::server::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 
 use super::{Connection, End, streams};
 use crate::connect::link::{CONNECTION_WINDOW, FRAME_LENGTH_MAX, HEADER_LIST_MAX, LINK_STREAMS_MAX, STREAM_WINDOW};
 use crate::net::Net;
 use crate::stream::{Responder, Source};
+use crate::tls::Validity;
 
-/// Serves a connection until it ends. `ends` is when the other end's certificate does.
-pub(crate) async fn serve<N: Net, S>(connection: Arc<Connection<N>>, stream: S, ends: Option<Instant>)
+/// Serves a connection until it ends. `validity` is that of the other end's certificate.
+pub(crate) async fn serve<N: Net, S>(connection: Arc<Connection<N>>, stream: S, validity: Option<Validity>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -41,8 +42,8 @@ where
     let mut draining = connection.worker.plane.draining.subscribe();
     let mut leaving = false;
     let mut end = pin!(async move {
-        match ends {
-            Some(at) => sleep_until(at).await,
+        match validity {
+            Some(validity) => validity.over().await,
             None => pending().await,
         }
     });

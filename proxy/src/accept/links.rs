@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 use rustls::server::Acceptor;
 use tokio::time::timeout;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
+use weft_proto::identity::Identity;
 
 use super::quic as quic_exchanges;
 use super::room::Stranger;
-use super::{Connection, Destination, http1, http2};
+use super::{Caller, Connection, Destination, http1, http2};
 use crate::connect::transport::Over;
 use crate::net::{Accepted, Net};
 use crate::plane::{ControlAlpn, Handover};
@@ -61,27 +62,43 @@ async fn data<N: Net>(
     let session = stream.get_ref().1;
     let chain = session.peer_certificates()?;
     let peer = tls::peer_identity(chain).ok()?;
-    let ends = worker.plane.instant(tls::expiry(chain)?);
-    let server_name = session.server_name()?.to_owned();
-    let destination = destination(worker, &server_name)?;
+    let validity = worker.plane.validity(chain);
+    let (destination, caller) = destination(worker, session.server_name()?, peer)?;
     let h2 = session.alpn_protocol() == Some(ALPN_H2);
-    let connection = Connection::remote(worker, destination, (peer, &server_name), addresses);
+    let connection = Connection::remote(worker, destination, caller, addresses);
     let _open = OpenLink::taken(&worker.recorder, Over::Tcp);
     if h2 {
-        http2::serve(connection, stream, Some(ends)).await;
+        http2::serve(connection, stream, Some(validity)).await;
     } else {
         // A client that knows only TLS. Its certificate's end cuts the connection.
-        let _ = tokio::time::timeout_at(ends, http1::serve(connection, stream)).await;
+        tokio::select! {
+            biased;
+            () = http1::serve(connection, stream) => {}
+            () = validity.over() => {}
+        }
     }
     Some(())
 }
 
-/// The service's port that SNI names; the first one where it names none.
-fn destination<N: Net>(worker: &Worker<N>, server_name: &str) -> Option<Destination> {
-    let Target::Service { service, port } = Target::parse(server_name)? else { return None };
+/// The service's port that SNI names, the first one where it names none, and the instance.
+fn destination<N: Net>(worker: &Worker<N>, server_name: &str, identity: Identity) -> Option<(Destination, Caller)> {
+    let target = Target::parse(server_name)?;
+    let server_name = match &target {
+        // Which instance it is is no concern of policies: both ends judge by the same name.
+        Target::Instance { instance, port } => {
+            let target = Target::Service { service: instance.service.clone(), port: Some(*port) };
+            target.server_name().to_str().into()
+        }
+        _ => crate::path::host(server_name).into(),
+    };
+    let (service, port, instance) = match target {
+        Target::Service { service, port } => (service, port, None),
+        Target::Instance { instance, port } => (instance.service, Some(port), Some(instance.name)),
+        Target::Node(_) => return None,
+    };
     let table = worker.plane.table.load();
     let port = port.or_else(|| table.service(&service)?.ports.first().map(|port| port.port))?;
-    Some(Destination::Fixed(service, port))
+    Some((Destination::Fixed(service, port), Caller { identity, server_name, instance }))
 }
 
 /// Takes QUIC connections until the worker ends: those of the control plane are handed over.
@@ -109,17 +126,17 @@ pub(crate) async fn serve_quic<N: Net>(worker: Arc<Worker<N>>, server: QuicServe
 
 /// The handshake has agreed on a protocol; of the two that are offered, this is the one that is not for control.
 async fn quic_data<N: Net>(worker: &Arc<Worker<N>>, arrived: Arrived) -> Option<()> {
-    let Arrived { connection, sni, identity, chain, expires, .. } = arrived;
+    let Arrived { connection, sni, identity, chain, .. } = arrived;
     let addresses = (worker.plane.settings.mesh_address, connection.remote_address());
     let link = QuicLink::new(connection);
     let sni = sni.filter(|_| worker.plane.identities.is_current(&chain));
-    let found = sni.and_then(|name| Some((destination(worker, &name)?, name)));
-    let Some((destination, server_name)) = found else {
+    let found = sni.and_then(|name| destination(worker, &name, identity));
+    let Some((destination, caller)) = found else {
         link.close();
         return None;
     };
-    let connection = Connection::remote(worker, destination, (identity, &server_name), addresses);
+    let connection = Connection::remote(worker, destination, caller, addresses);
     let _open = OpenLink::taken(&worker.recorder, Over::Quic);
-    quic_exchanges::serve(connection, link, worker.plane.instant(expires)).await;
+    quic_exchanges::serve(connection, link, worker.plane.validity(&chain)).await;
     Some(())
 }

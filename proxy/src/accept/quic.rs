@@ -4,18 +4,19 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 
 use super::{Connection, streams};
 use crate::net::Net;
 use crate::quic::QuicLink;
 use crate::stream;
+use crate::tls::Validity;
 
-/// Serves a link until it ends. `ends` is when the other end's certificate does.
-pub(crate) async fn serve<N: Net>(connection: Arc<Connection<N>>, link: QuicLink, ends: Instant) {
+/// Serves a link until it ends. `validity` is that of the other end's certificate.
+pub(crate) async fn serve<N: Net>(connection: Arc<Connection<N>>, link: QuicLink, validity: Validity) {
     let mut draining = connection.worker.plane.draining.subscribe();
     let mut leaving = false;
-    let mut end = pin!(sleep_until(ends));
+    let mut end = pin!(validity.over());
     loop {
         tokio::select! {
             biased;

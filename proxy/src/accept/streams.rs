@@ -125,7 +125,11 @@ async fn connect<N: Net>(mut connection: Arc<Connection<N>>, request: Request<So
     if probe {
         return answer(&mut responder, &mut received, response).await;
     }
-    let Ok(sink) = responder.send(response, false) else { return };
+    let Ok(mut sink) = responder.send(response, false) else { return };
+    // The caller's node sends nothing before it has heard that the callee is there; neither does a silent callee.
+    if poll_fn(|cx| sink.poll_flush(cx)).await.is_err() {
+        return;
+    }
     let near = Near::stream(received, sink);
     local::serve_opened(connection, near, protocol, opened).await;
 }
@@ -150,8 +154,7 @@ async fn answer(responder: &mut Responder, received: &mut Source, response: Resp
 fn fixed<N: Net>(connection: &Connection<N>, service: &ServiceName, port: u16) -> Result<Protocol, Reject> {
     let table = connection.worker.plane.table.load();
     let service = table.service(service).ok_or_else(|| Reject::UnknownHost(service.host()))?;
-    let declared = service.local_port(port).map(|(port, _)| port.protocol);
-    let known = declared.or_else(|| service.port(port).map(|port| port.protocol));
+    let known = service.declared(port).or_else(|| service.port(port).map(|port| port.protocol));
     known.ok_or_else(|| Reject::UnknownPort(format!("{} has no port {port}", service.name)))
 }
 

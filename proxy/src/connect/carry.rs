@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use h2::client::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep_until};
 
 use super::link::{CONNECTION_WINDOW, FRAME_LENGTH_MAX, HEADER_LIST_MAX, STREAM_WINDOW, Shared};
 use super::pulse::{self, Asking, Pulse};
@@ -16,10 +15,15 @@ use crate::net::Net;
 use crate::quic::QuicLink;
 use crate::record::metrics::OpenLink;
 use crate::stream::Opener;
+use crate::tls::Validity;
 use crate::worker::Worker;
 
-/// Speaks HTTP/2 on the stream. `ends` is when the other end's certificate does; a stream without one is local.
-pub(super) async fn http2<N: Net, S>(worker: &Worker<N>, stream: S, ends: Option<Instant>) -> io::Result<Arc<Shared>>
+/// Speaks HTTP/2 on the stream. `validity` is that of the other end's certificate; a stream without one is local.
+pub(super) async fn http2<N: Net, S>(
+    worker: &Worker<N>,
+    stream: S,
+    validity: Option<Validity>,
+) -> io::Result<Arc<Shared>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -30,21 +34,22 @@ where
         .max_frame_size(FRAME_LENGTH_MAX)
         .max_header_list_size(HEADER_LIST_MAX)
         .enable_push(false);
-    if ends.is_some() {
+    let is_link = validity.is_some();
+    if is_link {
         // Bounds against servers that break the rules; the other end of a link is a node of the mesh.
         builder.max_local_error_reset_streams(None);
     }
     let (link, mut connection) = builder.handshake::<_, Bytes>(stream).await.map_err(into_io)?;
-    let keepalive = ends.and_then(|_| connection.ping_pong());
-    let shared = Shared::new(worker, Opener::Http2(link), ends.is_some());
-    let open = ends.map(|_| OpenLink::out(&worker.recorder, Over::Tcp));
+    let keepalive = if is_link { connection.ping_pong() } else { None };
+    let shared = Shared::new(worker, Opener::Http2(link), is_link);
+    let open = is_link.then(|| OpenLink::out(&worker.recorder, Over::Tcp));
     let watched = Arc::downgrade(&shared);
     let pulse = shared.pulse.clone();
     tokio::spawn(async move {
         tokio::select! {
             biased;
             ended = connection => drop(ended),
-            () = lasts(&pulse, keepalive.map(Asking::Ping), ends) => {}
+            () = lasts(&pulse, keepalive.map(Asking::Ping), validity) => {}
         }
         if let Some(shared) = watched.upgrade() {
             shared.closed.store(true, Ordering::Relaxed);
@@ -55,7 +60,7 @@ where
 }
 
 /// Exchanges on a QUIC connection, which keeps itself alive.
-pub(super) fn quic<N: Net>(worker: &Worker<N>, link: QuicLink, ends: Instant) -> Arc<Shared> {
+pub(super) fn quic<N: Net>(worker: &Worker<N>, link: QuicLink, validity: Validity) -> Arc<Shared> {
     let shared = Shared::new(worker, Opener::Quic(link.clone()), true);
     let open = OpenLink::out(&worker.recorder, Over::Quic);
     let watched = Arc::downgrade(&shared);
@@ -64,7 +69,7 @@ pub(super) fn quic<N: Net>(worker: &Worker<N>, link: QuicLink, ends: Instant) ->
         tokio::select! {
             biased;
             () = link.closed() => {}
-            () = lasts(&pulse, Some(Asking::Datagram(link.clone())), Some(ends)) => link.close(),
+            () = lasts(&pulse, Some(Asking::Datagram(link.clone())), Some(validity.clone())) => link.close(),
             () = link.goodbye() => {
                 // Exchanges under way end as they would have.
                 if let Some(shared) = watched.upgrade() {
@@ -73,7 +78,7 @@ pub(super) fn quic<N: Net>(worker: &Worker<N>, link: QuicLink, ends: Instant) ->
                 tokio::select! {
                     biased;
                     () = link.closed() => {}
-                    () = sleep_until(ends) => link.close(),
+                    () = validity.over() => link.close(),
                 }
             }
         }
@@ -85,11 +90,11 @@ pub(super) fn quic<N: Net>(worker: &Worker<N>, link: QuicLink, ends: Instant) ->
     shared
 }
 
-/// Ends when the other end has stopped answering, or its certificate ends.
-async fn lasts(pulse: &Pulse, asking: Option<Asking>, ends: Option<Instant>) {
+/// Ends when the other end has stopped answering, or is not trusted any more.
+async fn lasts(pulse: &Pulse, asking: Option<Asking>, validity: Option<Validity>) {
     let end = async {
-        match ends {
-            Some(ends) => sleep_until(ends).await,
+        match validity {
+            Some(validity) => validity.over().await,
             None => std::future::pending().await,
         }
     };

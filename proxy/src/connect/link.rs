@@ -76,6 +76,8 @@ pub(crate) struct Ticket {
     opener: Opener,
     /// Whether the answer has not begun.
     waiting: bool,
+    /// Whether the connection was waited for.
+    new: bool,
 }
 
 /// Why a connection could not be made.
@@ -98,9 +100,12 @@ pub(crate) async fn ticket<N: Net>(
     slot: &Arc<LinkSlot>,
     limit: Duration,
 ) -> Result<Ticket, LinkError> {
-    for _ in 0..OPENINGS_MAX {
+    for waits in 0..OPENINGS_MAX {
         let mut opening = match slot.take(worker, limit) {
-            Taken::Ticket(ticket) => return Ok(ticket),
+            Taken::Ticket(mut ticket) => {
+                ticket.new = waits > 0;
+                return Ok(ticket);
+            }
             Taken::Wait(opening) => opening,
         };
         let opened = opening.wait_for(Option::is_some).await.map(|opened| opened.clone());
@@ -227,7 +232,7 @@ impl Shared {
         }
         self.exchanges.fetch_add(1, Ordering::Relaxed);
         self.pulse.begin();
-        Some(Ticket { shared: self.clone(), opener, waiting: true })
+        Some(Ticket { shared: self.clone(), opener, waiting: true, new: false })
     }
 }
 
@@ -235,6 +240,11 @@ impl Ticket {
     /// What to send on.
     pub(crate) fn opener(&mut self) -> &mut Opener {
         &mut self.opener
+    }
+
+    /// Whether the connection was waited for.
+    pub(crate) fn is_new(&self) -> bool {
+        self.new
     }
 
     /// The answer has begun.

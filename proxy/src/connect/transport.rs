@@ -16,7 +16,7 @@ use super::link::{LinkError, LinkSlot, Shared, Way};
 use crate::net::Net;
 use crate::plane::Transport;
 use crate::quic::{self, QuicError, QuicLink};
-use crate::tls::{self, ALPN_EXCHANGE, ALPN_H2};
+use crate::tls::{ALPN_EXCHANGE, ALPN_H2};
 use crate::worker::Worker;
 
 /// What a node is reached over, the first choice first.
@@ -110,9 +110,8 @@ async fn mutual<N: Net>(worker: &Arc<Worker<N>>, way: &Way, over: Over) -> Resul
                 QuicError::Tls(error) => LinkError::tls(&error),
                 other => LinkError::Unreachable(format!("{address} over QUIC: {other}").into()),
             })?;
-            let expires = tls::expiry(&quic::chain(&connection));
-            let ends = worker.plane.instant(expires.unwrap_or(0));
-            Ok(carry::quic(worker, QuicLink::new(connection), ends))
+            let validity = worker.plane.validity(&quic::chain(&connection));
+            Ok(carry::quic(worker, QuicLink::new(connection), validity))
         }
     }
 }
@@ -132,9 +131,8 @@ async fn over_tcp<N: Net>(
     if session.alpn_protocol() != Some(ALPN_H2) {
         return Err(fail(io::Error::other("it does not speak HTTP/2 on links")));
     }
-    let expires = tls::expiry(session.peer_certificates().unwrap_or_default());
-    let ends = worker.plane.instant(expires.unwrap_or(0));
-    carry::http2(worker, stream, Some(ends)).await.map_err(fail)
+    let validity = worker.plane.validity(session.peer_certificates().unwrap_or_default());
+    carry::http2(worker, stream, Some(validity)).await.map_err(fail)
 }
 
 /// How long the first choice of two has to itself (RFC 8305, 8: the connection attempt delay).

@@ -18,7 +18,6 @@ mod explain;
 mod pattern;
 mod rule;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,7 +25,7 @@ use std::sync::Arc;
 use weft_proto::identity::Identity;
 use weft_proto::kinds::authorization_policy::{Action, AuthorizationPolicy};
 use weft_proto::resource::ResourceKey;
-use weft_proto::service::ServiceName;
+use weft_proto::service::{Labels, ServiceName};
 
 pub use compile::{CompileError, PATTERN_LENGTH_MAX, PATTERNS_MAX, RULES_MAX};
 pub use explain::{Explanation, PolicyExplanation, RuleExplanation};
@@ -63,24 +62,39 @@ struct Policy {
 }
 
 impl Authorization {
-    /// Compiles the policies that apply to the service: those of its namespace and of
+    /// The policies that apply to an instance of the service, by name: those of its namespace and of
     /// [`ROOT_NAMESPACES`](weft_proto::kinds::authorization_policy::ROOT_NAMESPACES) whose selector or `targetRefs` name it, or that have neither.
-    /// The service has `labels` and the label `app` with its own name, which `labels` can't change.
+    /// It has `labels` and the label `app` with the service's name, which `labels` can't change.
+    pub fn select<'p>(
+        service: &ServiceName,
+        labels: &Labels,
+        policies: &'p [Arc<PolicyDescription>],
+    ) -> Vec<&'p Arc<PolicyDescription>> {
+        let mut chosen: Vec<&Arc<PolicyDescription>> =
+            policies.iter().filter(|description| compile::selects(description, service, labels)).collect();
+        // The order decides only which of several matching policies is named; it must not depend on the caller's.
+        chosen.sort_by(|a, b| a.key.cmp(&b.key));
+        chosen
+    }
+
+    /// Compiles the policies that apply to the service, in whatever order.
     ///
     /// An error names policy and field. Whoever gets one must not go on without the policy: keep the last good
     /// compilation, or deny everything by compiling no policies with `deny_by_default`.
     pub fn compile(
         service: &ServiceName,
-        labels: &BTreeMap<String, String>,
+        labels: &Labels,
         policies: &[Arc<PolicyDescription>],
         deny_by_default: bool,
     ) -> Result<Self, CompileError> {
-        let mut chosen: Vec<&Arc<PolicyDescription>> =
-            policies.iter().filter(|description| compile::selects(description, service, labels)).collect();
-        // The order decides only which of several matching policies is named; it must not depend on the caller's.
-        chosen.sort_by(|a, b| a.key.cmp(&b.key));
+        let selected: Vec<_> = Self::select(service, labels, policies).into_iter().cloned().collect();
+        Self::of(&selected, deny_by_default)
+    }
+
+    /// Compiles policies that were selected.
+    pub fn of(policies: &[Arc<PolicyDescription>], deny_by_default: bool) -> Result<Self, CompileError> {
         let mut authorization = Self { deny: Vec::new(), allow: Vec::new(), noted: Vec::new(), deny_by_default };
-        for description in chosen {
+        for description in policies {
             let policy = compile::policy(description)?;
             let list = match (policy.dry_run, policy.action) {
                 (true, _) | (false, Action::Audit) => &mut authorization.noted,

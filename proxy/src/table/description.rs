@@ -7,7 +7,7 @@ use std::sync::Arc;
 use weft_proto::Index;
 use weft_proto::identity::{NodeName, TrustDomain};
 use weft_proto::kinds::service::ServiceSettings;
-use weft_proto::service::{Protocol, ServiceName, ServicePort};
+use weft_proto::service::{InstanceId, InstanceName, Labels, Protocol, ServiceName, ServicePort};
 
 use super::authz::PolicyDescription;
 
@@ -43,8 +43,10 @@ pub struct Description {
 pub struct ServiceDescription {
     /// Its name.
     pub name: ServiceName,
-    /// Its labels, by which policies select it.
-    pub labels: BTreeMap<String, String>,
+    /// The service account of its instances, in its namespace.
+    pub account: ServiceName,
+    /// Labels that all its instances have, by which policies select them.
+    pub labels: Labels,
     /// Loopback address by which callers of this host may name it; none: they may not.
     pub address: Option<Ipv4Addr>,
     /// Those of its ports that are listened on at that address.
@@ -53,32 +55,40 @@ pub struct ServiceDescription {
     pub ports: Vec<ServicePort>,
     /// Its settings; none where they cannot be understood: calls of it are answered with 500.
     pub settings: Option<Arc<ServiceSettings>>,
-    /// Where its instances run.
+    /// Its instances.
     pub endpoints: Vec<EndpointDescription>,
 }
 
-/// A node that runs instances of a service.
+/// An instance of a service, and where it is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointDescription {
-    /// The node.
+    /// The node that runs it.
     pub node: NodeName,
+    /// Its name among those of the service on the node.
+    pub instance: InstanceName,
+    /// Its own labels.
+    pub labels: Labels,
     /// Where that node takes links.
     pub address: SocketAddr,
     /// Its failure domain.
     pub zone: String,
-    /// Ports of the service that its instances serve.
+    /// Ports of the service that it serves.
     pub ports: Vec<u16>,
     /// Its share relative to others, at least 1.
     pub weight: u16,
-    /// Whether a check of its instance passes.
+    /// Whether its check passes.
     pub healthy: bool,
 }
 
 /// An instance that this node runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalInstance {
-    /// The service it is a copy of.
-    pub service: ServiceName,
+    /// The service it is a copy of, and its name among those of the service on this node.
+    pub id: InstanceId,
+    /// Its own labels.
+    pub labels: Labels,
+    /// Its share relative to others, at least 1.
+    pub weight: u16,
     /// Where it serves the service's ports.
     pub ports: Vec<LocalPort>,
     /// Whether its check passes.

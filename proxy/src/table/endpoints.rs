@@ -8,10 +8,12 @@ use tokio::time::Instant;
 
 use super::description::EndpointDescription;
 
-/// A node that runs instances of a service.
+/// An instance of a service, and where it is reached.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) description: EndpointDescription,
+    /// Which of the service's authorizations is its own.
+    pub(crate) group: usize,
     /// Whether it is this node.
     pub(crate) here: bool,
     /// Whether it is in this node's failure domain.
@@ -60,7 +62,7 @@ impl Statistics {
 
 impl Slot {
     /// What another exchange would cost here: expected latency times the queue it joins.
-    pub(crate) fn cost(&self, weight: u16, now: Instant) -> f64 {
+    pub(crate) fn cost(&self, now: Instant) -> f64 {
         let measured = *self.0.lock();
         let queue = f64::from(measured.in_flight) + 1.0;
         let latency = match measured.measured_at {
@@ -69,7 +71,7 @@ impl Slot {
             None if measured.in_flight > 0 => UNKNOWN_LATENCY,
             None => 0.0,
         };
-        latency.max(LATENCY_FLOOR) * queue / f64::from(weight.max(1))
+        latency.max(LATENCY_FLOOR) * queue
     }
 
     /// It is tried. One that is tried again after a failure is a probe, and is avoided by others until that tells.
@@ -182,7 +184,7 @@ mod tests {
         let now = Instant::now();
         slot.observe(Duration::from_millis(1), now);
         slot.observe(Duration::from_millis(100), now);
-        assert!(slot.cost(100, now) > 0.000_9);
-        assert!(slot.cost(100, now + Duration::from_secs(60)) < 0.000_1);
+        assert!(slot.cost(now) > 0.09);
+        assert!(slot.cost(now + Duration::from_secs(60)) < 0.01);
     }
 }

@@ -3,7 +3,7 @@
 use rustls::pki_types::{CertificateDer, ServerName};
 use weft_proto::UnixMillis;
 use weft_proto::identity::{Identity, NodeName};
-use weft_proto::service::ServiceName;
+use weft_proto::service::{InstanceId, ServiceName};
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
 const NODE_SUFFIX: &str = ".node.weft";
@@ -30,8 +30,8 @@ pub enum TlsError {
 
 /// What a handshake is for; it travels as SNI.
 ///
-/// `8080.web.default.mesh` is a port of a service, `web.default.mesh` its first port, `a.node.weft` a node: the
-/// two never meet.
+/// `8080.web.default.mesh` is a port of a service, `web.default.mesh` its first port, `v2.8080.web.default.mesh` the port at
+/// one instance, `a.node.weft` a node: they never meet.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
     /// A service.
@@ -40,6 +40,13 @@ pub enum Target {
         service: ServiceName,
         /// Its port; none means the first.
         port: Option<u16>,
+    },
+    /// One instance of a service on the node that is asked.
+    Instance {
+        /// Its service, and its name on the node.
+        instance: InstanceId,
+        /// The service's port.
+        port: u16,
     },
     /// A node.
     Node(NodeName),
@@ -51,6 +58,7 @@ impl Target {
         let text = match self {
             Self::Service { service, port: Some(port) } => format!("{port}.{}", service.host()),
             Self::Service { service, port: None } => service.host(),
+            Self::Instance { instance, port } => format!("{}.{port}.{}", instance.name, instance.service.host()),
             Self::Node(name) => format!("{name}{NODE_SUFFIX}"),
         };
         ServerName::try_from(text).expect("labels of checked names make a DNS name")
@@ -63,11 +71,15 @@ impl Target {
             return name.parse().ok().map(Self::Node);
         }
         let labels: Vec<&str> = sni.strip_suffix(SERVICE_SUFFIX)?.split('.').collect();
+        let port = |text: &str| text.parse().ok().filter(|port| *port > 0);
         match labels.as_slice() {
-            [port, name, namespace] => Some(Self::Service {
-                service: ServiceName::new(namespace, name).ok()?,
-                port: Some(port.parse().ok().filter(|port| *port > 0)?),
+            [instance, number, name, namespace] => Some(Self::Instance {
+                instance: InstanceId { service: ServiceName::new(namespace, name).ok()?, name: instance.parse().ok()? },
+                port: port(number)?,
             }),
+            [number, name, namespace] => {
+                Some(Self::Service { service: ServiceName::new(namespace, name).ok()?, port: Some(port(number)?) })
+            }
             [name, namespace] => Some(Self::Service { service: ServiceName::new(namespace, name).ok()?, port: None }),
             _ => None,
         }
@@ -122,6 +134,12 @@ pub(super) fn public_key(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     Some(certificate.public_key().subject_public_key.data.to_vec())
 }
 
+/// The serial number of the first certificate of a chain, as its issuer has chosen it.
+pub(super) fn serial(chain: &[CertificateDer<'_>]) -> Option<Vec<u8>> {
+    let (_, certificate) = X509Certificate::from_der(chain.first()?).ok()?;
+    Some(certificate.raw_serial().to_vec())
+}
+
 /// When the first certificate of a chain begins and ends to be valid.
 pub fn validity(chain: &[CertificateDer<'_>]) -> Option<(UnixMillis, UnixMillis)> {
     let (_, certificate) = X509Certificate::from_der(chain.first()?).ok()?;
@@ -141,7 +159,7 @@ mod tests {
 
     #[test]
     fn targets_round_trip() {
-        for text in ["8080.web.default.mesh", "web.default.mesh", "a.node.weft"] {
+        for text in ["8080.web.default.mesh", "web.default.mesh", "v2.8080.web.default.mesh", "a.node.weft"] {
             let target = Target::parse(text).expect(text);
             assert_eq!(target.server_name().to_str(), text);
         }

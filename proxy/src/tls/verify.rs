@@ -69,6 +69,9 @@ fn verify_svid(
     now: UnixTime,
 ) -> Result<Identity, Error> {
     let set = identities.current();
+    if identities.is_revoked(std::slice::from_ref(leaf)) {
+        return Err(CertificateError::Revoked.into());
+    }
     let admitted = match (times, peer_identity(std::slice::from_ref(leaf))) {
         (Times::AnyOfMembers, Ok(Identity::Node { name, .. })) => identities.is_admitted(&name, leaf),
         _ => None,

@@ -219,3 +219,18 @@ pub(crate) async fn greeter() -> SocketAddr {
     });
     address
 }
+
+/// Answers every request over HTTP/1.1 with its name.
+pub(crate) async fn named(name: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let answer = service_fn(move |_| async move {
+                Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from_static(name.as_bytes()))))
+            });
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+        }
+    });
+    address
+}

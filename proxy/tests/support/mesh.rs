@@ -19,7 +19,7 @@ use weft_proto::document;
 use weft_proto::identity::{Identity, TrustDomain};
 use weft_proto::kinds::authorization_policy::AuthorizationPolicy;
 use weft_proto::kinds::{Kinds, Spec};
-use weft_proto::service::{Protocol, ServiceName, ServicePort};
+use weft_proto::service::{InstanceId, InstanceName, Labels, Protocol, ServiceName, ServicePort};
 use weft_proxy::net::Net;
 use weft_proxy::net::host::{HostNet, HostStream};
 use weft_proxy::plane::{Handover, Plane, PlaneSettings, Transport};
@@ -174,7 +174,31 @@ pub(crate) struct Mesh<N: Net = TestNet> {
     /// Where `b` takes links.
     pub(crate) mesh_port: SocketAddr,
     ports: Vec<(ServicePort, SocketAddr)>,
+    /// The instances of `web`, in force from the next policies on.
+    pub(crate) instances: Vec<TestInstance>,
+    /// Its service account, likewise; `b` holds certificates of `web` and `clerk`.
+    pub(crate) account: &'static str,
     index: u64,
+}
+
+/// An instance of `web`.
+pub(crate) struct TestInstance {
+    pub(crate) name: &'static str,
+    pub(crate) labels: &'static [(&'static str, &'static str)],
+    /// `a` or `b`.
+    pub(crate) node: &'static str,
+    /// Where it serves every port; none: where each port was said to be.
+    pub(crate) target: Option<SocketAddr>,
+}
+
+impl TestInstance {
+    fn id(&self) -> InstanceId {
+        InstanceId { service: service("web"), name: self.name.parse().expect("valid") }
+    }
+
+    fn labels(&self) -> Labels {
+        self.labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
 }
 
 /// How a mesh is made.
@@ -228,8 +252,10 @@ impl<N: Net> Mesh<N> {
         let proxy = free();
         let at_a = (free(), Some(proxy));
         let a = TestNode::start("a", at_a, authority.identities("a", &["front"]), (net, setup));
-        let b = TestNode::start("b", (mesh_port, None), authority.identities("b", &["web"]), (net, setup));
-        let mut mesh = Self { authority, a, b, ways_in, proxy, mesh_port, ports, index: 0 };
+        let b = TestNode::start("b", (mesh_port, None), authority.identities("b", &["web", "clerk"]), (net, setup));
+        let instances = vec![TestInstance { name: InstanceName::DEFAULT, labels: &[], node: "b", target: None }];
+        let account = "web";
+        let mut mesh = Self { authority, a, b, ways_in, proxy, mesh_port, ports, instances, account, index: 0 };
         mesh.enforce("", setup);
         for address in mesh.ways_in.values().chain([&mesh.mesh_port, &mesh.proxy]) {
             soon("listening", async {
@@ -271,44 +297,51 @@ impl<N: Net> Mesh<N> {
         };
         let zone = if setup.same_zone { "one" } else { "two" };
         let web = service("web");
-        let endpoint = EndpointDescription {
-            node: "b".parse().expect("valid"),
+        let endpoint = |instance: &TestInstance| EndpointDescription {
+            node: instance.node.parse().expect("valid"),
+            instance: instance.id().name,
+            labels: instance.labels(),
             address: self.mesh_port,
             zone: zone.into(),
             ports: self.ports.iter().map(|(port, _)| port.port).collect(),
             weight: 1,
             healthy: true,
         };
-        let local_port = |(port, target): &(ServicePort, SocketAddr)| LocalPort {
-            port: port.port,
-            target: *target,
-            protocol: port.protocol,
+        let local = |instance: &TestInstance| LocalInstance {
+            id: instance.id(),
+            labels: instance.labels(),
+            weight: 1,
+            ports: self
+                .ports
+                .iter()
+                .map(|(port, target)| LocalPort {
+                    port: port.port,
+                    target: instance.target.unwrap_or(*target),
+                    protocol: port.protocol,
+                })
+                .collect(),
+            healthy: true,
         };
+        let here = if at_a { self.a.name } else { self.b.name };
         let bind = |(port, address): (&u16, &SocketAddr)| Bind { address: *address, service: web.clone(), port: *port };
         Description {
             index: self.index,
             zone: if at_a { "one".into() } else { zone.into() },
             services: vec![ServiceDescription {
                 name: web.clone(),
+                account: service(self.account),
                 labels: [("app".to_owned(), "web".to_owned())].into(),
                 address: None,
                 listened: Vec::new(),
                 ports: self.ports.iter().map(|(port, _)| *port).collect(),
                 settings: Some(Arc::default()),
-                endpoints: vec![endpoint],
+                endpoints: self.instances.iter().map(endpoint).collect(),
             }],
             policies: resources.iter().map(describe).map(Arc::new).collect(),
-            local: match at_a {
-                true => Vec::new(),
-                false => vec![LocalInstance {
-                    service: web.clone(),
-                    ports: self.ports.iter().map(local_port).collect(),
-                    healthy: true,
-                }],
-            },
+            local: self.instances.iter().filter(|instance| instance.node == here).map(local).collect(),
             caller_any: at_a.then(|| service("front")),
             binds: if at_a { self.ways_in.iter().map(bind).collect() } else { Vec::new() },
-            ..empty(if at_a { self.a.name } else { self.b.name })
+            ..empty(here)
         }
     }
 }

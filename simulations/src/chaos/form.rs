@@ -61,6 +61,9 @@ impl Chaos {
                 Protocol::Tcp => service::Protocol::Tcp,
             };
             let spec = ServiceSpec {
+                instance: None,
+                labels: std::collections::BTreeMap::new(),
+                service_account: None,
                 name: service.name.clone(),
                 ports: vec![PortSpec { port: service.port, target: Some(target(at).to_string()), protocol }],
                 check: Some("tcp".into()),

@@ -1,0 +1,184 @@
+//! All instances of this host, and how they fare.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use weft_consensus::state::State;
+use weft_proto::identity::{Identity, NodeName, TrustDomain};
+use weft_proto::service::{Instance, InstanceId, Protocol, ServiceName, ServicePort};
+
+use super::instance::{LocalInstance, LocalPort};
+
+/// Why the mesh has not taken a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Untaken {
+    /// It does not want it.
+    Refused(String),
+    /// It could not be asked yet.
+    NotAsked(String),
+}
+
+impl fmt::Display for Untaken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(why) => f.write_str(why),
+            Self::NotAsked(why) => write!(f, "not declared to the mesh yet: {why}"),
+        }
+    }
+}
+
+/// What is registered here, and how it fares.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Local {
+    /// Registered instances.
+    pub instances: BTreeMap<InstanceId, LocalInstance>,
+    /// Their health; absent until the first check, which counts as unhealthy where there is a check. Of an instance
+    /// without one it is only known whether anything listens.
+    pub health: BTreeMap<InstanceId, Result<(), String>>,
+    /// Why the mesh has not taken a service.
+    pub refused: BTreeMap<ServiceName, Untaken>,
+    /// Faults in what was registered, one line each.
+    pub faults: Vec<String>,
+    /// Services whose loopback addresses this host was asked to listen on.
+    pub listened: BTreeSet<ServiceName>,
+    /// Whether it was looked what is registered.
+    pub read: bool,
+}
+
+impl Local {
+    /// Whether an instance may be called.
+    pub fn is_healthy(&self, id: &InstanceId) -> bool {
+        let instance = self.instances.get(id);
+        instance.is_some_and(|instance| match self.health.get(id) {
+            Some(health) => health.is_ok(),
+            None => instance.check.is_none(),
+        })
+    }
+
+    /// Whether this host runs an instance of the service.
+    pub fn runs(&self, service: &ServiceName) -> bool {
+        self.of(service).next().is_some()
+    }
+
+    /// Its instances of a service.
+    pub fn of<'a>(&'a self, service: &'a ServiceName) -> impl Iterator<Item = &'a LocalInstance> {
+        self.instances.values().filter(move |instance| instance.id.service == *service)
+    }
+
+    /// The instances that the mesh has taken from this node: they count, here as elsewhere.
+    pub fn taken(&self, state: &State, me: &NodeName) -> impl Iterator<Item = &LocalInstance> {
+        self.instances.values().filter(|instance| {
+            state.services.get(&instance.id.service).is_some_and(|record| record.declared.contains_key(me))
+        })
+    }
+
+    /// The instances as gossip tells them.
+    pub fn advertised(&self, state: &State, me: &NodeName) -> Vec<Instance> {
+        let advertised = |instance: &LocalInstance| Instance {
+            id: instance.id.clone(),
+            labels: instance.labels.clone(),
+            ports: instance.ports.iter().map(|port| port.port).collect(),
+            healthy: self.is_healthy(&instance.id),
+            weight: instance.weight,
+        };
+        self.taken(state, me).map(advertised).collect()
+    }
+
+    /// The identities that this host's instances need.
+    pub fn identities(&self, state: &State, trust_domain: &TrustDomain, me: &NodeName) -> BTreeSet<Identity> {
+        let accounts = self.taken(state, me).map(|instance| &state.services[&instance.id.service].account);
+        accounts.map(|account| Identity::service(trust_domain.clone(), account.clone())).collect()
+    }
+
+    /// What this host declares to the mesh.
+    pub(super) fn declarations(&self) -> BTreeMap<ServiceName, Declaration> {
+        let mut declarations = BTreeMap::new();
+        for instance in self.instances.values() {
+            declarations.entry(instance.id.service.clone()).or_insert_with(|| Declaration::of(instance)).add(instance);
+        }
+        declarations
+    }
+}
+
+/// What this host's instances of a service have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Declaration {
+    pub(super) account: ServiceName,
+    pub(super) ports: Vec<ServicePort>,
+}
+
+impl Declaration {
+    fn of(instance: &LocalInstance) -> Self {
+        Self { account: instance.account.clone(), ports: Vec::new() }
+    }
+
+    fn add(&mut self, instance: &LocalInstance) {
+        for LocalPort { port, .. } in &instance.ports {
+            match self.ports.iter_mut().find(|known| known.port == port.port) {
+                None => self.ports.push(*port),
+                Some(known) if known.protocol == Protocol::Auto => *known = *port,
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Why an instance does not go with these.
+    fn contradicts(&self, instance: &LocalInstance) -> Option<String> {
+        if self.account != instance.account {
+            let text = "all instances of a service have one service account; that of another one here is";
+            return Some(format!("serviceAccount: {text} {}", self.account.name()));
+        }
+        let known = |port: u16| self.ports.iter().find(|known| known.port == port).map(|known| known.protocol);
+        let differs = instance.ports.iter().find(|LocalPort { port, .. }| {
+            known(port.port).is_some_and(|known| {
+                known != port.protocol && known != Protocol::Auto && port.protocol != Protocol::Auto
+            })
+        })?;
+        let port = differs.port;
+        Some(format!("port {} speaks another protocol in another instance here than {}", port.port, port.protocol))
+    }
+}
+
+/// What a host was told to run, and what was wrong with it.
+#[derive(Debug, Default)]
+pub struct Registered {
+    pub(super) instances: BTreeMap<InstanceId, LocalInstance>,
+    pub(super) faults: Vec<String>,
+}
+
+impl Registered {
+    /// One more instance, which `source` has told of. What contradicts those before it is left out.
+    pub fn add(&mut self, source: &str, instance: LocalInstance) {
+        let others = self.instances.values().filter(|other| other.id.service == instance.id.service);
+        let mut declared: Option<Declaration> = None;
+        others.for_each(|other| declared.get_or_insert_with(|| Declaration::of(other)).add(other));
+        let fault = match declared.and_then(|declared| declared.contradicts(&instance)) {
+            _ if self.instances.contains_key(&instance.id) => {
+                Some(format!("{} stands in another file too", instance.id))
+            }
+            contradiction => contradiction,
+        };
+        match fault {
+            Some(fault) => self.faults.push(format!("{source}: {fault}")),
+            None => drop(self.instances.insert(instance.id.clone(), instance)),
+        }
+    }
+
+    /// What is wrong with what `source` has told.
+    pub fn fault(&mut self, source: &str, fault: &str) {
+        self.faults.push(format!("{source}: {fault}"));
+    }
+
+    /// What is wrong, one line each.
+    pub fn faults(&self) -> &[String] {
+        &self.faults
+    }
+
+    /// Why the instance would not go with those of other names; nothing where it would.
+    pub fn contradiction(&self, instance: &LocalInstance) -> Option<String> {
+        let mut others = Self { instances: self.instances.clone(), faults: Vec::new() };
+        others.instances.remove(&instance.id);
+        others.add("", instance.clone());
+        others.faults.pop().map(|fault| fault.trim_start_matches(": ").to_owned())
+    }
+}

@@ -1,0 +1,308 @@
+//! One service, compiled: who may call it, where its instances are, under which settings.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use weft_proto::identity::{Identity, NodeName, TrustDomain};
+use weft_proto::kinds::authorization_policy::{AuthorizationPolicy, ROOT_NAMESPACES};
+use weft_proto::kinds::service::{EscapedSlashes, ServiceSettings, Span, UnderscoreHeaders};
+use weft_proto::service::{InstanceName, Labels, Protocol, ServiceName, ServicePort};
+
+use super::authz::{Authorization, CompileError, PolicyDescription};
+use super::description::{EndpointDescription, LocalInstance, LocalPort, ServiceDescription};
+use super::endpoints::{Endpoint, Statistics};
+
+/// A service, compiled.
+#[derive(Debug)]
+pub struct Service {
+    /// Its name.
+    pub name: ServiceName,
+    /// Whom its instances are.
+    pub identity: Identity,
+    /// What its ports speak.
+    pub ports: Vec<ServicePort>,
+    pub(crate) address: Option<Ipv4Addr>,
+    pub(crate) settings: Settings,
+    /// Whether its settings are known; what is not understood serves nobody.
+    pub(crate) understood: bool,
+    /// Who may call, by what policies its instances' labels select; the first one is that of instances without labels.
+    pub(crate) authorizations: Arc<Vec<Arc<Authorization>>>,
+    /// Whether a policy asks for an address, which differs between the two ends of a call.
+    pub(crate) addresses_matter: bool,
+    /// Whether a policy asks for a header.
+    pub(crate) headers_matter: bool,
+    groups: Groups,
+    /// All its instances.
+    pub(crate) endpoints: Vec<Endpoint>,
+    /// Those of this node.
+    pub(crate) instances: Vec<Instance>,
+    description: ServiceDescription,
+}
+
+/// An instance that this node runs.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    pub(crate) description: LocalInstance,
+    /// Which of the service's authorizations is its own.
+    pub(crate) group: usize,
+}
+
+/// Settings of a service with their defaults filled in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) connect_timeout: Duration,
+    pub(crate) request_timeout: Option<Duration>,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) retries: u8,
+    pub(crate) escaped_slashes: EscapedSlashes,
+    pub(crate) underscore_headers: UnderscoreHeaders,
+}
+
+/// What services are compiled with.
+pub(super) struct Context<'a> {
+    pub(super) trust_domain: &'a TrustDomain,
+    pub(super) node: &'a NodeName,
+    pub(super) zone: &'a str,
+    pub(super) policies: &'a [Arc<PolicyDescription>],
+    /// Policies that are not what they were in the table before, in either form; none where all have to be taken for such.
+    pub(super) changed: Option<Vec<Arc<PolicyDescription>>>,
+    pub(super) deny_by_default: bool,
+}
+
+impl Context<'_> {
+    /// Compiles one. What did not change since `before` is taken over from it.
+    pub(super) fn service(
+        &self,
+        description: ServiceDescription,
+        local: Vec<LocalInstance>,
+        before: Option<&Arc<Service>>,
+    ) -> Result<Arc<Service>, CompileError> {
+        let before = before.filter(|_| self.changed.is_some());
+        if let Some(service) = before
+            && service.description == description
+            && service.instances.iter().map(|instance| &instance.description).eq(&local)
+            && !self.changed.iter().flatten().any(|policy| service.groups.are_selected_by(policy, &description))
+        {
+            return Ok(service.clone());
+        }
+        let mut groups = Groups::new(self.policies, &description);
+        let endpoint = |one: &EndpointDescription| Endpoint {
+            here: one.node == *self.node,
+            same_zone: one.zone == self.zone,
+            statistics: carried(before, one),
+            group: groups.group(&one.labels, self.policies, &description),
+            description: one.clone(),
+        };
+        let endpoints = description.endpoints.iter().map(endpoint).collect();
+        let instance = |one: LocalInstance| Instance {
+            group: groups.group(&one.labels, self.policies, &description),
+            description: one,
+        };
+        let instances = local.into_iter().map(instance).collect();
+        let selected = || groups.selected.iter().flatten();
+        Ok(Arc::new(Service {
+            name: description.name.clone(),
+            identity: Identity::service(self.trust_domain.clone(), description.account.clone()),
+            ports: description.ports.clone(),
+            address: description.address,
+            settings: Settings::new(description.settings.as_deref().unwrap_or(&ServiceSettings::default())),
+            understood: description.settings.is_some(),
+            authorizations: groups.compile(before, self.deny_by_default)?,
+            addresses_matter: selected().any(|policy| asks_for_addresses(&policy.policy)),
+            headers_matter: selected().any(|policy| asks_for_headers(&policy.policy)),
+            groups,
+            endpoints,
+            instances,
+            description,
+        }))
+    }
+}
+
+/// Instances of a service by the policies that their labels select.
+#[derive(Debug)]
+struct Groups {
+    /// The policies of each group, by name.
+    selected: Vec<Vec<Arc<PolicyDescription>>>,
+    /// The group of instances with these labels of their own.
+    by_labels: BTreeMap<Labels, usize>,
+}
+
+impl Groups {
+    /// The first group is that of instances without labels.
+    fn new(policies: &[Arc<PolicyDescription>], service: &ServiceDescription) -> Self {
+        let mut groups = Self { selected: Vec::new(), by_labels: BTreeMap::new() };
+        groups.group(&Labels::new(), policies, service);
+        groups
+    }
+
+    /// The group of an instance with these labels of its own.
+    fn group(&mut self, labels: &Labels, policies: &[Arc<PolicyDescription>], service: &ServiceDescription) -> usize {
+        if let Some(known) = self.by_labels.get(labels) {
+            return *known;
+        }
+        let selected = Authorization::select(&service.name, &joined(service, labels), policies);
+        let group = self.selected.iter().position(|known| same(known, selected.iter().copied()));
+        let group = group.unwrap_or_else(|| {
+            self.selected.push(selected.into_iter().cloned().collect());
+            self.selected.len() - 1
+        });
+        self.by_labels.insert(labels.clone(), group);
+        group
+    }
+
+    /// Their authorizations; those of `before` where they are of the same policies.
+    fn compile(
+        &self,
+        before: Option<&Arc<Service>>,
+        deny_by_default: bool,
+    ) -> Result<Arc<Vec<Arc<Authorization>>>, CompileError> {
+        let known = |group: &Vec<Arc<PolicyDescription>>| {
+            let before = before?;
+            let at = before.groups.selected.iter().position(|known| same(known, group.iter()))?;
+            Some(before.authorizations[at].clone())
+        };
+        let compiled: Vec<Arc<Authorization>> = self
+            .selected
+            .iter()
+            .map(|group| match known(group) {
+                Some(known) => Ok(known),
+                None => Authorization::of(group, deny_by_default).map(Arc::new),
+            })
+            .collect::<Result<_, CompileError>>()?;
+        let unchanged = before.filter(|before| same(&before.authorizations, compiled.iter()));
+        Ok(unchanged.map_or_else(|| Arc::new(compiled), |before| before.authorizations.clone()))
+    }
+
+    /// Whether the policy is about any of them.
+    fn are_selected_by(&self, policy: &Arc<PolicyDescription>, service: &ServiceDescription) -> bool {
+        is_near(policy, &service.name)
+            && self.by_labels.keys().any(|labels| {
+                let one = std::slice::from_ref(policy);
+                !Authorization::select(&service.name, &joined(service, labels), one).is_empty()
+            })
+    }
+}
+
+/// The labels of an instance: its own go before those of its service.
+fn joined(service: &ServiceDescription, own: &Labels) -> Labels {
+    service.labels.iter().chain(own).map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+fn same<'a, T: 'a>(known: &[Arc<T>], others: impl ExactSizeIterator<Item = &'a Arc<T>>) -> bool {
+    known.len() == others.len() && known.iter().zip(others).all(|(a, b)| Arc::ptr_eq(a, b))
+}
+
+fn carried(before: Option<&Arc<Service>>, one: &EndpointDescription) -> Arc<Statistics> {
+    let same =
+        |endpoint: &&Endpoint| endpoint.description.node == one.node && endpoint.description.instance == one.instance;
+    let kept = before.and_then(|service| service.endpoints.iter().find(same));
+    kept.map_or_else(Arc::default, |endpoint| endpoint.statistics.clone())
+}
+
+/// Whether the policy's namespace lets it apply to the service.
+fn is_near(description: &PolicyDescription, service: &ServiceName) -> bool {
+    let namespace = description.key.namespace.as_str();
+    namespace == service.namespace() || ROOT_NAMESPACES.contains(&namespace)
+}
+
+fn asks_for_headers(policy: &AuthorizationPolicy) -> bool {
+    policy.rules.iter().flat_map(|rule| &rule.when).any(|condition| condition.key.starts_with(HEADER_KEY))
+}
+
+fn asks_for_addresses(policy: &AuthorizationPolicy) -> bool {
+    policy.rules.iter().any(|rule| {
+        let from = rule.from.iter().map(|from| &from.source).any(|source| {
+            let lists =
+                [&source.ip_blocks, &source.not_ip_blocks, &source.remote_ip_blocks, &source.not_remote_ip_blocks];
+            lists.iter().any(|list| !list.is_empty())
+        });
+        from || rule.when.iter().any(|condition| ADDRESS_KEYS.contains(&condition.key.as_str()))
+    })
+}
+
+impl Service {
+    /// The port of that number.
+    pub fn port(&self, number: u16) -> Option<ServicePort> {
+        self.ports.iter().copied().find(|port| port.port == number)
+    }
+
+    /// The port that a caller means who names none or 80: port 80 if there is one, else the first that may be HTTP.
+    pub(crate) fn http_port(&self) -> Option<ServicePort> {
+        self.port(80).or_else(|| self.ports.iter().copied().find(|port| port.protocol != Protocol::Tcp))
+    }
+
+    /// The instance of this node with that name.
+    pub(crate) fn instance(&self, name: &InstanceName) -> Option<usize> {
+        self.instances.iter().position(|instance| instance.description.id.name == *name)
+    }
+
+    /// What an instance of this node speaks at the port.
+    pub(crate) fn declared(&self, number: u16) -> Option<Protocol> {
+        self.instances.iter().find_map(|instance| instance.port(number)).map(|port| port.protocol)
+    }
+
+    /// Whether a policy asks for what only a request has, so that the verdict on a stream says nothing of requests.
+    pub(crate) fn needs_http(&self) -> bool {
+        self.authorizations.iter().any(|authorization| authorization.needs_http())
+    }
+
+    /// Whether its service account has another name than it.
+    pub(super) fn has_account(&self) -> bool {
+        self.description.account != self.name
+    }
+
+    /// Whether its instances have different policies.
+    pub(crate) fn differs(&self) -> bool {
+        self.authorizations.len() > 1
+    }
+
+    /// Where callers of this host reach the port.
+    pub(crate) fn listen_address(&self, port: ServicePort) -> Option<SocketAddr> {
+        let address = self.address.filter(|_| self.description.listened.contains(&port.port));
+        address.map(|address| SocketAddr::new(address.into(), port.port))
+    }
+}
+
+impl Instance {
+    /// Where it serves the port.
+    pub(crate) fn port(&self, number: u16) -> Option<LocalPort> {
+        self.description.ports.iter().copied().find(|port| port.port == number)
+    }
+
+    /// Whether it may be called at the port.
+    pub(crate) fn serves(&self, number: u16) -> bool {
+        self.description.healthy && self.port(number).is_some()
+    }
+}
+
+impl Settings {
+    fn new(settings: &ServiceSettings) -> Self {
+        let positive = |span: Option<Span>| span.map(|Span(duration)| duration).filter(|duration| !duration.is_zero());
+        let idle_timeout = match settings.idle_timeout {
+            Some(Span(duration)) if duration.is_zero() => None,
+            Some(Span(duration)) => Some(duration),
+            None => Some(IDLE_TIMEOUT),
+        };
+        Self {
+            connect_timeout: positive(settings.connect_timeout).unwrap_or(CONNECT_TIMEOUT),
+            request_timeout: positive(settings.request_timeout),
+            idle_timeout,
+            retries: settings.retries.unwrap_or(RETRIES),
+            escaped_slashes: settings.escaped_slashes,
+            underscore_headers: settings.underscore_headers,
+        }
+    }
+}
+
+/// Keys of conditions whose value depends on the end that judges.
+const ADDRESS_KEYS: [&str; 3] = ["source.ip", "remote.ip", "destination.ip"];
+/// How the keys of conditions on headers start.
+const HEADER_KEY: &str = "request.headers";
+/// Bound on reaching an instance, unless set.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an opaque stream may be silent, unless set.
+const IDLE_TIMEOUT: Duration = Duration::from_hours(1);
+/// How often a try that can't have acted is repeated, unless set.
+const RETRIES: u8 = 2;

@@ -16,8 +16,9 @@ use weft_proto::identity::NodeName;
 use weft_proto::planted::{Bug, planted};
 use weft_proto::wire::cluster::{self as messages, FollowEvent, FollowRequest};
 
+use crate::core::Core;
 use crate::follow;
-use crate::raft::{Core, Member, Membership, TypeConfig};
+use crate::raft::{Member, Membership, TypeConfig};
 use crate::replica::{CHANGE_TIMEOUT, Inner, Replica};
 use crate::status::{RaftStatus, Role};
 use crate::wire;

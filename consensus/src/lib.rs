@@ -5,6 +5,7 @@
 //! committed log as a stream ([`follow`]). Facts travel by [`gossip`] and are never in the log.
 
 pub mod apply;
+mod core;
 pub mod disk;
 pub mod follow;
 pub mod gossip;
@@ -14,9 +15,11 @@ pub mod membership;
 pub mod network;
 pub mod raft;
 pub mod replica;
+pub mod settings;
 pub mod state;
 pub mod status;
 pub mod wire;
 
 mod keep;
 mod propose;
+mod propose_error;

@@ -21,6 +21,7 @@ use weft_proto::wire::cluster::{
 };
 use weft_proto::{Index, RaftId};
 
+use crate::core::{self, Core};
 use crate::disk::{Disk, Guarded};
 use crate::follow;
 use crate::log::{Corrupt, Log};
@@ -28,45 +29,12 @@ use crate::machine::Machine;
 use crate::membership::{Candidate, Step, View};
 use crate::network::Network;
 pub use crate::network::{PeerError, Peers};
-pub use crate::propose::ProposeError;
-use crate::raft::{self, Core, Member};
+pub use crate::propose_error::ProposeError;
+use crate::raft::Member;
+pub use crate::settings::Settings;
 use crate::state::State;
 use crate::status::RaftStatus;
 use crate::wire;
-
-/// How a replica behaves.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// This disk's Raft node id.
-    pub raft_id: RaftId,
-    /// This node.
-    pub name: NodeName,
-    /// How often a leader shows that it lives.
-    pub heartbeat: Duration,
-    /// Silence after which a voter stands for election, drawn between the two.
-    pub election: (Duration, Duration),
-    /// Entries after which a snapshot is written.
-    pub snapshot_after: u64,
-    /// Entries kept before a snapshot.
-    pub keep: u64,
-    /// Members known before the first state has arrived.
-    pub seeds: Vec<NodeName>,
-}
-
-impl Settings {
-    /// The defaults.
-    pub fn new(raft_id: RaftId, name: NodeName) -> Self {
-        Self {
-            raft_id,
-            name,
-            heartbeat: Duration::from_millis(100),
-            election: (Duration::from_millis(500), Duration::from_millis(1000)),
-            snapshot_after: 5000,
-            keep: 1000,
-            seeds: Vec::new(),
-        }
-    }
-}
 
 /// Why a replica does not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -353,7 +321,7 @@ impl Replica {
         if slot.is_some() {
             return Ok(());
         }
-        let config = raft::config(&self.inner.settings).map_err(StartError::Core)?;
+        let config = core::config(&self.inner.settings).map_err(StartError::Core)?;
         // A log that was followed may be of a later term than this disk's vote. Without this a leader of an earlier term
         // could take entries back that are committed.
         self.inner

@@ -8,12 +8,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 use weft_proto::UnixMillis;
 use weft_proxy::record::Record;
 
 use crate::os;
-use crate::run::Recorded;
+
+/// The receiving end of access records.
+pub type Recorded = mpsc::Receiver<Record>;
 
 /// Size at which the file is turned over.
 const FILE_LENGTH_MAX: u64 = 64 << 20;

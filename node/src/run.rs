@@ -12,7 +12,6 @@ use anyhow::{Context, anyhow, bail};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use weft_proxy::record::Record;
 
 use crate::api::{self, schema::TokenRequest};
 use crate::cli::kept::{Said, keep};
@@ -214,6 +213,3 @@ async fn wait_for_end(node: &Arc<Node<HostWorld>>) -> anyhow::Result<()> {
         },
     }
 }
-
-/// The receiving end of access records.
-pub type Recorded = mpsc::Receiver<Record>;

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::identity::label;
 use crate::kinds::{Faults, Kinds};
 use crate::resource::{KindName, Resource, ResourceKey};
 use crate::service::DEFAULT_NAMESPACE;
+use crate::typed::typed;
 
 /// Most bytes that one call takes.
 pub const TEXT_LENGTH_MAX: usize = 4 << 20;
@@ -193,20 +193,6 @@ fn read(kinds: Kinds, document: Value) -> Result<Resource, Faults> {
         }),
         _ => Err(faults),
     }
-}
-
-/// Reads a value, or tells where in the document it is not what it should be.
-pub(crate) fn typed<T: DeserializeOwned>(value: Value, prefix: &str) -> Result<T, Faults> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let inner = error.path().to_string();
-        let path = match (prefix, inner.as_str()) {
-            ("", ".") => String::new(),
-            (prefix, ".") => prefix.to_owned(),
-            ("", inner) => inner.to_owned(),
-            (prefix, inner) => format!("{prefix}.{inner}"),
-        };
-        vec![(path, error.inner().to_string())]
-    })
 }
 
 #[cfg(test)]

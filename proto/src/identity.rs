@@ -6,13 +6,14 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::name::shorten;
+pub use crate::name::{NameError, label};
 use crate::service::ServiceName;
 
 /// Longest SPIFFE ID in bytes (SPIFFE-ID 2.3).
 pub const ID_LENGTH_MAX: usize = 2048;
 /// Longest trust domain in bytes (SPIFFE-ID 2.3).
 pub const TRUST_DOMAIN_LENGTH_MAX: usize = 255;
-const LABEL_LENGTH_MAX: usize = 63;
 const SCHEME: &str = "spiffe://";
 
 /// The name of a mesh; the authority part of every identity in it.
@@ -182,36 +183,6 @@ impl FromStr for Identity {
             _ => Self::Foreign { trust_domain, path: path.to_owned() },
         })
     }
-}
-
-/// A name that breaks its rule.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} {text:?} is not valid: it must be {rule}")]
-pub struct NameError {
-    /// What kind of name.
-    pub what: &'static str,
-    /// The text, cut when long.
-    pub text: String,
-    /// The rule it breaks.
-    pub rule: &'static str,
-}
-
-/// Checks a DNS label (RFC 1123): 1 to 63 of a-z, 0-9 and '-', neither first nor last a '-'.
-pub fn label(text: &str, what: &'static str) -> Result<(), NameError> {
-    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    let good = !text.is_empty()
-        && text.len() <= LABEL_LENGTH_MAX
-        && text.chars().all(legal)
-        && !text.starts_with('-')
-        && !text.ends_with('-');
-    if good {
-        return Ok(());
-    }
-    Err(NameError { what, text: shorten(text), rule: "1 to 63 of a-z, 0-9 and '-', neither first nor last a '-'" })
-}
-
-fn shorten(text: &str) -> String {
-    text.chars().take(80).collect()
 }
 
 #[cfg(test)]

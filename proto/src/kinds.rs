@@ -11,8 +11,7 @@ use crate::resource::{KindName, Resource};
 use authorization_policy::AuthorizationPolicy;
 use service::ServiceSettings;
 
-/// What is wrong with a document: the path of a field, and what would be right.
-pub type Faults = Vec<(String, String)>;
+pub use crate::typed::Faults;
 
 /// A kind: how documents and command lines name it, and what makes a `spec` of it good.
 #[derive(Debug)]
@@ -104,7 +103,7 @@ struct Names {
 }
 
 fn check<T: Spec>(spec: Value) -> Result<(), Faults> {
-    let parsed: T = crate::document::typed(spec, "spec")?;
+    let parsed: T = crate::typed::typed(spec, "spec")?;
     let mut faults = Faults::new();
     parsed.check(&mut faults);
     if faults.is_empty() { Ok(()) } else { Err(faults) }

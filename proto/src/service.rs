@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{NameError, label};
+use crate::name::{NameError, label};
 
 /// The namespace of a name written without one.
 pub const DEFAULT_NAMESPACE: &str = "default";

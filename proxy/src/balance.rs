@@ -6,23 +6,20 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::accept::End;
-use crate::identify::Relation;
+use crate::call::End;
+use crate::decide::Permit;
+use crate::decide::relation::Relation;
 use crate::reject::Reject;
-use crate::retry::{Again, Failure, Tries};
-use crate::route::Route;
 use crate::table::endpoints::Slot;
 use crate::task::Random;
 
-/// The endpoint of a try.
+/// The endpoint of a try, and the permit by which it may be used.
 #[derive(Debug)]
 pub(crate) struct Chosen {
-    relation: Arc<Relation>,
+    permit: Permit,
     endpoint: Option<usize>,
     /// The instance of this node that it is.
     instance: Option<usize>,
-    /// Whether another try may follow.
-    repeats: bool,
 }
 
 /// An exchange under way at an endpoint.
@@ -34,34 +31,29 @@ pub(crate) struct Flight {
 }
 
 /// The endpoint of the next try: of two at random rather the cheaper one, and none twice if there is another.
-pub(crate) fn choose(route: &Route, tries: &Tries, random: &Random) -> Result<Chosen, Reject> {
-    let relation = route.relation();
+pub(crate) fn choose(permit: &Permit, tried: impl Fn(usize) -> bool, random: &Random) -> Result<Chosen, Reject> {
+    let relation = permit.relation();
     if relation.end == End::Callee {
         let port = relation.port.port;
         let instance = relation.instance.filter(|own| relation.service.instances[*own].serves(port));
         let instance = instance.ok_or(Reject::NoInstance)?;
-        return Ok(Chosen { relation: relation.clone(), endpoint: None, instance: Some(instance), repeats: false });
+        return Ok(Chosen { permit: permit.clone(), endpoint: None, instance: Some(instance) });
     }
-    let eligible = |index: usize| route.permit().here() || !relation.service.endpoints[index].here;
-    let picked = pick(relation, &relation.candidates, |index| eligible(index) && !tries.tried(index), random)
-        .or_else(|| pick(relation, &relation.candidates, eligible, random));
+    let eligible = |index: usize| permit.here() || !relation.service.endpoints[index].here;
+    let picked =
+        pick(relation, |index| eligible(index) && !tried(index), random).or_else(|| pick(relation, eligible, random));
     let endpoint = picked.ok_or(Reject::NoInstance)?;
-    relation.slot(endpoint).probe(Instant::now());
     let picked = &relation.service.endpoints[endpoint];
     let instance = if picked.here { relation.service.instance(&picked.description.instance) } else { None };
-    if picked.here && !route.permit().covers(picked.group) {
+    if picked.here && !permit.covers(picked.group) {
         return Err(Reject::Denied);
     }
-    Ok(Chosen { relation: relation.clone(), endpoint: Some(endpoint), instance, repeats: tries.may_repeat() })
+    Ok(Chosen { permit: permit.clone(), endpoint: Some(endpoint), instance })
 }
 
 /// One of the candidates that pass; one that failed lately only if all did.
-pub(crate) fn pick(
-    relation: &Relation,
-    candidates: &[usize],
-    passes: impl Fn(usize) -> bool,
-    random: &Random,
-) -> Option<usize> {
+pub(crate) fn pick(relation: &Relation, passes: impl Fn(usize) -> bool, random: &Random) -> Option<usize> {
+    let candidates = &relation.candidates[..];
     if let [only] = candidates {
         return passes(*only).then_some(*only);
     }
@@ -97,7 +89,7 @@ fn cheaper(relation: &Relation, (first, second): (usize, usize), now: Instant, r
 
 impl Chosen {
     pub(crate) fn relation(&self) -> &Arc<Relation> {
-        &self.relation
+        self.permit.relation()
     }
 
     /// Its index among the service's endpoints; none at the callee's own node.
@@ -110,37 +102,41 @@ impl Chosen {
         self.instance
     }
 
-    /// Whether a failed try may be followed by one of an endpoint that nothing speaks against.
+    /// Whether there is another endpoint that nothing speaks against.
     pub(crate) fn has_spare(&self) -> bool {
-        let now = Instant::now();
-        let sound = |index: usize| Some(index) != self.endpoint && !self.relation.slot(index).is_avoided(now);
-        self.repeats && self.relation.candidates.iter().any(|index| sound(*index))
+        let (now, relation) = (Instant::now(), self.relation());
+        let sound = |index: usize| Some(index) != self.endpoint && !relation.slot(index).is_avoided(now);
+        relation.candidates.iter().any(|index| sound(*index))
     }
 
-    /// Counts the try until it ends.
+    /// Whether it could not be reached the last time.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.endpoint.is_some_and(|endpoint| self.relation().slot(endpoint).has_failed())
+    }
+
+    /// Counts the try until it ends. One that was avoided is probed by it.
     pub(crate) fn flight(&self) -> Option<Flight> {
-        let endpoint = self.endpoint?;
-        self.relation.slot(endpoint).start();
-        Some(Flight { relation: self.relation.clone(), endpoint, started: Instant::now() })
+        let (endpoint, relation, started) = (self.endpoint?, self.relation(), Instant::now());
+        relation.slot(endpoint).start(started);
+        Some(Flight { relation: relation.clone(), endpoint, started })
     }
 
     /// The endpoint could not be reached: nor can the other instances of its node, which are avoided with it.
     pub(crate) fn lost(&self) {
         let Some(endpoint) = self.endpoint else { return };
-        let (now, endpoints) = (Instant::now(), &self.relation.service.endpoints);
+        let (now, relation) = (Instant::now(), self.relation());
+        let endpoints = &relation.service.endpoints;
         let node = &endpoints[endpoint].description.node;
         let together = |index: &usize| {
             *index == endpoint || !endpoints[*index].here && endpoints[*index].description.node == *node
         };
-        (0..endpoints.len()).filter(together).for_each(|index| self.relation.slot(index).lose(now));
+        (0..endpoints.len()).filter(together).for_each(|index| relation.slot(index).lose(now));
     }
 
-    /// The try failed: the endpoint is avoided where it is to blame.
-    pub(crate) fn blame(&self, failure: &Failure) {
-        match self.endpoint {
-            _ if failure.again == Again::Lost => self.lost(),
-            Some(endpoint) if failure.reject == Reject::NoInstance => self.relation.slot(endpoint).fail(Instant::now()),
-            _ => {}
+    /// It had no instance.
+    pub(crate) fn failed(&self) {
+        if let Some(endpoint) = self.endpoint {
+            self.relation().slot(endpoint).fail(Instant::now());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! An exchange, step by step: identify → authorize → route → balance → connect → forward → record.
+//! An exchange, step by step: identify → route → authorize → balance → connect → forward → record.
 
 pub(crate) mod tunnel;
 
@@ -13,21 +13,29 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, Response, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use weft_proto::service::Protocol;
 
-use crate::accept::request::{self, Origin};
-use crate::accept::{Connection, Destination, End};
-use crate::body::{Body, BodyError, Upload};
-use crate::connect::instance::Reuse;
-use crate::forward::headers;
-use crate::forward::http::{Answer, Outgoing};
-use crate::forward::inform::Informed;
+use crate::attempt::{Route, attempt};
+use crate::body::{Body, BodyError};
+use crate::call::{Addresses, Destination, End, Peer};
+use crate::connection::Connection;
+use crate::decide::relation::{Current, Relation};
+use crate::decide::{Decision, Question, decide, http_call};
+use crate::forward::answer::AnswerBody;
+use crate::forward::outgoing::{Answer, Outgoing};
+use crate::forward::refusal;
+use crate::hold::{Hold, revocable};
+use crate::identify;
+use crate::inform::Informed;
+use crate::lane::Leg;
 use crate::net::Net;
 use crate::record::Open;
 use crate::reject::Reject;
+use crate::request::{self, Origin};
 use crate::retry::Tries;
-use crate::revoke::{Hold, revocable};
-use crate::route::Route;
-use crate::{authorize, balance, connect, forward, identify, route};
+use crate::table::Settings;
+use crate::upload::Upload;
+use crate::{call, headers};
 use tunnel::Tunnel;
 
 /// What the caller gets.
@@ -52,7 +60,7 @@ pub(crate) async fn http<N: Net>(
         Version::HTTP_2 => "h2",
         _ => "http/1.1",
     };
-    let mut open = Open::new(hold, protocol);
+    let mut open = Open::new(hold, &connection.core.recorder, protocol);
     let started = open.started();
     let mut grpc = headers::is_grpc_call(&head.headers);
     let result = {
@@ -63,7 +71,7 @@ pub(crate) async fn http<N: Net>(
         Err(reject) => {
             let reject = hold.blame(reject);
             open.rejected(&reject);
-            let response = reject.response(version, grpc, connection.end() == End::Callee);
+            let response = refusal::response(&reject, version, grpc, connection.end() == End::Callee);
             Outcome { response: response.map(|body| Tracked::new(body, open, None)), tunnel: None, wanted: false }
         }
         Ok(done) => done.outcome(open, hold, version),
@@ -71,7 +79,7 @@ pub(crate) async fn http<N: Net>(
     // Whoever passes an answer on that has none adds it (RFC 9110, 6.6.1).
     if connection.end() == End::Caller && outcome.tunnel.is_none() {
         let headers = outcome.response.headers_mut();
-        let (dates, clock) = (&connection.worker.dates, &connection.worker.plane.settings.clock);
+        let (dates, clock) = (&connection.core.dates, &connection.core.shared.settings.clock);
         headers.entry(DATE).or_insert_with(|| dates.at(started, &**clock));
     }
     outcome
@@ -92,13 +100,12 @@ async fn run<N: Net>(
     grpc: &mut bool,
 ) -> Result<Done, Reject> {
     let Permitted { route, mut outgoing, deadline } = permit(connection, hold, request, open, grpc)?;
-    let tries = Tries::new(&route);
-    let attempts = attempt(connection, &route, tries, &mut outgoing, open);
+    let attempts = attempt(&connection.core, &route, &mut outgoing, open);
     let answer = match deadline {
         None => attempts.await?,
         Some(at) => Box::pin(timeout_at(at, attempts)).await.map_err(|_| Reject::Timeout)??,
     };
-    Ok(Done { answer, outgoing, deadline, idle_timeout: route.settings().idle_timeout })
+    Ok(Done { answer, outgoing, deadline, idle_timeout: settings(route.leg()).idle_timeout })
 }
 
 /// A request that may be sent, and where to.
@@ -108,7 +115,7 @@ struct Permitted {
     deadline: Option<Instant>,
 }
 
-/// Identify, authorize, route: what needs no waiting. Apart from the rest, so that what waits is small: every exchange
+/// Identify, route, authorize: what needs no waiting. Apart from the rest, so that what waits is small: every exchange
 /// under way is moved several times and lies in memory.
 fn permit<N: Net>(
     connection: &Connection<N>,
@@ -117,7 +124,7 @@ fn permit<N: Net>(
     open: &mut Open,
     grpc: &mut bool,
 ) -> Result<Permitted, Reject> {
-    let random = &connection.worker.recorder.random;
+    let random = &connection.core.recorder.random;
     let fixed = match &connection.destination {
         Destination::Fixed(service, _) if head.version < Version::HTTP_11 => Some(service.host()),
         _ => None,
@@ -130,58 +137,67 @@ fn permit<N: Net>(
         // What comes before what is spoken then has no end that is known.
         (upgrade, _) => *upgrade = None,
     }
-    let relation = identify::relation(connection, Some(&received.host))?;
-    received.check_names(relation.service.settings.underscore_headers)?;
-    let asked = received.normalise(relation.service.settings.escaped_slashes)?;
-    let permit = authorize::http(connection, relation, asked, &received.head.headers, open)?;
-    let route = route::choose(permit);
-    *grpc |= route.is_grpc();
-    let deadline = deadline(&route, grpc.then_some(&received.head.headers), open.started());
+    let leg = identify::leg(connection, Some(&received.host))?;
+    received.check_names(settings(&leg).underscore_headers)?;
+    let asked = received.normalise(settings(&leg).escaped_slashes)?;
+    let route = authorize(connection, leg, Some((asked, &received.head.headers)), open)?;
+    let (leg, relation) = (route.leg(), &route.leg().relation);
+    *grpc |= relation.port.protocol == Protocol::Grpc;
+    let deadline = deadline(leg, grpc.then_some(&received.head.headers), open.started());
     let expects = received.expects && !body.is_end_stream();
-    let mut upload = Upload::new(body, hold, Tries::allowed(&route) > 0);
+    let mut upload = Upload::new(body, hold, Tries::allowed(leg) > 0);
     let gate = expects.then(|| upload.wait());
     let informed = Informed::new(hold, received.head.version, gate);
     let outgoing = Outgoing::new(received, upload, informed);
     Ok(Permitted { route, outgoing, deadline })
 }
 
-/// Tries until one succeeds or none may follow.
-async fn attempt<N: Net>(
+/// Decides about an exchange, and enters it as open.
+fn authorize<N: Net>(
     connection: &Connection<N>,
-    route: &Route,
-    mut tries: Tries,
-    outgoing: &mut Outgoing,
+    leg: Arc<Leg>,
+    request: Option<(call::Asked, &HeaderMap)>,
     open: &mut Open,
-) -> Result<Answer, Reject> {
-    let worker = &connection.worker;
-    loop {
-        let chosen = balance::choose(route, &tries, &worker.recorder.random)?;
-        tries.begin(&chosen);
-        open.sent_to(&chosen);
-        let reuse = if tries.fresh() { Reuse::Never } else { outgoing.reuse() };
-        let reached = connect::http(worker, route, &chosen, (outgoing.http2, reuse)).await;
-        let failure = match reached {
-            Err(failure) => failure,
-            Ok(upstream) => {
-                if upstream.is_new() {
-                    open.connected();
-                }
-                match forward::http::send(route, upstream, outgoing, tries.may_repeat()).await {
-                    Ok(answer) => return Ok(answer),
-                    Err(failure) => {
-                        chosen.blame(&failure);
-                        failure
-                    }
-                }
-            }
-        };
-        tries.again(failure, &worker.recorder.random).await?;
+) -> Result<Route, Reject> {
+    let relation = &leg.relation;
+    let addresses = addresses(connection, relation);
+    let sni = match &connection.peer {
+        Peer::Local => &relation.server_name,
+        Peer::Svid(caller) => &caller.server_name,
+    };
+    let http = request.as_ref().map(|(asked, headers)| http_call(asked, headers));
+    let (decision, noting) = decide(&Question { relation, addresses, sni, http });
+    open.noted(noting);
+    let keeps_headers = relation.service.headers_matter;
+    let asked =
+        request.map(|(asked, headers)| call::Asked { headers: keeps_headers.then(|| headers.clone()), ..asked });
+    let instance = relation.instance.filter(|_| relation.service.differs());
+    let instance = instance.map(|own| relation.service.instances[own].description.id.name.clone());
+    let current = Current { relation: relation.clone(), addresses, asked, request_fault: None, instance };
+    open.enter(current, &leg.lane.series);
+    match decision {
+        Decision::Forward(permit) => Ok(Route::new(leg, permit)),
+        Decision::Refuse(reject) => Err(reject),
     }
 }
 
+fn addresses<N: Net>(connection: &Connection<N>, relation: &Relation) -> Addresses {
+    match relation.end {
+        End::Caller => relation.own_addresses(),
+        End::Callee => Addresses {
+            source: connection.theirs.ip().to_canonical(),
+            destination: connection.ours.ip().to_canonical(),
+        },
+    }
+}
+
+fn settings(leg: &Leg) -> &Settings {
+    &leg.relation.service.settings
+}
+
 /// The earlier of the service's request timeout and the caller's deadline, which a gRPC call has in its headers.
-fn deadline(route: &Route, headers: Option<&HeaderMap>, started: Instant) -> Option<Instant> {
-    let own = route.settings().request_timeout;
+fn deadline(leg: &Leg, headers: Option<&HeaderMap>, started: Instant) -> Option<Instant> {
+    let own = settings(leg).request_timeout;
     let callers = headers.and_then(|headers| headers.get(GRPC_TIMEOUT));
     let callers = callers.and_then(|value| grpc_timeout(value.as_bytes()));
     own.into_iter().chain(callers).min().map(|limit| started + limit)
@@ -228,13 +244,13 @@ impl Done {
 
 /// A response body that ends the exchange's record when it ends itself.
 pub(crate) struct Tracked {
-    body: Body,
+    body: AnswerBody,
     open: Option<Open>,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl Tracked {
-    fn new(body: Body, mut open: Open, deadline: Option<Instant>) -> Self {
+    fn new(body: AnswerBody, mut open: Open, deadline: Option<Instant>) -> Self {
         if body.is_end_stream() {
             open.whole();
             return Self::untracked(body);
@@ -242,7 +258,7 @@ impl Tracked {
         Self { body, open: Some(open), deadline: deadline.map(|at| Box::pin(sleep_until(at))) }
     }
 
-    pub(crate) fn untracked(body: Body) -> Self {
+    pub(crate) fn untracked(body: AnswerBody) -> Self {
         Self { body, open: None, deadline: None }
     }
 }

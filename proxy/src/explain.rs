@@ -8,15 +8,17 @@ use tokio::time::Instant;
 use weft_proto::identity::Identity;
 use weft_proto::service::{Labels, Protocol, ServiceName};
 
-use crate::accept::End;
-use crate::identify::{Parties, Relation};
-use crate::net::Net;
-use crate::path;
+use crate::call::{End, Parties};
+use crate::decide::relation::{Place, Relation};
+use crate::decide::route::{self, Backend};
+use crate::decide::{Decision, Question, decide, judge};
 use crate::record::verb;
-use crate::table::authz::{Call, HttpCall};
+use crate::reject::Reject;
+use crate::table::Table;
+use crate::table::authz::HttpCall;
 use crate::table::description::EndpointDescription;
-use crate::worker::Worker;
-use crate::{authorize, balance};
+use crate::task::Random;
+use crate::{balance, path};
 
 /// A call, what is decided about it, and where it would go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -89,26 +91,30 @@ pub struct Candidate {
     pub in_flight: u32,
 }
 
-pub(crate) fn explain<N: Net>(
-    worker: &Arc<Worker<N>>,
+pub(crate) fn explain(
+    table: &Table,
+    place: Place,
     caller: &Identity,
-    name: &ServiceName,
-    port: Option<u16>,
-    http: Option<(&str, &str)>,
-    headers: &HeaderMap,
+    (name, port): (&ServiceName, Option<u16>),
+    http: Option<(&str, &str, &HeaderMap)>,
 ) -> Result<Explanation, String> {
-    let table = worker.plane.table.load_full();
     let service = table.service(name).ok_or_else(|| format!("there is no service {name}"))?;
     let port = match port {
         None => service.ports.first().copied(),
         Some(number) => service.port(number),
     };
     let port = port.ok_or_else(|| format!("{name} has no such port"))?;
-    let parties =
-        Parties { end: End::Caller, caller: caller.clone(), service: name.clone(), port: port.port, instance: None };
-    let relation = worker.relation(&table, parties, service, port);
+    let Backend { service, port } = route::route((service.clone(), port));
+    let parties = Parties {
+        end: End::Caller,
+        caller: caller.clone(),
+        service: service.name.clone(),
+        port: port.port,
+        instance: None,
+    };
+    let relation = Arc::new(Relation::new(table, &parties, &service, port, place));
     let slashes = service.settings.escaped_slashes;
-    let normal = http.map(|(_, path)| path::normalise(path, slashes)).transpose();
+    let normal = http.map(|(_, path, _)| path::normalise(path, slashes)).transpose();
     let host = name.host();
     let mut explanation = Explanation {
         verdict: "refused",
@@ -131,37 +137,37 @@ pub(crate) fn explain<N: Net>(
         }
     };
     let call = http.zip(normal.as_deref()).filter(|_| port.protocol != Protocol::Tcp);
-    let call = call.map(|((method, _), target)| {
+    let call = call.map(|((method, _, headers), target)| {
         let path = target.split('?').next().unwrap_or(target);
         HttpCall { method, host: &host, path, headers }
     });
     explanation.path = call.as_ref().map(|call| call.path.to_owned());
     judge(&relation, call, &mut explanation);
     if explanation.verdict == "allowed" {
-        let picked = balance::pick(&relation, &relation.candidates, |_| true, &worker.recorder.random);
-        explanation.picked = picked.map(|index| place(&service.endpoints[index].description));
+        // What is told draws no numbers of the exchanges', and takes no probe.
+        let picked = balance::pick(&relation, |_| true, &Random::new(table.generation));
+        explanation.picked = picked.map(|index| where_it_is(&service.endpoints[index].description));
     }
     Ok(explanation)
 }
 
-fn place(endpoint: &EndpointDescription) -> String {
+fn where_it_is(endpoint: &EndpointDescription) -> String {
     match endpoint.instance.is_default() {
         true => endpoint.node.to_string(),
         false => format!("{}, {}", endpoint.node, endpoint.instance),
     }
 }
 
-fn judge(relation: &Relation, http: Option<HttpCall<'_>>, explanation: &mut Explanation) {
-    let call = Call {
-        caller: Some(&relation.caller),
-        source_ip: relation.own_ip,
-        destination_ip: relation.own_ip,
-        destination_port: relation.port.port,
-        sni: Some(&relation.server_name),
-        http,
-    };
-    let (verdict, denied) = authorize::decide(relation, &call);
-    let service = &relation.service;
+fn judge(relation: &Arc<Relation>, http: Option<HttpCall<'_>>, explanation: &mut Explanation) {
+    let addresses = relation.own_addresses();
+    let question = Question { relation, addresses, sni: &relation.server_name, http };
+    let (decision, _) = decide(&question);
+    if let Decision::Refuse(reject @ Reject::Misconfigured) = &decision {
+        explanation.reason = reject.text().into_owned();
+        return;
+    }
+    let (verdict, denied) = judge::verdict(&question);
+    let (service, call) = (&relation.service, judge::call(&question));
     // What one of them says is told where they differ: of those that agree with the verdict the first.
     let groups = 0..service.authorizations.len();
     let telling = groups.into_iter().find(|group| denied.contains(group) != verdict.allowed).unwrap_or(0);
@@ -169,7 +175,7 @@ fn judge(relation: &Relation, http: Option<HttpCall<'_>>, explanation: &mut Expl
     for (candidate, endpoint) in explanation.candidates.iter_mut().zip(&service.endpoints) {
         candidate.denied = denied.contains(&endpoint.group);
     }
-    explanation.verdict = if told.verdict.allowed { "allowed" } else { "denied" };
+    explanation.verdict = if matches!(decision, Decision::Forward(_)) { "allowed" } else { "denied" };
     explanation.reason = told.verdict.reason.as_str().to_owned();
     explanation.policy = told.verdict.by.as_ref().map(ToString::to_string);
     let word = |policy: &crate::table::authz::PolicyExplanation| PolicyWord {

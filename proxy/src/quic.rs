@@ -16,7 +16,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::time::timeout;
 use weft_proto::identity::Identity;
 
-use crate::connect::link::LINK_STREAMS_MAX;
+use crate::limits::LINK_STREAMS_MAX;
 use crate::net::Net;
 use crate::tls::{ALPN_CONTROL, ALPN_EXCHANGE, Clients, Identities, TlsError, peer_identity};
 use stream::{Receiver, Sender, StreamError};

@@ -14,11 +14,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use weft_proto::kinds::authorization_policy::Action;
 
-use crate::authorize::Noting;
 use crate::balance::{Chosen, Flight};
-use crate::identify::Relation;
+use crate::decide::judge::Noting;
+use crate::decide::relation::{Current, Relation};
+use crate::hold::Hold;
 use crate::reject::Reject;
-use crate::revoke::{Current, Hold};
 use crate::table::authz::PolicyId;
 use crate::table::endpoints::Endpoint;
 use crate::task::Random;
@@ -145,6 +145,9 @@ impl Recorder {
 #[derive(Debug)]
 pub(crate) struct Open {
     hold: Arc<Hold>,
+    recorder: Arc<Recorder>,
+    /// Where it is counted, once its callee is known.
+    series: Option<Arc<Series>>,
     started: Instant,
     protocol: &'static str,
     code: u16,
@@ -157,16 +160,19 @@ pub(crate) struct Open {
     response_bytes: u64,
     /// Whether the answer was complete.
     whole: bool,
-    stream: Option<Arc<Series>>,
+    /// Whether it is an opaque stream, or has become one.
+    stream: bool,
     /// Whether it may come to nothing, and then leaves no trace.
     trial: bool,
 }
 
 impl Open {
-    pub(crate) fn new(hold: &Arc<Hold>, protocol: &'static str) -> Self {
+    pub(crate) fn new(hold: &Arc<Hold>, recorder: &Arc<Recorder>, protocol: &'static str) -> Self {
         hold.request_bytes.store(0, Ordering::Relaxed);
         Self {
             hold: hold.clone(),
+            recorder: recorder.clone(),
+            series: None,
             started: Instant::now(),
             protocol,
             code: 0,
@@ -178,7 +184,7 @@ impl Open {
             flight: None,
             response_bytes: 0,
             whole: false,
-            stream: None,
+            stream: false,
             trial: false,
         }
     }
@@ -201,14 +207,15 @@ impl Open {
     /// It has come to something, and counts from now on.
     pub(crate) fn certain(&mut self) {
         if std::mem::take(&mut self.trial)
-            && let Some(series) = &self.stream
+            && let Some(series) = self.series.as_ref().filter(|_| self.stream)
         {
             series.stream_opened();
         }
     }
 
     /// It may be judged again from now on.
-    pub(crate) fn enter(&mut self, current: Current) {
+    pub(crate) fn enter(&mut self, current: Current, series: &Arc<Series>) {
+        self.series = Some(series.clone());
         self.hold.open(current);
     }
 
@@ -262,11 +269,11 @@ impl Open {
     }
 
     /// It is an opaque stream, or has become one.
-    pub(crate) fn streaming(&mut self, series: &Arc<Series>) {
-        if !self.trial {
+    pub(crate) fn streaming(&mut self) {
+        if let Some(series) = self.series.as_ref().filter(|_| !self.trial) {
             series.stream_opened();
         }
-        self.stream = Some(series.clone());
+        self.stream = true;
     }
 
     /// Bytes that passed on a stream, towards the callee and back.
@@ -278,7 +285,7 @@ impl Open {
     fn ended_early(&mut self) {
         if self.hold.is_ended() {
             self.reason = Reject::Revoked.reason();
-        } else if self.code == 0 && self.stream.is_none() {
+        } else if self.code == 0 && !self.stream {
             self.rejected(&Reject::Gone);
         } else if self.reason.is_empty() {
             self.reason = CUT;
@@ -295,7 +302,7 @@ impl Drop for Open {
         if !self.whole && self.reason.is_empty() {
             self.ended_early();
         }
-        let recorder = self.hold.recorder.clone();
+        let recorder = self.recorder.clone();
         let (current, at) = (self.hold.close(), Instant::now());
         let finished = Finished {
             code: self.code,
@@ -305,10 +312,10 @@ impl Drop for Open {
             response_bytes: self.response_bytes,
             at,
         };
-        let series = current.as_ref().map_or(&recorder.unmatched, |current| &current.relation.series);
+        let series = self.series.as_ref().unwrap_or(&recorder.unmatched);
         series.finished(&finished);
-        if let Some(stream) = &self.stream {
-            stream.stream_closed();
+        if self.stream {
+            series.stream_closed();
         }
         if !self.noting.noted.is_empty() {
             recorder.note(&self.noting);
@@ -324,7 +331,7 @@ impl Drop for Open {
 impl Open {
     fn record(&mut self, current: Option<&Current>, finished: &Finished) -> Record {
         let relation = current.map(|current| &current.relation);
-        let key = relation.map_or(&self.hold.recorder.unmatched.key, |relation| &relation.series.key);
+        let key = &self.series.as_ref().unwrap_or(&self.recorder.unmatched).key.clone();
         let asked = current.and_then(|current| current.asked.as_ref());
         let endpoint = relation.and_then(|relation| relation.service.endpoints.get(self.endpoint?));
         Record {

@@ -2,10 +2,9 @@
 
 use std::borrow::Cow;
 
-use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{Response, StatusCode, Version};
+use http::StatusCode;
+use http::header::{HeaderName, HeaderValue};
 
-use crate::body::Body;
 use crate::path;
 
 /// Set on an answer that this node made itself, read and removed by the caller's node.
@@ -132,7 +131,7 @@ impl Reject {
     }
 
     /// gRPC status (grpc/doc/http-grpc-status-mapping.md).
-    fn grpc_status(&self) -> &'static str {
+    pub(crate) fn grpc_status(&self) -> &'static str {
         match self {
             Self::Denied | Self::Revoked => "7",
             Self::Timeout => "4",
@@ -143,7 +142,7 @@ impl Reject {
     }
 
     /// What went wrong, for a person. A denial names no policy.
-    fn text(&self) -> Cow<'static, str> {
+    pub(crate) fn text(&self) -> Cow<'static, str> {
         match self {
             Self::BadRequest(why) => (*why).into(),
             Self::Path(refusal) => refusal.to_string().into(),
@@ -178,37 +177,6 @@ impl Reject {
             Self::Unreachable(why) | Self::Broken(why) => Some(why),
             _ => None,
         }
-    }
-
-    /// The answer. `grpc` calls get a gRPC status; an answer to another node tells its reason.
-    pub(crate) fn response(&self, version: Version, grpc: bool, to_node: bool) -> Response<Body> {
-        let mut response = Response::new(Body::Empty);
-        *response.version_mut() = version;
-        let headers = response.headers_mut();
-        if to_node {
-            headers.insert(REASON_HEADER, HeaderValue::from_static(self.reason()));
-        }
-        if grpc {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert("grpc-status", HeaderValue::from_static(self.grpc_status()));
-            if let Ok(message) = HeaderValue::from_str(&self.text()) {
-                headers.insert("grpc-message", message);
-            }
-            return response;
-        }
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        let malformed = matches!(self, Self::BadRequest(_) | Self::UriTooLong | Self::HeadTooLong);
-        if malformed && version <= Version::HTTP_11 {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        if *self == Self::Method {
-            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
-        }
-        let text = format!("{}\n", self.text());
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
-        *response.status_mut() = self.status();
-        *response.body_mut() = Body::full(text);
-        response
     }
 }
 

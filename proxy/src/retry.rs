@@ -1,17 +1,15 @@
 //! Another try, where the callee can't have acted on the one before.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::sleep;
 use weft_proto::planted::{Bug, planted};
 
-use crate::accept::End;
 use crate::balance::Chosen;
-use crate::identify::Relation;
+use crate::call::End;
+use crate::connect::link::LinkError;
+use crate::lane::{Budget, Leg};
 use crate::reject::Reject;
-use crate::route::Route;
 use crate::task::Random;
 
 /// Why a try failed, and whether another one is safe.
@@ -40,12 +38,11 @@ pub(crate) enum Again {
 /// The tries of one exchange.
 #[derive(Debug)]
 pub(crate) struct Tries {
-    relation: Arc<Relation>,
+    budget: Budget,
     tried: [usize; TRIES_MAX],
     count: usize,
     left: u8,
     fresh: bool,
-    retrying: bool,
 }
 
 impl Failure {
@@ -53,9 +50,25 @@ impl Failure {
         Self { reject, again: Again::Never }
     }
 
-    /// The endpoint could not be reached.
-    pub(crate) fn unreachable(why: String) -> Self {
-        Self { reject: Reject::Unreachable(why), again: Again::Elsewhere }
+    /// No connection to the endpoint came about.
+    pub(crate) fn of_link(error: LinkError) -> Self {
+        match error {
+            LinkError::NoCertificate(why) => Self::never(Reject::NoCertificate(why.to_string())),
+            LinkError::NoInstance => Self { reject: Reject::NoInstance, again: Again::Elsewhere },
+            LinkError::Unreachable(why) => {
+                Self { reject: Reject::Unreachable(why.to_string()), again: Again::Elsewhere }
+            }
+        }
+    }
+
+    /// Takes it out on the endpoint where that is to blame.
+    pub(crate) fn blame(&self, chosen: &Chosen, connected: bool) {
+        match (&self.reject, self.again) {
+            (_, Again::Lost) => chosen.lost(),
+            (Reject::Unreachable(_), Again::Elsewhere) if !connected => chosen.lost(),
+            (Reject::NoInstance, _) if connected => chosen.failed(),
+            _ => {}
+        }
     }
 
     /// The link ended under a request that may be sent twice.
@@ -71,17 +84,15 @@ impl Failure {
 
 impl Tries {
     /// No try yet. What comes from another node is not repeated here: its node does that.
-    pub(crate) fn new(route: &Route) -> Self {
-        let relation = route.relation().clone();
-        relation.active.fetch_add(1, Ordering::Relaxed);
-        let left = Self::allowed(route);
-        Self { relation, tried: [usize::MAX; TRIES_MAX], count: 0, left, fresh: false, retrying: false }
+    pub(crate) fn new(leg: &Leg) -> Self {
+        let left = Self::allowed(leg);
+        Self { budget: leg.lane.begin(), tried: [usize::MAX; TRIES_MAX], count: 0, left, fresh: false }
     }
 
     /// How many tries may follow the first one.
-    pub(crate) fn allowed(route: &Route) -> u8 {
-        match route.relation().end {
-            End::Caller => route.settings().retries,
+    pub(crate) fn allowed(leg: &Leg) -> u8 {
+        match leg.relation.end {
+            End::Caller => leg.relation.service.settings.retries,
             End::Callee => 0,
         }
     }
@@ -122,17 +133,12 @@ impl Tries {
             Again::Elsewhere if self.count == 0 => Duration::ZERO,
             Again::Elsewhere | Again::Later => self.backoff(random),
         };
-        let within_budget = failure.again == Again::Lost || self.retrying || self.relation.may_retry();
-        if self.left == 0 || !within_budget {
+        if self.left == 0 || !(failure.again == Again::Lost || self.budget.allows()) {
             return Err(failure.reject);
         }
         self.left -= 1;
         self.count += 1;
-        if !self.retrying {
-            self.retrying = true;
-            self.relation.retrying.fetch_add(1, Ordering::Relaxed);
-        }
-        self.relation.series.retried();
+        self.budget.take();
         if !pause.is_zero() {
             sleep(pause).await;
         }
@@ -145,15 +151,6 @@ impl Tries {
         let half = doubled / 2;
         let spread = usize::try_from(half.as_micros()).unwrap_or(usize::MAX).max(1);
         half + Duration::from_micros(random.below(spread) as u64)
-    }
-}
-
-impl Drop for Tries {
-    fn drop(&mut self) {
-        self.relation.active.fetch_sub(1, Ordering::Relaxed);
-        if self.retrying {
-            self.relation.retrying.fetch_sub(1, Ordering::Relaxed);
-        }
     }
 }
 

@@ -38,7 +38,7 @@ pub struct Table {
     pub node: NodeName,
     pub(crate) node_identity: Identity,
     /// Where this node is reached, as far as the table tells.
-    pub(crate) node_ip: Option<IpAddr>,
+    node_ip: Option<IpAddr>,
     pub(crate) callers: BTreeMap<u32, ServiceName>,
     pub(crate) caller_any: Option<ServiceName>,
     pub(crate) binds: Vec<Bind>,
@@ -147,6 +147,11 @@ impl Table {
         service.listen_address(port).map(|_| (service, port))
     }
 
+    /// Where this node is reached, as far as the table tells.
+    pub(crate) fn own_ip(&self) -> IpAddr {
+        self.node_ip.unwrap_or(NO_ADDRESS)
+    }
+
     /// Every service, by name.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.services.values()
@@ -173,4 +178,6 @@ fn changed(before: &[Arc<PolicyDescription>], now: &[Arc<PolicyDescription>]) ->
     }
 }
 
+/// The address of a node that none is known of.
+const NO_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 static GENERATION: AtomicU64 = AtomicU64::new(1);

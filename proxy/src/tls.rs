@@ -29,7 +29,6 @@ use weft_proto::UnixMillis;
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
 use weft_proto::service::{InstanceId, ServiceName};
 
-use crate::plane::Clock;
 use verify::{Callee, Callers, Own, Times};
 
 /// Control links between nodes.
@@ -43,8 +42,13 @@ pub const ALPN_H2: &[u8] = b"h2";
 /// Exchanges with clients that know no better.
 pub const ALPN_H1: &[u8] = b"http/1.1";
 
+/// Far enough away for any timer.
+const YEAR_MS: u64 = 365 * 24 * 60 * 60 * 1000;
 /// Most client configurations kept; beyond that all are made anew.
 const CONFIGS_MAX: usize = 8192;
+
+/// Reads the wall clock.
+pub type Clock = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
 
 /// The certificates that this node holds and the roots that it trusts.
 #[derive(Clone)]
@@ -142,9 +146,10 @@ impl Identities {
         !revoked.is_empty() && names::serial(chain).is_none_or(|serial| revoked.contains(&serial))
     }
 
-    /// How long the holder of these certificates is trusted; `at` tells when a moment of the wall clock comes.
-    pub(crate) fn validity(&self, chain: &[CertificateDer<'_>], at: impl Fn(UnixMillis) -> Instant) -> Validity {
-        Validity::new(chain, at(expiry(chain).unwrap_or(0)), self.revoked.subscribe())
+    /// How long the holder of these certificates is trusted.
+    pub(crate) fn validity(&self, chain: &[CertificateDer<'_>]) -> Validity {
+        let left = expiry(chain).unwrap_or(0).saturating_sub((self.time.0)()).min(YEAR_MS);
+        Validity::new(chain, Instant::now() + Duration::from_millis(left), self.revoked.subscribe())
     }
 
     /// Says from now on which services have a service account of another name, and who their instances are.
@@ -158,6 +163,11 @@ impl Identities {
     fn of(&self, trust_domain: &TrustDomain, service: ServiceName) -> Identity {
         let named = self.accounts.load().get(&service).cloned();
         named.unwrap_or_else(|| Identity::service(trust_domain.clone(), service))
+    }
+
+    /// Whether this node holds a certificate of that identity.
+    pub(crate) fn holds(&self, identity: &Identity) -> bool {
+        self.current().certificates.contains_key(identity)
     }
 
     /// Whether the first certificate of a chain is valid now.

@@ -1,102 +1,67 @@
-//! One core of the data plane: its listeners, links, pools and counters. Nothing of it is shared with another core.
+//! One core at work: its listeners, its links, what it does when the table changes and when the node drains.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use crate::accept::links;
 use crate::accept::listeners::{Listeners, wanted};
-use crate::connect::instance::InstanceSlot;
-use crate::connect::link::{LinkSlot, Way};
-use crate::date::Dates;
-use crate::identify::Relations;
+use crate::core::Core;
 use crate::net::Net;
-use crate::plane::Plane;
-use crate::quic::{QuicClient, QuicServer};
-use crate::record::Recorder;
-use crate::revoke::Holds;
+use crate::quic::QuicServer;
+use crate::revoke;
+use crate::shared::Problems;
+use crate::task::Aborting;
 
-/// One core's own.
-pub(crate) struct Worker<N: Net> {
-    pub(crate) index: usize,
-    pub(crate) plane: Arc<Plane<N>>,
-    pub(crate) recorder: Arc<Recorder>,
-    pub(crate) holds: Arc<Holds>,
-    pub(crate) relations: Relations,
-    pub(crate) dates: Dates,
-    pub(crate) quic: QuicClient,
-    pub(crate) links: Mutex<BTreeMap<Way, Arc<LinkSlot>>>,
-    pub(crate) instances: Mutex<BTreeMap<SocketAddr, Arc<InstanceSlot>>>,
+/// Serves until the node drains and its exchanges have ended, or their time is over. The first core tells what does not work.
+pub(crate) async fn run<N: Net>(core: Arc<Core<N>>, problems: &Problems) {
+    let (mut tables, mut draining) = (core.shared.tables.subscribe(), core.shared.draining.subscribe());
+    let mut listeners = Listeners::default();
+    let quic = listen_quic(&core);
+    let mut ticks = interval(LOOK_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tables.borrow_and_update();
+        take_up(&core, &mut listeners, problems);
+        tokio::select! {
+            biased;
+            _ = draining.wait_for(|draining| *draining) => break,
+            changed = tables.changed() => if changed.is_err() { break },
+            _ = ticks.tick() => core.dialer.sweep(),
+        }
+    }
+    listeners.close();
+    let deadline = Instant::now() + DRAIN_TIMEOUT;
+    let mut ticks = interval(DRAIN_LOOK_INTERVAL);
+    while core.holds.open() > 0 && timeout_at(deadline, ticks.tick()).await.is_ok() {}
+    drop(quic);
 }
 
-impl<N: Net> Worker<N> {
-    pub(crate) fn new(plane: &Arc<Plane<N>>, index: usize) -> Arc<Self> {
-        Arc::new(Self {
-            index,
-            plane: plane.clone(),
-            recorder: plane.recorders[index].clone(),
-            holds: Arc::default(),
-            relations: Relations::default(),
-            dates: Dates::default(),
-            quic: QuicClient::new(&plane.net, plane.identities.clone()),
-            links: Mutex::default(),
-            instances: Mutex::default(),
-        })
+/// Brings listeners and open exchanges in step with the newest table.
+fn take_up<N: Net>(core: &Arc<Core<N>>, listeners: &mut Listeners, problems: &Problems) {
+    let table = core.shared.table.load_full();
+    let found = listeners.update(core, &wanted(&core.shared.settings, &table));
+    if core.place.core == 0 {
+        *problems.lock() = found;
     }
-
-    /// Serves until the node drains and its exchanges have ended, or their time is over.
-    pub(crate) async fn run(self: Arc<Self>) {
-        let (mut tables, mut draining) = (self.plane.tables.subscribe(), self.plane.draining.subscribe());
-        let mut listeners = Listeners::default();
-        let quic = self.listen_quic();
-        let mut ticks = interval(LOOK_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tables.borrow_and_update();
-            self.take_up(&mut listeners);
-            tokio::select! {
-                biased;
-                _ = draining.wait_for(|draining| *draining) => break,
-                changed = tables.changed() => if changed.is_err() { break },
-                _ = ticks.tick() => self.sweep(),
-            }
-        }
-        listeners.close();
-        let deadline = Instant::now() + DRAIN_TIMEOUT;
-        let mut ticks = interval(DRAIN_LOOK_INTERVAL);
-        while self.holds.open() > 0 && timeout_at(deadline, ticks.tick()).await.is_ok() {}
-        drop(quic);
+    core.dialer.retire_links(&table);
+    let ended = revoke::judge_again(&core.holds, &table);
+    if ended > 0 {
+        tracing::info!(ended, "open exchanges are denied by the newest policies");
     }
+}
 
-    /// Brings listeners and open exchanges in step with the newest table.
-    fn take_up(self: &Arc<Self>, listeners: &mut Listeners) {
-        let table = self.plane.table.load_full();
-        let settings = &self.plane.settings;
-        let problems = listeners.update(self, &wanted(settings, &table));
-        if self.index == 0 {
-            *self.plane.problems.lock() = problems;
+fn listen_quic<N: Net>(core: &Arc<Core<N>>) -> Option<Aborting> {
+    let shared = &core.shared;
+    match QuicServer::bind(&shared.net, shared.settings.mesh_address, &shared.identities) {
+        Ok(server) => {
+            let task = tokio::spawn(links::serve_quic(core.clone(), server));
+            Some(Aborting(task.abort_handle()))
         }
-        self.retire_links(&table);
-        let ended = self.holds.judge(&table);
-        if ended > 0 {
-            tracing::info!(ended, "open exchanges are denied by the newest policies");
-        }
-    }
-
-    fn listen_quic(self: &Arc<Self>) -> Option<crate::task::Aborting> {
-        match QuicServer::bind(&self.plane.net, self.plane.settings.mesh_address, &self.plane.identities) {
-            Ok(server) => {
-                let task = tokio::spawn(links::serve_quic(self.clone(), server));
-                Some(crate::task::Aborting(task.abort_handle()))
-            }
-            Err(error) => {
-                tracing::warn!(%error, "no QUIC on this node: its mesh port cannot be opened for UDP");
-                None
-            }
+        Err(error) => {
+            tracing::warn!(%error, "no QUIC on this node: its mesh port cannot be opened for UDP");
+            None
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Callers: local processes that reach services through their node's forward proxy.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -8,9 +8,10 @@ use weft_proxy::net::{Net, Stream};
 
 use crate::application::{LONG_PARTS, LONG_PAUSE};
 use crate::call::Call;
-use crate::host::PROXY;
 use crate::mesh::{Protocol, Service};
 
+/// Where local callers reach the mesh.
+pub const PROXY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15_001);
 /// Bound on a call that may be made again.
 const TIMEOUT: Duration = Duration::from_secs(4);
 /// Bound on a call whose caller waits longer than a link takes to be given up.

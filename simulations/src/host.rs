@@ -22,7 +22,7 @@ use weft_proxy::plane::Transport;
 
 use crate::application::{self, Seen};
 use crate::call::Call;
-use crate::caller;
+use crate::caller::{self, PROXY};
 use crate::mesh::assertion::Caller;
 use crate::mesh::{Mesh, Protocol};
 use crate::world::SimWorld;
@@ -63,8 +63,8 @@ pub struct Host {
     kinds: Kinds,
 }
 
-/// Where local callers reach the mesh.
-pub const PROXY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15_001);
+/// Voters that are wanted, as in production by default.
+pub const VOTERS: usize = 5;
 /// Where nodes reach each other.
 pub const MESH_PORT: u16 = 7946;
 /// The first user of a service's processes; that of the next is one higher.
@@ -190,7 +190,7 @@ impl Host {
             transport: Transport::Tcp,
             workers: 1,
             access_sample: 0.0,
-            voters: crate::run::VOTERS,
+            voters: VOTERS,
         }
     }
 

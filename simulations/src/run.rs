@@ -16,6 +16,7 @@ use std::sync::Arc;
 use crate::dice::Dice;
 use crate::faults::{Fault, FaultKind, Kinds, plan};
 use crate::host::Host;
+pub use crate::host::VOTERS;
 use crate::invariants::Breach;
 use crate::invariants::agreement::Agreement;
 use crate::invariants::claims::Claims;
@@ -75,8 +76,6 @@ pub struct Report {
     pub assertions: Vec<String>,
 }
 
-/// Voters that are wanted, as in production by default.
-pub const VOTERS: usize = 5;
 /// Length of a step, in milliseconds.
 const STEP: u64 = 5;
 /// How long the mesh has to form.

@@ -20,7 +20,21 @@ const IMPORTS: [(&str, &[&str]); 5] = [
 
 /// Where a library may be named, as path prefixes; replacing it means editing those.
 const LIBRARIES: [(&str, &[&str]); 4] = [
-    ("openraft", &["consensus/src/"]),
+    (
+        "openraft",
+        &[
+            "consensus/src/core.rs",
+            "consensus/src/follow.rs",
+            "consensus/src/keep.rs",
+            "consensus/src/log.rs",
+            "consensus/src/machine.rs",
+            "consensus/src/network.rs",
+            "consensus/src/propose.rs",
+            "consensus/src/raft.rs",
+            "consensus/src/replica.rs",
+            "consensus/src/wire.rs",
+        ],
+    ),
     ("chitchat", &["consensus/src/gossip"]),
     ("sled", &["node/src/os/disk.rs"]),
     (
@@ -28,7 +42,7 @@ const LIBRARIES: [(&str, &[&str]); 4] = [
         &[
             "proxy/src/quic",
             "proxy/src/net",
-            "proxy/src/plane.rs",
+            "proxy/src/shared.rs",
             "node/src/control.rs",
             "node/src/serve.rs",
             "simulations/src/world/",

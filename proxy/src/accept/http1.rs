@@ -18,26 +18,30 @@ use hyper::server::conn::http1::Builder;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::timeout;
 
-use super::framing::Mark;
 use super::wire::{Notes, Wire, under};
-use super::{Connection, Destination, local, named};
+use super::{local, named};
 use crate::body::{Body, BodyError};
+use crate::call::Destination;
+use crate::connection::Connection;
 use crate::exchange::{self, Outcome, Tracked};
 use crate::fields::{self, HEAD_LENGTH_MAX};
+use crate::forward::answer::AnswerBody;
 use crate::forward::bytes::End as Near;
-use crate::forward::upgrade;
+use crate::forward::refusal;
+use crate::framing::Mark;
+use crate::hold::Place;
 use crate::net::{Net, Stream};
 use crate::reject::Reject;
-use crate::revoke::Place;
+use crate::upgrade;
 
 /// Serves a connection until it ends or the node drains.
 pub(crate) async fn serve<N: Net, S>(connection: Arc<Connection<N>>, stream: S)
 where
     S: Stream,
 {
-    let worker = connection.worker.clone();
+    let core = connection.core.clone();
     // One exchange at a time has the place of the connection.
-    let place = Arc::new(worker.holds.enter(&worker.recorder));
+    let place = Arc::new(core.enter());
     let handle = stream.handle();
     let (wire, notes) = Wire::new(stream);
     let noted = notes.clone();
@@ -59,7 +63,7 @@ where
     });
     let serving = builder().serve_connection(TokioIo::new(wire), service).with_upgrades();
     let mut serving = pin!(serving);
-    let mut draining = worker.plane.draining.subscribe();
+    let mut draining = core.shared.draining.subscribe();
     // A caller that has gone for certain leaves nothing to answer, whatever the callee is still about to say.
     let mut reset = handle.as_ref().map_or_else(|| Box::pin(pending()) as BoxFuture<'_, ()>, |handle| handle.reset());
     let drained = tokio::select! {
@@ -193,11 +197,11 @@ async fn tunnel<N: Net, S: Stream>(
             local::serve_opened(connection, Near::Io(stream), protocol, opened).await;
         }
     });
-    Response::new(Tracked::untracked(Body::Empty))
+    Response::new(Tracked::untracked(AnswerBody::default()))
 }
 
 fn refused(reject: &Reject) -> Response<Tracked> {
-    reject.response(Version::HTTP_11, false, false).map(Tracked::untracked)
+    refusal::response(reject, Version::HTTP_11, false, false).map(Tracked::untracked)
 }
 
 /// How long a head may take to arrive, and a connection may be idle before it.

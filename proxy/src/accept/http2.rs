@@ -11,8 +11,10 @@ use h2::server::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
-use super::{Connection, End, streams};
-use crate::connect::link::{CONNECTION_WINDOW, FRAME_LENGTH_MAX, HEADER_LIST_MAX, LINK_STREAMS_MAX, STREAM_WINDOW};
+use super::streams;
+use crate::call::End;
+use crate::connection::Connection;
+use crate::limits::{CONNECTION_WINDOW, FRAME_LENGTH_MAX, HEADER_LIST_MAX, LINK_STREAMS_MAX, STREAM_WINDOW};
 use crate::net::Net;
 use crate::stream::{Responder, Source};
 use crate::tls::Validity;
@@ -39,7 +41,7 @@ where
         builder.max_pending_accept_reset_streams(LINK_RESETS_MAX).max_local_error_reset_streams(None);
     }
     let Ok(Ok(mut serving)) = timeout(HANDSHAKE_TIMEOUT, builder.handshake::<_, Bytes>(stream)).await else { return };
-    let mut draining = connection.worker.plane.draining.subscribe();
+    let mut draining = connection.core.shared.draining.subscribe();
     let mut leaving = false;
     let mut end = pin!(async move {
         match validity {

@@ -9,23 +9,25 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 use weft_proto::identity::Identity;
 
 use super::quic as quic_exchanges;
-use super::room::Stranger;
-use super::{Caller, Connection, Destination, http1, http2};
-use crate::connect::transport::Over;
+use super::{http1, http2};
+use crate::call::Over;
+use crate::call::{Caller, Destination};
+use crate::connection::Connection;
+use crate::core::Core;
 use crate::net::{Accepted, Net};
-use crate::plane::{ControlAlpn, Handover};
 use crate::quic::{self, Arrived, QuicLink, QuicServer};
 use crate::record::metrics::OpenLink;
+use crate::room::Stranger;
+use crate::shared::{ControlAlpn, Handover};
 use crate::tls::{self, ALPN_CONTROL, ALPN_H1, ALPN_H2, ALPN_JOIN, Clients, Target};
-use crate::worker::Worker;
 
 /// Serves a connection on TCP.
-pub(crate) async fn serve<N: Net>(worker: Arc<Worker<N>>, accepted: Accepted<N::Stream>) {
+pub(crate) async fn serve<N: Net>(core: Arc<Core<N>>, accepted: Accepted<N::Stream>) {
     let Accepted { stream, ours, theirs } = accepted;
-    let strangers = &worker.plane.strangers;
-    let Some(stranger) = strangers.take(theirs.ip()) else { return refused(&worker) };
+    let strangers = &core.shared.strangers;
+    let Some(stranger) = strangers.take(theirs.ip()) else { return refused(&core) };
     let acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
-    let Ok(Ok(handshake)) = timeout(strangers.patience(), acceptor).await else { return refused(&worker) };
+    let Ok(Ok(handshake)) = timeout(strangers.patience(), acceptor).await else { return refused(&core) };
     let control = handshake.client_hello().alpn().and_then(|mut names| {
         names.find_map(|name| match name {
             ALPN_CONTROL => Some(ControlAlpn::Control),
@@ -35,38 +37,38 @@ pub(crate) async fn serve<N: Net>(worker: Arc<Worker<N>>, accepted: Accepted<N::
     });
     if let Some(alpn) = control {
         let handover = Handover::Tcp { handshake: Box::new(handshake), alpn, from: theirs };
-        if worker.plane.handover.try_send(handover).is_err() {
+        if core.shared.handover.try_send(handover).is_err() {
             tracing::warn!("the control plane takes no more connections at the moment");
         }
         return;
     }
-    if data(&worker, handshake, stranger, (ours, theirs)).await.is_none() {
-        refused(&worker);
+    if data(&core, handshake, stranger, (ours, theirs)).await.is_none() {
+        refused(&core);
     }
 }
 
-fn refused<N: Net>(worker: &Worker<N>) {
-    worker.recorder.links.in_failed.fetch_add(1, Ordering::Relaxed);
+fn refused<N: Net>(core: &Core<N>) {
+    core.recorder.links.in_failed.fetch_add(1, Ordering::Relaxed);
 }
 
 async fn data<N: Net>(
-    worker: &Arc<Worker<N>>,
+    core: &Arc<Core<N>>,
     handshake: StartHandshake<N::Stream>,
     stranger: Stranger,
     addresses: (std::net::SocketAddr, std::net::SocketAddr),
 ) -> Option<()> {
-    let config = worker.plane.identities.server_config(&[ALPN_H2, ALPN_H1], Clients::Required);
-    let patience = worker.plane.strangers.patience();
+    let config = core.shared.identities.server_config(&[ALPN_H2, ALPN_H1], Clients::Required);
+    let patience = core.shared.strangers.patience();
     let stream = timeout(patience, handshake.into_stream(config)).await.ok()?.ok()?;
     drop(stranger);
     let session = stream.get_ref().1;
     let chain = session.peer_certificates()?;
     let peer = tls::peer_identity(chain).ok()?;
-    let validity = worker.plane.validity(chain);
-    let (destination, caller) = destination(worker, session.server_name()?, peer)?;
+    let validity = core.shared.identities.validity(chain);
+    let (destination, caller) = destination(core, session.server_name()?, peer)?;
     let h2 = session.alpn_protocol() == Some(ALPN_H2);
-    let connection = Connection::remote(worker, destination, caller, addresses);
-    let _open = OpenLink::taken(&worker.recorder, Over::Tcp);
+    let connection = Connection::remote(core, destination, caller, addresses);
+    let _open = OpenLink::taken(&core.recorder, Over::Tcp);
     if h2 {
         http2::serve(connection, stream, Some(validity)).await;
     } else {
@@ -81,7 +83,7 @@ async fn data<N: Net>(
 }
 
 /// The service's port that SNI names, the first one where it names none, and the instance.
-fn destination<N: Net>(worker: &Worker<N>, server_name: &str, identity: Identity) -> Option<(Destination, Caller)> {
+fn destination<N: Net>(core: &Core<N>, server_name: &str, identity: Identity) -> Option<(Destination, Caller)> {
     let target = Target::parse(server_name)?;
     let server_name = match &target {
         // Which instance it is is no concern of policies: both ends judge by the same name.
@@ -96,28 +98,28 @@ fn destination<N: Net>(worker: &Worker<N>, server_name: &str, identity: Identity
         Target::Instance { instance, port } => (instance.service, Some(port), Some(instance.name)),
         Target::Node(_) => return None,
     };
-    let table = worker.plane.table.load();
+    let table = core.shared.table.load();
     let port = port.or_else(|| table.service(&service)?.ports.first().map(|port| port.port))?;
     Some((Destination::Fixed(service, port), Caller { identity, server_name, instance }))
 }
 
 /// Takes QUIC connections until the worker ends: those of the control plane are handed over.
-pub(crate) async fn serve_quic<N: Net>(worker: Arc<Worker<N>>, server: QuicServer) {
+pub(crate) async fn serve_quic<N: Net>(core: Arc<Core<N>>, server: QuicServer) {
     while let Some(incoming) = server.accept().await {
-        let worker = worker.clone();
+        let core = core.clone();
         tokio::spawn(async move {
             match quic::handshake(incoming).await {
                 Ok(Arrived { connection, alpn, .. }) if alpn == ALPN_CONTROL => {
-                    let _ = worker.plane.handover.try_send(Handover::Quic { connection });
+                    let _ = core.shared.handover.try_send(Handover::Quic { connection });
                 }
                 Ok(arrived) => {
-                    if quic_data(&worker, arrived).await.is_none() {
-                        refused(&worker);
+                    if quic_data(&core, arrived).await.is_none() {
+                        refused(&core);
                     }
                 }
                 Err(error) => {
                     tracing::debug!(%error, "a QUIC handshake failed");
-                    refused(&worker);
+                    refused(&core);
                 }
             }
         });
@@ -125,18 +127,18 @@ pub(crate) async fn serve_quic<N: Net>(worker: Arc<Worker<N>>, server: QuicServe
 }
 
 /// The handshake has agreed on a protocol; of the two that are offered, this is the one that is not for control.
-async fn quic_data<N: Net>(worker: &Arc<Worker<N>>, arrived: Arrived) -> Option<()> {
+async fn quic_data<N: Net>(core: &Arc<Core<N>>, arrived: Arrived) -> Option<()> {
     let Arrived { connection, sni, identity, chain, .. } = arrived;
-    let addresses = (worker.plane.settings.mesh_address, connection.remote_address());
+    let addresses = (core.shared.settings.mesh_address, connection.remote_address());
     let link = QuicLink::new(connection);
-    let sni = sni.filter(|_| worker.plane.identities.is_current(&chain));
-    let found = sni.and_then(|name| destination(worker, &name, identity));
+    let sni = sni.filter(|_| core.shared.identities.is_current(&chain));
+    let found = sni.and_then(|name| destination(core, &name, identity));
     let Some((destination, caller)) = found else {
         link.close();
         return None;
     };
-    let connection = Connection::remote(worker, destination, caller, addresses);
-    let _open = OpenLink::taken(&worker.recorder, Over::Quic);
-    quic_exchanges::serve(connection, link, worker.plane.validity(&chain)).await;
+    let connection = Connection::remote(core, destination, caller, addresses);
+    let _open = OpenLink::taken(&core.recorder, Over::Quic);
+    quic_exchanges::serve(connection, link, core.shared.identities.validity(&chain)).await;
     Some(())
 }

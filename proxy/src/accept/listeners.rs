@@ -1,4 +1,4 @@
-//! The listeners of a worker, kept in step with the table.
+//! The listeners of a core, kept in step with the table.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,13 +9,15 @@ use std::time::Duration;
 use tokio::time::sleep;
 use weft_proto::service::{Protocol, ServiceName};
 
-use super::{Connection, Destination, links, local, named};
+use super::{links, local, named};
+use crate::call::Destination;
+use crate::connection::Connection;
+use crate::core::Core;
 use crate::forward::bytes::End as Near;
 use crate::net::{Accepted, Listener, Net};
-use crate::plane::PlaneSettings;
+use crate::shared::PlaneSettings;
 use crate::table::Table;
 use crate::task::Aborting;
-use crate::worker::Worker;
 
 /// What arrives at an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +65,7 @@ impl Listeners {
     /// Closes what is not wanted any more and opens what is missing; answers what could not be opened, and why.
     pub(crate) fn update<N: Net>(
         &mut self,
-        worker: &Arc<Worker<N>>,
+        core: &Arc<Core<N>>,
         wanted: &BTreeMap<SocketAddr, Purpose>,
     ) -> BTreeMap<SocketAddr, String> {
         self.open.retain(|address, (purpose, _)| wanted.get(address) == Some(purpose));
@@ -72,9 +74,9 @@ impl Listeners {
             if self.open.contains_key(address) {
                 continue;
             }
-            match worker.plane.net.listen(*address) {
+            match core.shared.net.listen(*address) {
                 Ok(listener) => {
-                    let task = tokio::spawn(accept(worker.clone(), listener, purpose.clone()));
+                    let task = tokio::spawn(accept(core.clone(), listener, purpose.clone()));
                     self.open.insert(*address, (purpose.clone(), Aborting(task.abort_handle())));
                 }
                 Err(error) => drop(problems.insert(*address, remedy(*address, purpose, &error))),
@@ -109,7 +111,7 @@ fn remedy(address: SocketAddr, purpose: &Purpose, error: &io::Error) -> String {
     format!("cannot listen on {address} for {what}: {error}{remedy}")
 }
 
-async fn accept<N: Net>(worker: Arc<Worker<N>>, mut listener: N::Listener, purpose: Purpose) {
+async fn accept<N: Net>(core: Arc<Core<N>>, mut listener: N::Listener, purpose: Purpose) {
     loop {
         let accepted = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -120,16 +122,16 @@ async fn accept<N: Net>(worker: Arc<Worker<N>>, mut listener: N::Listener, purpo
                 continue;
             }
         };
-        let worker = worker.clone();
+        let core = core.clone();
         let Accepted { stream, ours, theirs } = accepted;
         let fixed = match &purpose {
             Purpose::Mesh => {
-                tokio::spawn(links::serve(worker, Accepted { stream, ours, theirs }));
+                tokio::spawn(links::serve(core, Accepted { stream, ours, theirs }));
                 continue;
             }
             Purpose::Proxy => Some((Destination::Named, None)),
-            Purpose::Captured => worker
-                .plane
+            Purpose::Captured => core
+                .shared
                 .table
                 .load()
                 .at(ours)
@@ -139,12 +141,12 @@ async fn accept<N: Net>(worker: Arc<Worker<N>>, mut listener: N::Listener, purpo
             }
         };
         let mut near = Near::io(stream);
-        let taken = worker.plane.room.take(|| worker.plane.net.owner(ours, theirs));
+        let taken = core.shared.room.take(|| core.shared.net.owner(ours, theirs));
         let (Some((destination, protocol)), Some(taken)) = (fixed, taken) else {
             near.abort();
             continue;
         };
-        let connection = Connection::local(&worker, destination, (ours, theirs), taken);
+        let connection = Connection::local(&core, destination, (ours, theirs), taken);
         match protocol {
             Some(protocol) => drop(tokio::spawn(local::serve(connection, near, protocol))),
             None => drop(tokio::spawn(named::serve(connection, near))),

@@ -9,13 +9,14 @@ use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 use weft_proto::service::Protocol;
 
-use super::sniff::{Sniffing, Speech};
-use super::{Connection, http1, http2};
+use super::sniff::Sniffing;
+use crate::connection::Connection;
 use crate::exchange::tunnel::{self, Trial};
 use crate::forward::bytes::End as Near;
+use crate::hold::{Place, revocable};
 use crate::net::Net;
 use crate::reject::Reject;
-use crate::revoke::{Place, revocable};
+use crate::speech::Speech;
 
 /// A callee that is there, asked before its caller is told so.
 pub(crate) struct Opened {
@@ -35,8 +36,8 @@ pub(crate) async fn serve<N: Net>(connection: Arc<Connection<N>>, near: Near, pr
 /// Asks for the callee of a tunnel. Where its port speaks HTTP each request is judged for itself later; here it is asked
 /// whether any could come to something.
 pub(crate) async fn open<N: Net>(connection: &Arc<Connection<N>>, protocol: Protocol) -> Result<Opened, Reject> {
-    let worker = &connection.worker;
-    let place = worker.holds.enter(&worker.recorder);
+    let core = &connection.core;
+    let place = core.enter();
     let trial = match protocol {
         Protocol::Tcp => Trial::Open(Box::new(tunnel::stream(connection, &place.hold).await?)),
         Protocol::Auto => tunnel::trial(connection, &place.hold).await?,
@@ -47,8 +48,8 @@ pub(crate) async fn open<N: Net>(connection: &Arc<Connection<N>>, protocol: Prot
 
 /// Asks, for another node, whether the instance on this one is there; nothing is sent to it.
 pub(crate) async fn probe<N: Net>(connection: &Arc<Connection<N>>) -> Result<Opened, Reject> {
-    let worker = &connection.worker;
-    let place = worker.holds.enter(&worker.recorder);
+    let core = &connection.core;
+    let place = core.enter();
     let trial = tunnel::trial(connection, &place.hold).await?;
     Ok(Opened { place, trial })
 }
@@ -77,18 +78,18 @@ pub(crate) fn serve_opened<N: Net>(
 async fn auto<N: Net>(connection: Arc<Connection<N>>, near: Near) {
     let mut sniffing = Sniffing::new(near);
     match timeout(AUTO_BOUND, sniffing.speech()).await {
-        Ok(Ok(speech)) => return speak(connection, sniffing, speech).await,
+        Ok(Ok(speech)) => return super::speak(connection, sniffing, speech).await,
         Ok(Err(_)) => return,
         Err(_) => {}
     }
-    let place = connection.worker.holds.enter(&connection.worker.recorder);
+    let place = connection.core.enter();
     let trial = tokio::select! {
         biased;
         speech = sniffing.speech() => Err(speech),
         trial = tunnel::trial(&connection, &place.hold) => Ok(trial),
     };
     match trial {
-        Err(Ok(speech)) => speak(connection, sniffing, speech).await,
+        Err(Ok(speech)) => super::speak(connection, sniffing, speech).await,
         Err(Err(_)) => {}
         Ok(Err(_)) => sniffing.abort(),
         Ok(Ok(trial)) => either(connection, sniffing, Opened { place, trial }).await,
@@ -102,9 +103,9 @@ async fn either<N: Net>(connection: Arc<Connection<N>>, mut sniffing: Sniffing, 
         Trial::Open(tunnel) => tunnel,
         Trial::HttpOnly => {
             drop(place);
-            let silence_max = connection.worker.plane.room.silence_max();
+            let silence_max = connection.core.shared.room.silence_max();
             if let Ok(Ok(speech)) = timeout(silence_max, sniffing.speech()).await {
-                speak(connection, sniffing, speech).await;
+                super::speak(connection, sniffing, speech).await;
             }
             return;
         }
@@ -125,7 +126,7 @@ async fn either<N: Net>(connection: Arc<Connection<N>>, mut sniffing: Sniffing, 
         }
         Some(Some(Ok(speech @ (Speech::Http1 | Speech::Http2)))) => {
             drop((tunnel, place));
-            speak(connection, sniffing, speech).await;
+            super::speak(connection, sniffing, speech).await;
         }
         Some(Some(Err(_))) => {}
         Some(None | Some(Ok(_))) => {
@@ -135,30 +136,19 @@ async fn either<N: Net>(connection: Arc<Connection<N>>, mut sniffing: Sniffing, 
     }
 }
 
-async fn speak<N: Net>(connection: Arc<Connection<N>>, sniffing: Sniffing, speech: Speech) {
-    match speech {
-        Speech::Http1 => http1::serve(connection, sniffing.into_stream()).await,
-        Speech::Http2 => http2::serve(connection, sniffing.into_stream(), None).await,
-        Speech::Socks5 | Speech::Opaque => {
-            let (near, first) = sniffing.into_near();
-            opaque(&connection, near, Some(first)).await;
-        }
-    }
-}
-
 /// A port that speaks HTTP. What is none is answered with what is wrong with it.
 async fn http<N: Net>(connection: Arc<Connection<N>>, mut sniffing: Sniffing) {
-    let silence_max = connection.worker.plane.room.silence_max();
+    let silence_max = connection.core.shared.room.silence_max();
     match timeout(silence_max, sniffing.speech()).await {
-        Ok(Ok(Speech::Http2)) => http2::serve(connection, sniffing.into_stream(), None).await,
-        Ok(Ok(_)) => http1::serve(connection, sniffing.into_stream()).await,
+        Ok(Ok(Speech::Http2)) => super::speak(connection, sniffing, Speech::Http2).await,
+        Ok(Ok(_)) => super::speak(connection, sniffing, Speech::Http1).await,
         Ok(Err(_)) | Err(_) => {}
     }
 }
 
 /// `first` has been read where the port does not say that it is opaque.
-async fn opaque<N: Net>(connection: &Arc<Connection<N>>, mut near: Near, first: Option<Bytes>) {
-    let place = connection.worker.holds.enter(&connection.worker.recorder);
+pub(super) async fn opaque<N: Net>(connection: &Arc<Connection<N>>, mut near: Near, first: Option<Bytes>) {
+    let place = connection.core.enter();
     match (tunnel::stream(connection, &place.hold).await, first) {
         (Ok(tunnel), None) => tunnel.join(near).await,
         (Ok(tunnel), Some(first)) => tunnel.join_after(first, near).await,

@@ -7,27 +7,30 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
-use weft_proto::service::{Protocol, ServicePort};
+use weft_proto::service::Protocol;
 
+use super::local;
 use super::local::Opened;
-use super::sniff::{Sniffing, Speech};
-use super::{Connection, Destination, http1, http2, local};
+use super::sniff::Sniffing;
+use crate::call::Destination;
+use crate::connection::Connection;
+use crate::decide::identify::{addressed, named};
 use crate::forward::bytes::End as Near;
-use crate::identify;
 use crate::net::Net;
 use crate::reject::Reject;
-use crate::table::{Service, Table};
+use crate::speech::Speech;
 
 /// Serves a connection to the forward proxy.
 pub(crate) async fn serve<N: Net>(connection: Arc<Connection<N>>, near: Near) {
     let mut sniffing = Sniffing::new(near);
-    let silence_max = connection.worker.plane.room.silence_max();
+    let silence_max = connection.core.shared.room.silence_max();
     let Ok(Ok(speech)) = timeout(silence_max, sniffing.speech()).await else { return };
-    let mut stream = sniffing.into_stream();
     match speech {
-        Speech::Http2 => http2::serve(connection, stream, None).await,
-        Speech::Http1 | Speech::Opaque => http1::serve(connection, stream).await,
+        Speech::Http2 => super::speak(connection, sniffing, Speech::Http2).await,
+        // What is none is answered with what is wrong with it.
+        Speech::Http1 | Speech::Opaque => super::speak(connection, sniffing, Speech::Http1).await,
         Speech::Socks5 => {
+            let mut stream = sniffing.into_stream();
             let asked = timeout(SOCKS_TIMEOUT, socks(&connection, &mut stream)).await;
             if let Ok(Ok(Some((connection, protocol, opened)))) = asked {
                 local::serve_opened(connection, Near::io(stream), protocol, opened).await;
@@ -42,20 +45,12 @@ pub(crate) fn target<N: Net>(
     host: &str,
     port: Option<u16>,
 ) -> Result<(Arc<Connection<N>>, Protocol), Reject> {
-    let table = connection.worker.plane.table.load();
+    let table = connection.core.shared.table.load();
     let (service, port) = match host.parse::<Ipv4Addr>() {
-        Ok(address) => by_address(&table, address, port),
-        Err(_) => identify::named(&table, &crate::path::host(host), port),
+        Ok(address) => addressed(&table, address, port),
+        Err(_) => named(&table, &crate::path::host(host), port),
     }?;
     Ok((connection.towards(Destination::Fixed(service.name.clone(), port.port)), port.protocol))
-}
-
-fn by_address(table: &Table, address: Ipv4Addr, port: Option<u16>) -> Result<(Arc<Service>, ServicePort), Reject> {
-    let service = table.services().find(|service| service.address == Some(address));
-    let service = service.ok_or_else(|| Reject::UnknownHost(address.to_string()))?;
-    let port = port.and_then(|number| service.port(number));
-    let port = port.ok_or_else(|| Reject::UnknownPort(format!("{} has no such port", service.name)))?;
-    Ok((service.clone(), port))
 }
 
 async fn socks<N: Net, S>(

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{Connection, streams};
+use super::streams;
+use crate::connection::Connection;
 use crate::net::Net;
 use crate::quic::QuicLink;
 use crate::stream;
@@ -14,7 +15,7 @@ use crate::tls::Validity;
 
 /// Serves a link until it ends. `validity` is that of the other end's certificate.
 pub(crate) async fn serve<N: Net>(connection: Arc<Connection<N>>, link: QuicLink, validity: Validity) {
-    let mut draining = connection.worker.plane.draining.subscribe();
+    let mut draining = connection.core.shared.draining.subscribe();
     let mut leaving = false;
     let mut end = pin!(validity.over());
     loop {

@@ -12,16 +12,19 @@ use http_body::Body as HttpBody;
 use tokio::time::timeout;
 use weft_proto::service::{Protocol, ServiceName};
 
-use super::{Connection, Destination, End, local, named};
+use super::{local, named};
 use crate::body::Body;
+use crate::call::{Destination, End};
+use crate::connection::Connection;
 use crate::exchange::{self, Outcome};
 use crate::forward::bytes::End as Near;
-use crate::forward::headers::PROBE_HEADER;
 use crate::forward::pipe::Pipe;
-use crate::forward::upgrade::{UPGRADE_HEADER, carried, tell, tell_node};
+use crate::forward::refusal;
+use crate::headers::PROBE_HEADER;
 use crate::net::Net;
 use crate::reject::Reject;
 use crate::stream::{Responder, Source};
+use crate::upgrade::{UPGRADE_HEADER, carried, tell, tell_node};
 
 /// Serves one exchange to its end.
 pub(crate) async fn respond_to<N: Net>(connection: Arc<Connection<N>>, request: Request<Source>, responder: Responder) {
@@ -38,11 +41,11 @@ async fn exchange<N: Net>(
     mut responder: Responder,
     upgrade: bool,
 ) {
-    let worker = &connection.worker;
-    let place = worker.holds.enter(&worker.recorder);
+    let core = &connection.core;
+    let place = core.enter();
     let (head, mut received) = request.into_parts();
     let (body, received) = match upgrade {
-        false => (Body::request(received), None),
+        false => (Body::stream(received), None),
         true => {
             let length = carried(&head.headers).map_or(0, |(_, length)| length);
             let Ok(Some(body)) = timeout(OFFER_TIMEOUT, received.take(length)).await else { return };
@@ -135,7 +138,7 @@ async fn connect<N: Net>(mut connection: Arc<Connection<N>>, request: Request<So
 }
 
 async fn refuse(responder: &mut Responder, received: &mut Source, reject: &Reject) {
-    let (mut parts, _) = reject.response(http::Version::HTTP_2, false, true).into_parts();
+    let (mut parts, _) = refusal::response(reject, http::Version::HTTP_2, false, true).into_parts();
     // The text stays here.
     parts.headers.remove(CONTENT_LENGTH);
     answer(responder, received, Response::from_parts(parts, ())).await;
@@ -152,7 +155,7 @@ async fn answer(responder: &mut Responder, received: &mut Source, response: Resp
 
 /// What the port speaks: at the callee's node as its instance declares it.
 fn fixed<N: Net>(connection: &Connection<N>, service: &ServiceName, port: u16) -> Result<Protocol, Reject> {
-    let table = connection.worker.plane.table.load();
+    let table = connection.core.shared.table.load();
     let service = table.service(service).ok_or_else(|| Reject::UnknownHost(service.host()))?;
     let known = service.declared(port).or_else(|| service.port(port).map(|port| port.protocol));
     known.ok_or_else(|| Reject::UnknownPort(format!("{} has no port {port}", service.name)))

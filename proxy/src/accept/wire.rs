@@ -16,8 +16,8 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use super::framing::{Behind, Framing, Mark, stand_in};
 use crate::fields::{self, NotAField};
+use crate::framing::{Behind, Framing, Mark, stand_in};
 use crate::net::Stream;
 use crate::net::rejoined::rejoin;
 use crate::reject::Reject;

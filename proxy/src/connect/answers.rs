@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use crate::fields::{self, FIELDS_MAX, HEAD_LENGTH_MAX};
-use crate::forward::inform::{Endless, Informed};
+use crate::inform::{Endless, Informed};
 use crate::net::Stream;
 use crate::net::rejoined::{rejoin, write_through};
 

@@ -8,19 +8,20 @@ use bytes::Bytes;
 use h2::client::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::link::{CONNECTION_WINDOW, FRAME_LENGTH_MAX, HEADER_LIST_MAX, STREAM_WINDOW, Shared};
+use super::Dialer;
+use super::link::Shared;
 use super::pulse::{self, Asking, Pulse};
-use super::transport::Over;
+use crate::call::Over;
+use crate::limits::{CONNECTION_WINDOW, FRAME_LENGTH_MAX, HEADER_LIST_MAX, STREAM_WINDOW};
 use crate::net::Net;
 use crate::quic::QuicLink;
 use crate::record::metrics::OpenLink;
 use crate::stream::Opener;
 use crate::tls::Validity;
-use crate::worker::Worker;
 
 /// Speaks HTTP/2 on the stream. `validity` is that of the other end's certificate; a stream without one is local.
 pub(super) async fn http2<N: Net, S>(
-    worker: &Worker<N>,
+    dialer: &Dialer<N>,
     stream: S,
     validity: Option<Validity>,
 ) -> io::Result<Arc<Shared>>
@@ -41,8 +42,8 @@ where
     }
     let (link, mut connection) = builder.handshake::<_, Bytes>(stream).await.map_err(into_io)?;
     let keepalive = if is_link { connection.ping_pong() } else { None };
-    let shared = Shared::new(worker, Opener::Http2(link), is_link);
-    let open = is_link.then(|| OpenLink::out(&worker.recorder, Over::Tcp));
+    let shared = Shared::new(dialer, Opener::Http2(link), is_link);
+    let open = is_link.then(|| OpenLink::out(&dialer.recorder, Over::Tcp));
     let watched = Arc::downgrade(&shared);
     let pulse = shared.pulse.clone();
     tokio::spawn(async move {
@@ -60,9 +61,9 @@ where
 }
 
 /// Exchanges on a QUIC connection, which keeps itself alive.
-pub(super) fn quic<N: Net>(worker: &Worker<N>, link: QuicLink, validity: Validity) -> Arc<Shared> {
-    let shared = Shared::new(worker, Opener::Quic(link.clone()), true);
-    let open = OpenLink::out(&worker.recorder, Over::Quic);
+pub(super) fn quic<N: Net>(dialer: &Dialer<N>, link: QuicLink, validity: Validity) -> Arc<Shared> {
+    let shared = Shared::new(dialer, Opener::Quic(link.clone()), true);
+    let open = OpenLink::out(&dialer.recorder, Over::Quic);
     let watched = Arc::downgrade(&shared);
     let pulse = shared.pulse.clone();
     tokio::spawn(async move {

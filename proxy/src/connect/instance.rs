@@ -10,13 +10,13 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
+use super::Dialer;
 use super::answers::{Answers, Heads, under};
 use super::link::{LinkError, LinkSlot, Way};
-use crate::body::Upload;
 use crate::fields::HEAD_LENGTH_MAX;
 use crate::interim::Gate;
 use crate::net::{Handle, Net, Stream};
-use crate::worker::Worker;
+use crate::upload::Upload;
 
 /// Where an instance listens, and the connections to it.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ pub(crate) enum Reuse {
 
 /// A pooled connection, or a fresh one.
 pub(crate) async fn lease<N: Net>(
-    worker: &Arc<Worker<N>>,
+    dialer: &Arc<Dialer<N>>,
     slot: &Arc<InstanceSlot>,
     reuse: Reuse,
     limit: Duration,
@@ -76,11 +76,11 @@ pub(crate) async fn lease<N: Net>(
         let Idle { sender, heads, handle, .. } = taken;
         return Ok(Lease { slot: slot.clone(), sender: Some(sender), heads, handle, idle: Some(idle), gate: None });
     }
-    Box::pin(dial(worker, slot, limit)).await
+    Box::pin(dial(dialer, slot, limit)).await
 }
 
-async fn dial<N: Net>(worker: &Worker<N>, slot: &Arc<InstanceSlot>, limit: Duration) -> Result<Lease, LinkError> {
-    let dialled = match timeout(limit, worker.plane.net.dial(slot.target)).await {
+async fn dial<N: Net>(dialer: &Dialer<N>, slot: &Arc<InstanceSlot>, limit: Duration) -> Result<Lease, LinkError> {
+    let dialled = match timeout(limit, dialer.net.dial(slot.target)).await {
         Ok(dialled) => dialled.map_err(|error| LinkError::io(slot.target, &error))?,
         Err(_) => return Err(LinkError::late(slot.target, limit)),
     };

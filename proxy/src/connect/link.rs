@@ -1,6 +1,6 @@
 //! Connections that carry many exchanges at once: links to other nodes, and HTTP/2 to instances.
 //!
-//! A worker keeps few of them for each pair of identities, and opens them one at a time however many wait.
+//! A dialer keeps few of them for each pair of identities, and opens them one at a time however many wait.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,12 +14,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use weft_proto::identity::Identity;
 
+use super::Dialer;
 use super::pulse::Pulse;
 use super::transport::Transports;
 use crate::net::Net;
 use crate::stream::Opener;
 use crate::tls::TlsError;
-use crate::worker::Worker;
 
 /// How a connection is made.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,6 +85,8 @@ pub(crate) struct Ticket {
 pub(crate) enum LinkError {
     /// This node does not hold the caller's certificate.
     NoCertificate(Arc<str>),
+    /// The instance of this node does not serve the port.
+    NoInstance,
     /// Anything else.
     Unreachable(Arc<str>),
 }
@@ -96,12 +98,12 @@ enum Taken {
 
 /// A share of a connection, which is opened if need be.
 pub(crate) async fn ticket<N: Net>(
-    worker: &Arc<Worker<N>>,
+    dialer: &Arc<Dialer<N>>,
     slot: &Arc<LinkSlot>,
     limit: Duration,
 ) -> Result<Ticket, LinkError> {
     for waits in 0..OPENINGS_MAX {
-        let mut opening = match slot.take(worker, limit) {
+        let mut opening = match slot.take(dialer, limit) {
             Taken::Ticket(mut ticket) => {
                 ticket.new = waits > 0;
                 return Ok(ticket);
@@ -142,14 +144,14 @@ impl LinkSlot {
         self.state.lock().swapped_until = until;
     }
 
-    fn take<N: Net>(self: &Arc<Self>, worker: &Arc<Worker<N>>, limit: Duration) -> Taken {
+    fn take<N: Net>(self: &Arc<Self>, dialer: &Arc<Dialer<N>>, limit: Duration) -> Taken {
         let mut state = self.state.lock();
         let now = if state.links.is_empty() { None } else { Some(Instant::now()) };
         state.links.retain(|link| now.is_some_and(|now| link.usable(now)));
         loop {
             let best = state.links.iter().min_by_key(|link| link.exchanges.load(Ordering::Relaxed));
             let Some(best) = best else {
-                return Taken::Wait(state.opening.get_or_insert_with(|| self.open(worker, limit)).clone());
+                return Taken::Wait(state.opening.get_or_insert_with(|| self.open(dialer, limit)).clone());
             };
             let busy = best.exchanges.load(Ordering::Relaxed) >= EXCHANGES_BUSY;
             let Some(ticket) = best.ticket() else {
@@ -157,18 +159,18 @@ impl LinkSlot {
                 continue;
             };
             if busy && state.links.len() < LINKS_MAX && state.opening.is_none() {
-                state.opening = Some(self.open(worker, limit));
+                state.opening = Some(self.open(dialer, limit));
             }
             return Taken::Ticket(ticket);
         }
     }
 
     /// Opens one in a task of its own, so that the exchange that asked first may give up without failing the others.
-    fn open<N: Net>(self: &Arc<Self>, worker: &Arc<Worker<N>>, limit: Duration) -> watch::Receiver<Opening> {
+    fn open<N: Net>(self: &Arc<Self>, dialer: &Arc<Dialer<N>>, limit: Duration) -> watch::Receiver<Opening> {
         let (sender, receiver) = watch::channel(None);
-        let (slot, worker) = (self.clone(), worker.clone());
+        let (slot, dialer) = (self.clone(), dialer.clone());
         tokio::spawn(async move {
-            let opened = match timeout(limit, slot.connect(&worker)).await {
+            let opened = match timeout(limit, slot.connect(&dialer)).await {
                 Ok(opened) => opened,
                 Err(_) => Err(LinkError::late(slot.way.address(), limit)),
             };
@@ -180,7 +182,7 @@ impl LinkSlot {
                     Ok(())
                 }
                 Err(error) => {
-                    worker.recorder.links.out_failed.fetch_add(1, Ordering::Relaxed);
+                    dialer.recorder.links.out_failed.fetch_add(1, Ordering::Relaxed);
                     Err(error)
                 }
             };
@@ -201,8 +203,8 @@ impl Drop for Shared {
 }
 
 impl Shared {
-    pub(super) fn new<N: Net>(worker: &Worker<N>, opener: Opener, is_link: bool) -> Arc<Self> {
-        let age = LINK_AGE_MAX + Duration::from_millis(worker.recorder.random.below(LINK_AGE_SPREAD_MS) as u64);
+    pub(super) fn new<N: Net>(dialer: &Dialer<N>, opener: Opener, is_link: bool) -> Arc<Self> {
+        let age = LINK_AGE_MAX + Duration::from_millis(dialer.recorder.random.below(LINK_AGE_SPREAD_MS) as u64);
         Arc::new(Self {
             opener,
             exchanges: AtomicUsize::new(0),
@@ -310,6 +312,7 @@ impl LinkError {
     pub(super) fn and(&self, other: &Self) -> Self {
         let why = |error: &Self| match error {
             Self::NoCertificate(why) | Self::Unreachable(why) => why.clone(),
+            Self::NoInstance => "no instance".into(),
         };
         Self::Unreachable(format!("{}; {}", why(self), why(other)).into())
     }
@@ -319,24 +322,12 @@ impl LinkError {
     }
 }
 
-/// Connections of one way in a worker.
+/// Connections of one way in a dialer.
 const LINKS_MAX: usize = 2;
 /// Exchanges on a link beyond which a second one is opened.
 const EXCHANGES_BUSY: usize = 100;
 /// How often a wait for a link ends in a new wait.
 const OPENINGS_MAX: usize = 3;
-/// Exchanges at once on one link.
-pub(crate) const LINK_STREAMS_MAX: u32 = 1024;
-/// Bytes that may be under way on one stream. What a reader does not take lies at its own node, at most this much.
-pub(crate) const STREAM_WINDOW: u32 = 256 << 10;
-/// Bytes that may be under way on one link: the windows of all its streams, so that those that nobody reads leave room for
-/// those that somebody does.
-pub(crate) const CONNECTION_WINDOW: u32 = LINK_STREAMS_MAX * STREAM_WINDOW;
-/// Longest frame, in bytes.
-pub(crate) const FRAME_LENGTH_MAX: u32 = 64 << 10;
-/// Longest header section that is taken from nodes and instances, in bytes as HTTP/2 counts them: each field counts 32
-/// beside its own (RFC 9113, 6.5.2), and one of 64 KiB in HTTP/1.1 may have thousands of fields.
-pub(crate) const HEADER_LIST_MAX: u32 = 1 << 20;
 /// Age at which a link takes no new exchanges, so that renewed certificates come into use well before the old ones end.
 const LINK_AGE_MAX: Duration = Duration::from_hours(1);
 /// Links retire spread over this many milliseconds.

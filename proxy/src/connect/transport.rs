@@ -11,13 +11,24 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use weft_proto::identity::Identity;
 
-use super::carry;
 use super::link::{LinkError, LinkSlot, Shared, Way};
+use super::{Dialer, carry};
+use crate::call::Over;
 use crate::net::Net;
-use crate::plane::Transport;
 use crate::quic::{self, QuicError, QuicLink};
 use crate::tls::{ALPN_EXCHANGE, ALPN_H2};
-use crate::worker::Worker;
+
+/// What links to other nodes run over. A node takes both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// TCP within a zone, QUIC between zones; the other one where the first does not connect.
+    #[default]
+    Auto,
+    /// HTTP/2 over TCP alone.
+    Tcp,
+    /// QUIC alone.
+    Quic,
+}
 
 /// What a node is reached over, the first choice first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,13 +37,6 @@ pub(crate) enum Transports {
     Quic,
     TcpThenQuic,
     QuicThenTcp,
-}
-
-/// What one link runs over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Over {
-    Tcp,
-    Quic,
 }
 
 impl Transports {
@@ -58,25 +62,25 @@ impl Transports {
 impl LinkSlot {
     /// A new connection. Where there are two ways to make it, the second is tried as soon as the first has failed or
     /// takes long, and the first to connect is it (as RFC 8305 does between address families).
-    pub(super) async fn connect<N: Net>(&self, worker: &Arc<Worker<N>>) -> Result<Arc<Shared>, LinkError> {
+    pub(super) async fn connect<N: Net>(&self, dialer: &Arc<Dialer<N>>) -> Result<Arc<Shared>, LinkError> {
         let Way::Mutual { transports, .. } = &self.way else {
-            let stream = worker.plane.net.dial(self.way.address()).await;
+            let stream = dialer.net.dial(self.way.address()).await;
             let stream = stream.map_err(|error| LinkError::io(self.way.address(), &error))?;
-            return carry::http2(worker, stream, None).await.map_err(|error| LinkError::io(self.way.address(), &error));
+            return carry::http2(dialer, stream, None).await.map_err(|error| LinkError::io(self.way.address(), &error));
         };
         let (first, Some(second)) = transports.choices() else {
-            return mutual(worker, &self.way, transports.choices().0).await;
+            return mutual(dialer, &self.way, transports.choices().0).await;
         };
         let swapped = self.is_swapped();
         let (first, second) = if swapped { (second, first) } else { (first, second) };
-        let mut early = pin!(mutual(worker, &self.way, first));
+        let mut early = pin!(mutual(dialer, &self.way, first));
         let failed = match timeout(HEAD_START, &mut early).await {
             Ok(Ok(shared)) => return Ok(shared),
             Ok(Err(error @ LinkError::NoCertificate(_))) => return Err(error),
             Ok(Err(error)) => Some(error),
             Err(_) => None,
         };
-        let mut late = pin!(mutual(worker, &self.way, second));
+        let mut late = pin!(mutual(dialer, &self.way, second));
         let won_late = match failed {
             Some(error) => late.await.map_err(|other| error.and(&other)),
             None => tokio::select! {
@@ -98,41 +102,41 @@ impl LinkSlot {
 }
 
 /// A link with a node.
-async fn mutual<N: Net>(worker: &Arc<Worker<N>>, way: &Way, over: Over) -> Result<Arc<Shared>, LinkError> {
+async fn mutual<N: Net>(dialer: &Arc<Dialer<N>>, way: &Way, over: Over) -> Result<Arc<Shared>, LinkError> {
     let Way::Mutual { from, to, server_name, address, .. } = way else {
         return Err(LinkError::Unreachable("instances are not reached by links".into()));
     };
     match over {
-        Over::Tcp => over_tcp(worker, (from, to), server_name, *address).await,
+        Over::Tcp => over_tcp(dialer, (from, to), server_name, *address).await,
         Over::Quic => {
-            let connecting = worker.quic.connect(*address, (from, to), server_name, ALPN_EXCHANGE).await;
+            let connecting = dialer.quic.connect(*address, (from, to), server_name, ALPN_EXCHANGE).await;
             let connection = connecting.map_err(|error| match error {
                 QuicError::Tls(error) => LinkError::tls(&error),
                 other => LinkError::Unreachable(format!("{address} over QUIC: {other}").into()),
             })?;
-            let validity = worker.plane.validity(&quic::chain(&connection));
-            Ok(carry::quic(worker, QuicLink::new(connection), validity))
+            let validity = dialer.identities.validity(&quic::chain(&connection));
+            Ok(carry::quic(dialer, QuicLink::new(connection), validity))
         }
     }
 }
 
 async fn over_tcp<N: Net>(
-    worker: &Arc<Worker<N>>,
+    dialer: &Arc<Dialer<N>>,
     (from, to): (&Identity, &Identity),
     server_name: &str,
     address: SocketAddr,
 ) -> Result<Arc<Shared>, LinkError> {
     let fail = |error: io::Error| LinkError::io(address, &error);
-    let config = worker.plane.identities.client_config(from, to, &[ALPN_H2]).map_err(|error| LinkError::tls(&error))?;
+    let config = dialer.identities.client_config(from, to, &[ALPN_H2]).map_err(|error| LinkError::tls(&error))?;
     let name = ServerName::try_from(server_name.to_owned()).expect("links are named by host names");
-    let stream = worker.plane.net.dial(address).await.map_err(fail)?;
+    let stream = dialer.net.dial(address).await.map_err(fail)?;
     let stream = TlsConnector::from(config).connect(name, stream).await.map_err(fail)?;
     let session = stream.get_ref().1;
     if session.alpn_protocol() != Some(ALPN_H2) {
         return Err(fail(io::Error::other("it does not speak HTTP/2 on links")));
     }
-    let validity = worker.plane.validity(session.peer_certificates().unwrap_or_default());
-    carry::http2(worker, stream, Some(validity)).await.map_err(fail)
+    let validity = dialer.identities.validity(session.peer_certificates().unwrap_or_default());
+    carry::http2(dialer, stream, Some(validity)).await.map_err(fail)
 }
 
 /// How long the first choice of two has to itself (RFC 8305, 8: the connection attempt delay).

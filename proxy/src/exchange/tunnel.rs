@@ -1,4 +1,4 @@
-//! An opaque stream, step by step: identify → authorize → route → balance → connect → forward → record.
+//! An opaque stream, step by step: identify → route → authorize → balance → connect → forward → record.
 
 use std::future::poll_fn;
 use std::io;
@@ -8,21 +8,18 @@ use std::time::Duration;
 
 use ::bytes::{Bytes, BytesMut};
 use http::HeaderValue;
-use http::uri::Authority;
 
-use crate::accept::Connection;
-use crate::accept::disguise::Disguise;
-use crate::connect::StreamUpstream;
+use crate::attempt::attempt;
+use crate::connection::Connection;
 use crate::forward::bytes::{self, Begun, End as Far, Passed};
-use crate::forward::http::Taken;
+use crate::forward::disguise::Disguise;
 use crate::forward::multiplexed::Purpose;
+use crate::forward::outgoing::Taken;
+use crate::hold::{Hold, revocable};
+use crate::identify;
 use crate::net::Net;
 use crate::record::Open;
 use crate::reject::Reject;
-use crate::retry::{Failure, Tries};
-use crate::revoke::{Hold, revocable};
-use crate::route::Route;
-use crate::{authorize, balance, connect, forward, identify, route};
 
 /// An opaque stream to the callee that waits for its near end.
 pub(crate) struct Tunnel {
@@ -38,10 +35,12 @@ pub(crate) struct Tunnel {
 
 /// An opaque stream, up to its far end.
 pub(crate) async fn stream<N: Net>(connection: &Arc<Connection<N>>, hold: &Arc<Hold>) -> Result<Tunnel, Reject> {
-    open(connection, Open::new(hold, "tcp"), Purpose::Stream).await.map_err(|(mut open, reject)| {
-        open.rejected(&reject);
-        reject
-    })
+    open(connection, Open::new(hold, &connection.core.recorder, "tcp"), Purpose::Stream).await.map_err(
+        |(mut open, reject)| {
+            open.rejected(&reject);
+            reject
+        },
+    )
 }
 
 /// An opaque stream to a callee that may not be spoken to in one: it counts and is recorded only if it is used.
@@ -63,7 +62,7 @@ pub(crate) enum Trial {
 }
 
 async fn ask<N: Net>(connection: &Arc<Connection<N>>, hold: &Arc<Hold>, purpose: Purpose) -> Result<Trial, Reject> {
-    let mut open = Open::new(hold, "tcp");
+    let mut open = Open::new(hold, &connection.core.recorder, "tcp");
     open.on_trial();
     match self::open(connection, open, purpose).await {
         Ok(tunnel) => Ok(Trial::Open(Box::new(tunnel))),
@@ -95,44 +94,13 @@ async fn open<N: Net>(
 async fn run_stream<N: Net>(
     connection: &Arc<Connection<N>>,
     open: &mut Open,
-    purpose: Purpose,
+    mut purpose: Purpose,
 ) -> Result<(Far, Option<Duration>), Reject> {
-    let relation = identify::relation(connection, None)?;
-    let permit = authorize::stream(connection, relation.clone(), open)?;
-    let route = route::choose(permit);
-    let mut tries = Tries::new(&route);
-    let worker = &connection.worker;
-    loop {
-        let chosen = balance::choose(&route, &tries, &worker.recorder.random)?;
-        tries.begin(&chosen);
-        open.sent_to(&chosen);
-        let failure = match connect::stream(worker, &route, &chosen).await {
-            Err(failure) => failure,
-            Ok(StreamUpstream::Instance(stream)) => {
-                open.streaming(&relation.series);
-                return Ok((Far::io(stream), route.settings().idle_timeout));
-            }
-            Ok(StreamUpstream::Link(ticket)) => match over_link(ticket, &route, purpose).await {
-                Ok(far) => {
-                    open.streaming(&relation.series);
-                    return Ok((far, route.settings().idle_timeout));
-                }
-                Err(failure) => {
-                    chosen.blame(&failure);
-                    failure
-                }
-            },
-        };
-        tries.again(failure, &worker.recorder.random).await?;
-    }
-}
-
-async fn over_link(mut ticket: connect::link::Ticket, route: &Route, purpose: Purpose) -> Result<Far, Failure> {
-    let relation = route.relation();
-    let authority = format!("{}:{}", relation.service.name.host(), route.port().port);
-    let authority: Authority = authority.parse().expect("a host name and a port are an authority");
-    let far = forward::multiplexed::connect(&mut ticket, &authority, purpose).await?;
-    Ok(far.with(ticket))
+    let leg = identify::leg(connection, None)?;
+    let route = super::authorize(connection, leg, None, open)?;
+    let far = attempt(&connection.core, &route, &mut purpose, open).await?;
+    open.streaming();
+    Ok((far, super::settings(route.leg()).idle_timeout))
 }
 
 impl Tunnel {

@@ -10,7 +10,7 @@ use futures_util::future::poll_fn;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::accept::disguise::Disguise;
+use super::disguise::Disguise;
 use crate::connect::link::Ticket;
 use crate::net::Stream;
 use crate::stream::{GivenUp, Sink, Source};

@@ -6,15 +6,16 @@ use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 
+use super::answer::AnswerBody;
 use super::bytes::End;
-use super::headers::FORWARDED_CLIENT;
-use super::http::{Answer, Outgoing, Taken};
-use super::upgrade::{self, Asked, Upgrade};
-use crate::body::{Body, Upload};
+use super::outgoing::{Answer, Outgoing, Taken};
 use crate::connect::instance::{Lease, RACE};
 use crate::fields;
+use crate::headers::FORWARDED_CLIENT;
 use crate::reject::Reject;
 use crate::retry::{Again, Failure};
+use crate::upgrade::{self, Asked, Upgrade};
+use crate::upload::Upload;
 
 /// Sends the request to the instance and waits for the head of its answer.
 pub(crate) async fn send(
@@ -60,7 +61,7 @@ pub(crate) async fn send(
                 None if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     Err(Failure::never(Reject::NotUpgraded))
                 }
-                None => Ok(Answer { response: response.map(|body| Body::instance(body, lease)), tunnel: None }),
+                None => Ok(Answer { response: response.map(|body| AnswerBody::instance(body, lease)), tunnel: None }),
             }
         }
         Err(mut error) => Err(match error.take_message() {
@@ -95,7 +96,7 @@ async fn upgraded(
     (expected, offer): (&Asked, &Upgrade),
 ) -> Result<Answer, Failure> {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(Answer { response: response.map(|body| Body::instance(body, lease)), tunnel: None });
+        return Ok(Answer { response: response.map(|body| AnswerBody::instance(body, lease)), tunnel: None });
     }
     if !expected.granted(offer, response.headers()) {
         return Err(Failure::never(Reject::NotUpgraded));
@@ -105,7 +106,7 @@ async fn upgraded(
     parts.status = StatusCode::OK;
     let protocol = parts.headers.get(UPGRADE).cloned();
     upgrade::clean(&mut parts.headers);
-    let response = Response::from_parts(parts, Body::Empty);
+    let response = Response::from_parts(parts, AnswerBody::default());
     let far = End::Io(lease.unwrap(upgraded).map_err(Failure::broken)?);
     Ok(Answer { response, tunnel: Some(Taken { protocol, far }) })
 }

@@ -8,16 +8,17 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body as HttpBody;
 
+use super::answer::AnswerBody;
 use super::bytes::End;
-use super::http::{Answer, Outgoing, Taken};
+use super::outgoing::{Answer, Outgoing, Taken};
 use super::pipe::{Pipe, PipeError};
-use super::{headers, upgrade};
-use crate::body::{Body, Upload};
 use crate::connect::link::Ticket;
 use crate::reject::{Reject, untouched};
 use crate::retry::{Again, Failure};
 use crate::stream::{Answering, Fault, Opener, Sink, Source};
 use crate::task::Aborting;
+use crate::upload::Upload;
+use crate::{headers, upgrade};
 
 /// Sends the request on the connection and waits for the head of the answer.
 pub(crate) async fn send(
@@ -177,7 +178,7 @@ fn upload(mut pipe: Pipe<Upload>) -> Aborting {
 }
 
 fn answer(response: Response<Source>, ticket: Ticket, rest: Option<Aborting>) -> Answer {
-    Answer { response: response.map(|source| Body::response(source, ticket, rest)), tunnel: None }
+    Answer { response: response.map(|source| AnswerBody::stream(source, ticket, rest)), tunnel: None }
 }
 
 fn tunnelled(response: Response<Source>, sink: Sink, ticket: Ticket) -> Answer {
@@ -186,7 +187,7 @@ fn tunnelled(response: Response<Source>, sink: Sink, ticket: Ticket) -> Answer {
         return answer(response, ticket, None);
     };
     let (parts, source) = response.into_parts();
-    let response = Response::from_parts(parts, Body::Empty);
+    let response = Response::from_parts(parts, AnswerBody::default());
     Answer { response, tunnel: Some(Taken { protocol: taken, far: End::stream(source, sink).with(ticket) }) }
 }
 

@@ -12,7 +12,7 @@ use weft_proto::identity::Identity;
 use weft_proto::service::ServiceName;
 
 use super::Recorder;
-use crate::connect::transport::Over;
+use crate::call::{End, Over};
 
 /// Whom a series is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -122,7 +122,11 @@ impl Drop for OpenLink {
 }
 
 impl Key {
-    pub(crate) fn new(direction: &'static str, caller: &Identity, callee: &ServiceName) -> Self {
+    pub(crate) fn new(end: End, caller: &Identity, callee: &ServiceName) -> Self {
+        let direction = match end {
+            End::Caller => "outbound",
+            End::Callee => "inbound",
+        };
         let source = match caller {
             Identity::Service { service, .. } => service.to_string(),
             other => other.principal(),

@@ -75,8 +75,9 @@ impl Slot {
     }
 
     /// It is tried. One that is tried again after a failure is a probe, and is avoided by others until that tells.
-    pub(crate) fn probe(&self, now: Instant) {
+    pub(crate) fn start(&self, now: Instant) {
         let mut measured = self.0.lock();
+        measured.in_flight += 1;
         if measured.avoid_until.is_some_and(|until| now >= until) {
             measured.avoid_until = Some(now + backoff(measured.failures));
         }
@@ -90,10 +91,6 @@ impl Slot {
     /// Whether it failed so recently that it is not worth a try.
     pub(crate) fn is_avoided(&self, now: Instant) -> bool {
         self.0.lock().avoid_until.is_some_and(|until| now < until)
-    }
-
-    pub(crate) fn start(&self) {
-        self.0.lock().in_flight += 1;
     }
 
     pub(crate) fn finish(&self) {
@@ -167,7 +164,7 @@ mod tests {
         assert!(slot.is_avoided(now));
         let later = now + Duration::from_secs(1);
         assert!(!slot.is_avoided(later) && !slot.is_avoided(later), "a look is no probe");
-        slot.probe(later);
+        slot.start(later);
         assert!(slot.is_avoided(later), "one probes, and others don't");
         for _ in 0..20 {
             slot.fail(later);

@@ -253,6 +253,11 @@ impl Service {
         self.description.account != self.name
     }
 
+    /// Whether it is judged by the same policies as in another form.
+    pub(crate) fn same_policies(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.authorizations, &other.authorizations)
+    }
+
     /// Whether its instances have different policies.
     pub(crate) fn differs(&self) -> bool {
         self.authorizations.len() > 1

@@ -17,8 +17,7 @@ use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use weft_proto::identity::Identity;
 
 use super::names::{TlsError, peer_identity, validity};
-use super::{ALPN_JOIN, Identities, Time, provider};
-use crate::plane::Clock;
+use super::{ALPN_JOIN, Clock, Identities, Time, provider};
 
 const DIGEST_LENGTH: usize = 32;
 

@@ -2,8 +2,8 @@
 //! in front, no version at all. In a stream that was let through as opaque the fields that only Weft sets would be the
 //! client's, and a server would believe them.
 
-use super::sniff::{Speech, told};
-use crate::forward::headers::{FORWARDED, folds_to};
+use crate::headers::{FORWARDED, folds_to};
+use crate::speech::{Speech, told};
 
 /// Looks at both directions of an opaque stream for HTTP.
 #[derive(Debug)]

@@ -8,14 +8,14 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use weft_proto::kinds::service::{EscapedSlashes, UnderscoreHeaders};
 
-use super::framing::Mark;
-use super::host::{Host, in_target};
-use crate::forward::headers::{self, TRACEPARENT};
-use crate::forward::upgrade::Upgrade;
+use crate::call::Asked;
+use crate::framing::Mark;
+use crate::headers::{self, TRACEPARENT};
+use crate::host::{Host, in_target};
 use crate::path;
 use crate::reject::Reject;
-use crate::revoke::Asked;
 use crate::task::Random;
+use crate::upgrade::Upgrade;
 
 /// A request that may be judged.
 #[derive(Debug)]

@@ -6,9 +6,9 @@ use std::task::{Poll, ready};
 
 use http::{HeaderMap, Response, StatusCode, Version};
 
-use super::headers;
+use crate::headers;
+use crate::hold::Hold;
 use crate::interim::Gate;
-use crate::revoke::Hold;
 use crate::stream::{Answering, Fault, Heard, Source};
 
 /// Informational answers without an end.

@@ -1,0 +1,33 @@
+//! Names and what is wrong with them.
+
+const LABEL_LENGTH_MAX: usize = 63;
+
+/// A name that breaks its rule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {text:?} is not valid: it must be {rule}")]
+pub struct NameError {
+    /// What kind of name.
+    pub what: &'static str,
+    /// The text, cut when long.
+    pub text: String,
+    /// The rule it breaks.
+    pub rule: &'static str,
+}
+
+/// Checks a DNS label (RFC 1123): 1 to 63 of a-z, 0-9 and '-', neither first nor last a '-'.
+pub fn label(text: &str, what: &'static str) -> Result<(), NameError> {
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let good = !text.is_empty()
+        && text.len() <= LABEL_LENGTH_MAX
+        && text.chars().all(legal)
+        && !text.starts_with('-')
+        && !text.ends_with('-');
+    if good {
+        return Ok(());
+    }
+    Err(NameError { what, text: shorten(text), rule: "1 to 63 of a-z, 0-9 and '-', neither first nor last a '-'" })
+}
+
+pub(crate) fn shorten(text: &str) -> String {
+    text.chars().take(80).collect()
+}

@@ -1,0 +1,128 @@
+//! Tries until one succeeds or none may follow: the same for requests and for opaque streams.
+
+use std::sync::Arc;
+
+use http::uri::Authority;
+
+use crate::balance::{self, Chosen};
+use crate::connect::instance::Reuse;
+use crate::core::Core;
+use crate::decide::Permit;
+use crate::forward;
+use crate::forward::bytes::End as Far;
+use crate::forward::multiplexed::{self, Purpose};
+use crate::forward::outgoing::{Answer, Outgoing};
+use crate::lane::Leg;
+use crate::net::Net;
+use crate::reach::{self, StreamUpstream, Wanted};
+use crate::record::Open;
+use crate::reject::Reject;
+use crate::retry::{Failure, Tries};
+
+/// What is tried.
+pub(crate) trait Attempt<N: Net> {
+    /// What comes of a try that succeeds.
+    type Got;
+
+    /// One try, at what was chosen.
+    fn once(
+        &mut self,
+        core: &Core<N>,
+        leg: &Leg,
+        chosen: Chosen,
+        tries: &Tries,
+        open: &mut Open,
+    ) -> impl Future<Output = Result<Self::Got, Failure>> + Send;
+}
+
+/// An exchange that may be sent, and its way. The permit is for the leg.
+pub(crate) struct Route {
+    leg: Arc<Leg>,
+    permit: Permit,
+}
+
+impl Route {
+    /// The way of an exchange that is permitted.
+    pub(crate) fn new(leg: Arc<Leg>, permit: Permit) -> Self {
+        assert!(Arc::ptr_eq(&leg.relation, permit.relation()), "a permit is used for what it was given for");
+        Self { leg, permit }
+    }
+
+    pub(crate) fn leg(&self) -> &Arc<Leg> {
+        &self.leg
+    }
+}
+
+/// Tries.
+pub(crate) async fn attempt<N: Net, A: Attempt<N>>(
+    core: &Core<N>,
+    route: &Route,
+    what: &mut A,
+    open: &mut Open,
+) -> Result<A::Got, Reject> {
+    let mut tries = Tries::new(&route.leg);
+    let random = &core.recorder.random;
+    loop {
+        let chosen = balance::choose(&route.permit, |endpoint| tries.tried(endpoint), random)?;
+        tries.begin(&chosen);
+        open.sent_to(&chosen);
+        match what.once(core, &route.leg, chosen, &tries, open).await {
+            Ok(got) => return Ok(got),
+            Err(failure) => tries.again(failure, random).await?,
+        }
+    }
+}
+
+/// A request: the head of its answer.
+impl<N: Net> Attempt<N> for Outgoing {
+    type Got = Answer;
+
+    async fn once(
+        &mut self,
+        core: &Core<N>,
+        leg: &Leg,
+        chosen: Chosen,
+        tries: &Tries,
+        open: &mut Open,
+    ) -> Result<Answer, Failure> {
+        let reuse = if tries.fresh() { Reuse::Never } else { self.reuse() };
+        let wanted = Wanted { http2: self.http2, reuse, repeats: tries.may_repeat() };
+        let reached = reach::http(&core.dialer, leg, &chosen, wanted).await;
+        let upstream = reached.map_err(|error| blamed(Failure::of_link(error), &chosen, false))?;
+        if upstream.is_new() {
+            open.connected();
+        }
+        let answer = forward::http::send(&chosen, upstream, self, tries.may_repeat()).await;
+        answer.map_err(|failure| blamed(failure, &chosen, true))
+    }
+}
+
+/// An opaque stream: its other end.
+impl<N: Net> Attempt<N> for Purpose {
+    type Got = Far;
+
+    async fn once(
+        &mut self,
+        core: &Core<N>,
+        leg: &Leg,
+        chosen: Chosen,
+        tries: &Tries,
+        _: &mut Open,
+    ) -> Result<Far, Failure> {
+        let reached = reach::stream(&core.dialer, leg, &chosen, tries.may_repeat()).await;
+        let mut ticket = match reached.map_err(|error| blamed(Failure::of_link(error), &chosen, false))? {
+            StreamUpstream::Instance(stream) => return Ok(Far::io(stream)),
+            StreamUpstream::Link(ticket) => ticket,
+        };
+        let relation = &leg.relation;
+        let authority = format!("{}:{}", relation.service.name.host(), relation.port.port);
+        let authority: Authority = authority.parse().expect("a host name and a port are an authority");
+        let far = multiplexed::connect(&mut ticket, &authority, *self).await;
+        Ok(far.map_err(|failure| blamed(failure, &chosen, true))?.with(ticket))
+    }
+}
+
+fn blamed(failure: Failure, chosen: &Chosen, connected: bool) -> Failure {
+    failure.blame(chosen, connected);
+    failure
+}

@@ -1,0 +1,85 @@
+//! The words of an exchange: which end, who, what for, what was asked.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method};
+use weft_proto::identity::Identity;
+use weft_proto::service::{InstanceName, ServiceName};
+
+use crate::host::Host;
+
+/// Which end of an exchange this node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum End {
+    /// The application that calls is on this host.
+    Caller,
+    /// The instance that is called is on this host, and another node asks.
+    Callee,
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Destination {
+    /// A port of a service.
+    Fixed(ServiceName, u16),
+    /// Whatever each exchange names.
+    Named,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub(crate) enum Peer {
+    /// A process of this host.
+    Local,
+    /// A holder of an SVID: another node, or anyone who calls over mutual TLS.
+    Svid(Arc<Caller>),
+}
+
+/// A holder of an SVID.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    /// Whom its certificate names.
+    pub(crate) identity: Identity,
+    /// What it asked for by SNI.
+    pub(crate) server_name: Box<str>,
+    /// The instance on this node that it has picked; none where it leaves that to this node.
+    pub(crate) instance: Option<InstanceName>,
+}
+
+/// Who calls whom.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Parties {
+    pub(crate) end: End,
+    pub(crate) caller: Identity,
+    pub(crate) service: ServiceName,
+    pub(crate) port: u16,
+    /// At the callee's node: which of its instances; none asks for any.
+    pub(crate) instance: Option<InstanceName>,
+}
+
+/// Both ends of a call, as the policies of the callee see them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Addresses {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+}
+
+/// What was asked, as far as judging it again and recording it need.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) method: Method,
+    pub(crate) path: PathAndQuery,
+    pub(crate) host: Arc<Host>,
+    pub(crate) trace: Option<HeaderValue>,
+    /// Only where a policy asks for a header.
+    pub(crate) headers: Option<HeaderMap>,
+}
+
+/// What one link runs over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    Tcp,
+    Quic,
+}

@@ -1,0 +1,113 @@
+//! A connection that was taken, and what it remembers between its exchanges.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+
+use crate::call::{Caller, Destination, End, Peer};
+use crate::core::Core;
+use crate::host::Host;
+use crate::lane::Leg;
+use crate::net::Net;
+use crate::room::Taken;
+use crate::table::Table;
+
+/// A connection that was taken.
+pub(crate) struct Connection<N: Net> {
+    pub(crate) core: Arc<Core<N>>,
+    pub(crate) destination: Destination,
+    /// Who is at the other end.
+    pub(crate) peer: Peer,
+    pub(crate) ours: SocketAddr,
+    pub(crate) theirs: SocketAddr,
+    pub(crate) memory: Mutex<Memory>,
+    owner: OnceLock<Option<u32>>,
+    /// A local process' place.
+    _taken: Option<Arc<Taken>>,
+}
+
+impl<N: Net> Connection<N> {
+    /// A connection of a local process.
+    pub(crate) fn local(
+        core: &Arc<Core<N>>,
+        destination: Destination,
+        (ours, theirs): (SocketAddr, SocketAddr),
+        taken: Taken,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            core: core.clone(),
+            destination,
+            _taken: Some(Arc::new(taken)),
+            peer: Peer::Local,
+            ours,
+            theirs,
+            memory: Mutex::default(),
+            owner: OnceLock::new(),
+        })
+    }
+
+    /// A connection of another node, or of any holder of an SVID.
+    pub(crate) fn remote(
+        core: &Arc<Core<N>>,
+        destination: Destination,
+        caller: Caller,
+        (ours, theirs): (SocketAddr, SocketAddr),
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            core: core.clone(),
+            destination,
+            _taken: None,
+            peer: Peer::Svid(Arc::new(caller)),
+            ours,
+            theirs,
+            memory: Mutex::default(),
+            owner: OnceLock::new(),
+        })
+    }
+
+    /// The same connection, for something else than what it came for.
+    pub(crate) fn towards(&self, destination: Destination) -> Arc<Self> {
+        Arc::new(Self {
+            core: self.core.clone(),
+            destination,
+            _taken: self._taken.clone(),
+            peer: self.peer.clone(),
+            ours: self.ours,
+            theirs: self.theirs,
+            memory: Mutex::default(),
+            owner: self.owner.clone(),
+        })
+    }
+
+    /// Which end this node is.
+    pub(crate) fn end(&self) -> End {
+        match self.peer {
+            Peer::Local => End::Caller,
+            Peer::Svid(_) => End::Callee,
+        }
+    }
+
+    /// Whether policies ask for what only a request has, so that the verdict on a stream says nothing of requests.
+    pub(crate) fn is_judged_by_http(&self) -> bool {
+        let Destination::Fixed(name, _) = &self.destination else { return false };
+        self.core.shared.table.load().service(name).is_some_and(|service| service.needs_http())
+    }
+
+    /// The user that the calling process runs as: asked from the kernel once, and only where it matters.
+    pub(crate) fn user(&self, table: &Table) -> Option<u32> {
+        if table.callers.is_empty() {
+            return None;
+        }
+        *self.owner.get_or_init(|| self.core.shared.net.owner(self.ours, self.theirs))
+    }
+}
+
+/// What a connection remembers between its exchanges.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    pub(crate) host: Option<Arc<Host>>,
+    pub(crate) leg: Option<Arc<Leg>>,
+    /// The host that the leg was found by, on a connection to no service in particular.
+    pub(crate) found_by: Option<Arc<Host>>,
+}

@@ -1,0 +1,55 @@
+//! One core's own: its links, lanes, counters and open exchanges. Nothing of it is shared with another core.
+
+use std::sync::Arc;
+
+use weft_proto::service::ServicePort;
+
+use crate::call::{End, Parties};
+use crate::connect::Dialer;
+use crate::date::Dates;
+use crate::decide::relation::{Place, Relation};
+use crate::hold::{self, Holds};
+use crate::lane::{Lanes, Leg};
+use crate::net::Net;
+use crate::record::Recorder;
+use crate::shared::Shared;
+use crate::table::{Service, Table};
+
+/// One core's own.
+pub(crate) struct Core<N: Net> {
+    pub(crate) place: Place,
+    pub(crate) shared: Arc<Shared<N>>,
+    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) holds: Arc<Holds>,
+    pub(crate) lanes: Lanes,
+    pub(crate) dates: Dates,
+    pub(crate) dialer: Arc<Dialer<N>>,
+}
+
+impl<N: Net> Core<N> {
+    pub(crate) fn new(shared: &Arc<Shared<N>>, recorder: Arc<Recorder>, place: Place) -> Arc<Self> {
+        let dialer = Dialer::new(&shared.net, &shared.identities, &recorder, shared.settings.transport);
+        Arc::new(Self {
+            place,
+            shared: shared.clone(),
+            recorder,
+            holds: Arc::default(),
+            lanes: Lanes::default(),
+            dates: Dates::default(),
+            dialer,
+        })
+    }
+
+    /// A place for a task that may have an exchange.
+    pub(crate) fn enter(&self) -> hold::Place {
+        self.holds.enter()
+    }
+
+    /// The leg of these parties under a table.
+    pub(crate) fn leg(&self, table: &Table, parties: Parties, service: &Arc<Service>, port: ServicePort) -> Arc<Leg> {
+        self.lanes.leg(table.generation, parties, &self.recorder, |parties| {
+            let certified = parties.end == End::Callee || self.shared.identities.holds(&parties.caller);
+            (Relation::new(table, parties, service, port, self.place), certified)
+        })
+    }
+}

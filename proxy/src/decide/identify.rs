@@ -1,0 +1,46 @@
+//! Which service is asked for.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use weft_proto::service::{ServiceName, ServicePort};
+
+use crate::reject::Reject;
+use crate::table::{Service, Table};
+
+/// The service and port that `name.mesh:port` means.
+pub(crate) fn named(table: &Table, host: &str, port: Option<u16>) -> Result<(Arc<Service>, ServicePort), Reject> {
+    let name = ServiceName::from_host(host).ok_or_else(|| Reject::UnknownHost(host.to_owned()))?;
+    let service = table.service(&name).ok_or_else(|| Reject::UnknownHost(host.to_owned()))?;
+    let port = match port {
+        None | Some(80) => service.http_port(),
+        Some(number) => service.port(number),
+    };
+    port.map(|port| (service.clone(), port)).ok_or_else(|| unknown_port(service, port.map(|port| port.port)))
+}
+
+/// The service and port that the listener or link is for.
+pub(crate) fn fixed(table: &Table, name: &ServiceName, number: u16) -> Result<(Arc<Service>, ServicePort), Reject> {
+    let service = table.service(name).ok_or_else(|| Reject::UnknownHost(name.host()))?;
+    let port = service.port(number).ok_or_else(|| unknown_port(service, Some(number)))?;
+    Ok((service.clone(), port))
+}
+
+/// The service and port that a loopback address means.
+pub(crate) fn addressed(
+    table: &Table,
+    address: Ipv4Addr,
+    port: Option<u16>,
+) -> Result<(Arc<Service>, ServicePort), Reject> {
+    let service = table.services().find(|service| service.address == Some(address));
+    let service = service.ok_or_else(|| Reject::UnknownHost(address.to_string()))?;
+    let port = port.and_then(|number| service.port(number));
+    let port = port.ok_or_else(|| Reject::UnknownPort(format!("{} has no such port", service.name)))?;
+    Ok((service.clone(), port))
+}
+
+fn unknown_port(service: &Service, asked: Option<u16>) -> Reject {
+    let ports: Vec<String> = service.ports.iter().map(|port| port.port.to_string()).collect();
+    let asked = asked.map(|port| format!(" {port}")).unwrap_or_default();
+    Reject::UnknownPort(format!("{} has no port{asked}; its ports are: {}", service.name, ports.join(", ")))
+}

@@ -1,0 +1,82 @@
+//! A request as it is sent, and what comes back.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderValue, Response, Uri};
+use http_body::Body as HttpBody;
+
+use super::answer::AnswerBody;
+use super::bytes::End as Far;
+use crate::connect::instance::Reuse;
+use crate::host::Host;
+use crate::inform::Informed;
+use crate::request::Received;
+use crate::upgrade::Upgrade;
+use crate::upload::Upload;
+
+/// A request on its way. Its head has no `Host`, nothing of the hop it came over, and only a path as its URI.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    head: Option<Parts>,
+    pub(crate) host: Arc<Host>,
+    pub(crate) upload: Upload,
+    pub(crate) informed: Informed,
+    /// Whether an instance whose port does not say is spoken to in HTTP/2.
+    pub(crate) http2: bool,
+    /// Whether it may be sent twice.
+    pub(super) idempotent: bool,
+    /// The protocol that the connection is to be upgraded to.
+    pub(crate) upgrade: Option<Upgrade>,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) response: Response<AnswerBody>,
+    /// What the connection has become.
+    pub(crate) tunnel: Option<Taken>,
+}
+
+/// An upgrade that was taken.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    /// Which of those that were offered; none where there was but one.
+    pub(crate) protocol: Option<HeaderValue>,
+    /// The other end.
+    pub(crate) far: Far,
+}
+
+impl Outgoing {
+    pub(crate) fn new(received: Received, upload: Upload, informed: Informed) -> Self {
+        let Received { head, host, http2, upgrade, .. } = received;
+        let idempotent = head.method.is_idempotent() && upgrade.is_none();
+        Self { head: Some(head), host, upload, informed, http2, idempotent, upgrade }
+    }
+
+    /// Which connections that were used before it may be sent on.
+    pub(crate) fn reuse(&self) -> Reuse {
+        if self.idempotent && self.upload.is_end_stream() { Reuse::Any } else { Reuse::Young }
+    }
+
+    /// The head for a try; a copy if another may follow.
+    pub(crate) fn head(&mut self, keep: bool) -> Parts {
+        let head = if keep { self.head.clone() } else { self.head.take() };
+        head.expect("a try that takes the head for good is the last one")
+    }
+
+    /// Gives the head back after a try that did not use it.
+    pub(crate) fn restore(&mut self, head: Parts) {
+        self.head = Some(head);
+    }
+
+    /// The URI for HTTP/2.
+    pub(crate) fn full_uri(&self, path: Option<PathAndQuery>) -> Uri {
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(Scheme::HTTP);
+        parts.authority = Some(self.host.authority.clone());
+        parts.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+        Uri::from_parts(parts).expect("scheme, authority and path are all there")
+    }
+}

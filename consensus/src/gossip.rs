@@ -23,7 +23,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use weft_proto::facts::NodeFacts;
+use weft_proto::facts::{Live, NodeFacts};
 use weft_proto::identity::NodeName;
 use weft_proto::{RaftId, UnixMillis};
 
@@ -88,7 +88,7 @@ impl GossipSettings {
 }
 
 /// Verified facts of the live nodes, this one included.
-pub type LiveFacts = Arc<BTreeMap<NodeName, NodeFacts>>;
+pub type LiveFacts = Arc<Live>;
 
 /// The running gossip of one node. Dropping it ends it without a farewell, as a crash does.
 pub struct Gossip {
@@ -122,8 +122,9 @@ impl Gossip {
             let problem = format!("the facts of node {} take {} bytes of {FACTS_BYTES_MAX}", facts.name, sealed.len());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, problem + ": run fewer services on it"));
         }
-        let mut first = settings.remembered.clone();
-        first.insert(facts.name.clone(), facts.clone());
+        let remembered = settings.remembered.iter().map(|(name, facts)| (name.clone(), Arc::new(facts.clone())));
+        let mut first: Live = remembered.collect();
+        first.insert(facts.name.clone(), Arc::new(facts.clone()));
         let (live, live_receiver) = watch::channel(Arc::new(first));
         let own = Arc::new(watch::Sender::new(facts));
         let (inbound, inbox) = Inbox::new();

@@ -170,7 +170,8 @@ pub(crate) async fn remember_peers<W: World>(node: Arc<Node<W>>, store: Store) {
                 Err(error) => tracing::warn!(%error, "the peers' addresses could not be kept"),
             }
         }
-        let lasting: Vec<NodeFacts> = facts.values().filter(|facts| facts.name != *node.name()).map(lasting).collect();
+        let lasting: Vec<NodeFacts> =
+            facts.values().filter(|facts| facts.name != *node.name()).map(|facts| lasting(facts)).collect();
         // Alone, this node may be the one that is cut off: what it knew is worth more than nothing.
         if lasting != said && !lasting.is_empty() {
             match store.keep_facts(&lasting).await {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use parking_lot::RwLock;
-use weft_proto::facts::NodeFacts;
+use weft_proto::facts::Live;
 use weft_proto::identity::NodeName;
 
 /// Most strangers' addresses remembered; members' addresses are bounded by the mesh itself.
@@ -57,7 +57,7 @@ impl Book {
     }
 
     /// Learns from verified facts.
-    pub fn learn_all(&self, live: &BTreeMap<NodeName, NodeFacts>) {
+    pub fn learn_all(&self, live: &Live) {
         for facts in live.values() {
             if let Ok(address) = facts.address.parse() {
                 self.learn(facts.name.clone(), address);

@@ -4,15 +4,16 @@ mod specs;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use weft_consensus::state::{ServiceRecord, State};
-use weft_proto::facts::NodeFacts;
+use weft_proto::facts::{Live, NodeFacts};
 use weft_proto::identity::NodeName;
 use weft_proto::kinds::service::ServiceSettings;
 use weft_proto::kinds::{Kinds, Spec};
 use weft_proto::planted::{Bug, planted};
-use weft_proto::resource::ResourceKey;
-use weft_proto::service::ServiceName;
+use weft_proto::resource::{Resource, ResourceKey};
+use weft_proto::service::{Instance, ServiceName};
 use weft_proxy::table::description::{self, Bind, Description, EndpointDescription, LocalPort, ServiceDescription};
 
 pub use specs::{Specs, Unenforced};
@@ -68,43 +69,207 @@ impl Site {
     }
 }
 
-/// Compiles. A document that cannot be enforced harms what it is about and nothing else, and is told by `specs`.
-pub fn compile(
-    site: &Site,
-    state: &State,
-    live: &BTreeMap<NodeName, NodeFacts>,
-    local: &Local,
-    specs: &mut Specs,
-) -> Result<Description, String> {
-    specs.read(state);
-    let trust_domain = state.trust_domain.clone().ok_or("this node has not received the mesh's state yet")?;
-    let mut services = BTreeMap::new();
-    for name in state.services.keys() {
-        services.insert(name.clone(), describe_service(site, state, specs, name, local));
+/// Compiles, and remembers what that took: what did not change since is taken over.
+#[derive(Debug)]
+pub struct Compiler {
+    site: Site,
+    specs: Specs,
+    state: Option<Arc<State>>,
+    local: Option<Arc<Local>>,
+    /// What nodes said that is in `services`, this node's own aside.
+    nodes: BTreeMap<NodeName, Arc<NodeFacts>>,
+    /// The services that this node has instances of.
+    own: BTreeSet<ServiceName>,
+    services: BTreeMap<ServiceName, Known>,
+}
+
+/// A service as it was compiled last.
+#[derive(Debug)]
+struct Known {
+    /// Without its endpoints.
+    base: ServiceDescription,
+    endpoints: BTreeMap<NodeName, Vec<EndpointDescription>>,
+    whole: Arc<ServiceDescription>,
+}
+
+impl Compiler {
+    /// Nothing is compiled yet.
+    pub fn new(site: Site) -> Self {
+        let specs = Specs::new(site.kinds);
+        Self {
+            site,
+            specs,
+            state: None,
+            local: None,
+            nodes: BTreeMap::new(),
+            own: BTreeSet::new(),
+            services: BTreeMap::new(),
+        }
     }
-    for facts in live.values().filter(|facts| facts.name != site.node) {
-        add_endpoints(&mut services, state, facts);
+
+    /// Documents that are not enforced on this node.
+    pub fn unenforced(&self) -> Vec<Unenforced> {
+        self.specs.unenforced()
     }
-    let own: Vec<&LocalInstance> = local.taken(state, &site.node).collect();
-    add_own_endpoints(&mut services, site, local, &own);
-    let mut policies: Vec<_> = specs.policies().cloned().collect();
-    if planted(Bug::PolicyLeftOut) {
-        policies.pop();
+
+    /// Compiles. A document that cannot be enforced harms what it is about and nothing else.
+    pub fn compile(&mut self, state: &Arc<State>, live: &Live, local: &Arc<Local>) -> Result<Description, String> {
+        let trust_domain = state.trust_domain.clone().ok_or("this node has not received the mesh's state yet")?;
+        let new_state = self.state.as_ref().is_none_or(|known| !Arc::ptr_eq(known, state));
+        let new_local = self.local.as_ref().is_none_or(|known| !Arc::ptr_eq(known, local));
+        let mut changed = BTreeSet::new();
+        if new_state {
+            self.specs.read(state);
+        }
+        if new_state || new_local {
+            self.describe(state, local, &mut changed);
+            self.place_own(state, local, &mut changed);
+        }
+        self.place_others(state, live, &mut changed);
+        for name in changed {
+            if let Some(known) = self.services.get_mut(&name) {
+                let endpoints = known.endpoints.values().flatten().cloned().collect();
+                known.whole = Arc::new(ServiceDescription { endpoints, ..known.base.clone() });
+            }
+        }
+        (self.state, self.local) = (Some(state.clone()), Some(local.clone()));
+        let mut policies: Vec<_> = self.specs.policies().cloned().collect();
+        if planted(Bug::PolicyLeftOut) {
+            policies.pop();
+        }
+        let (callers, caller_any) = callers(local);
+        let own = local.taken(state, &self.site.node);
+        Ok(Description {
+            index: state.index,
+            trust_domain,
+            node: self.site.node.clone(),
+            zone: self.site.zone.clone(),
+            deny_by_default: state.deny_by_default,
+            services: self.services.values().map(|known| known.whole.clone()).collect(),
+            policies,
+            local: own.map(|own| instance(local, own)).collect(),
+            callers,
+            caller_any,
+            binds: self.site.binds.clone(),
+        })
     }
-    let (callers, caller_any) = callers(local);
-    Ok(Description {
-        index: state.index,
-        trust_domain,
-        node: site.node.clone(),
-        zone: site.zone.clone(),
-        deny_by_default: state.deny_by_default,
-        services: services.into_values().collect(),
-        policies,
-        local: own.into_iter().map(|own| instance(local, own)).collect(),
-        callers,
-        caller_any,
-        binds: site.binds.clone(),
-    })
+
+    /// Takes up what the state and this host say of each service, its instances aside.
+    fn describe(&mut self, state: &State, local: &Local, changed: &mut BTreeSet<ServiceName>) {
+        self.services.retain(|name, _| state.services.contains_key(name));
+        let before =
+            self.state.clone().filter(|_| self.local.as_ref().is_some_and(|before| before.listened == local.listened));
+        let documents = before.as_ref().map(|before| changed_settings(before, state)).unwrap_or_default();
+        for (name, record) in &state.services {
+            let same = before.as_ref().is_some_and(|before| before.services.get(name) == Some(record));
+            if same && !documents.contains(&(name.namespace(), name.name())) && self.services.contains_key(name) {
+                continue;
+            }
+            let base = describe_service(&self.site, state, &self.specs, name, local);
+            match self.services.get_mut(name) {
+                Some(known) if known.base == base => {}
+                Some(known) => {
+                    known.base = base;
+                    changed.insert(name.clone());
+                }
+                None => {
+                    let whole = Arc::new(base.clone());
+                    self.services.insert(name.clone(), Known { base, endpoints: BTreeMap::new(), whole });
+                    // Whoever said before that it runs it says so of a service that there is now.
+                    let runs = |facts: &Arc<NodeFacts>| facts.instances.iter().any(|one| one.id.service == *name);
+                    self.nodes.retain(|_, facts| !runs(facts));
+                    changed.insert(name.clone());
+                }
+            }
+        }
+    }
+
+    /// Believes nodes about the instances that they were admitted for, and about nothing else.
+    fn place_others(&mut self, state: &State, live: &Live, changed: &mut BTreeSet<ServiceName>) {
+        let admitted = |name: &NodeName| state.nodes.contains_key(name);
+        let gone = self.nodes.keys().filter(|name| !live.contains_key(*name) || !admitted(name));
+        for name in gone.cloned().collect::<Vec<_>>() {
+            let before = self.nodes.remove(&name).map(|facts| services_of(&facts)).unwrap_or_default();
+            self.place(&name, &before, Vec::new(), changed);
+        }
+        let me = self.site.node.clone();
+        for (name, facts) in live.iter().filter(|(name, _)| **name != me && admitted(name)) {
+            // What a node may run is said once, when it is admitted, and another one of its name says something else.
+            if self.nodes.get(name).is_some_and(|known| Arc::ptr_eq(known, facts)) {
+                continue;
+            }
+            let before = self.nodes.insert(name.clone(), facts.clone());
+            let before = before.map(|facts| services_of(&facts)).unwrap_or_default();
+            self.place(name, &before, endpoints(state, facts), changed);
+        }
+    }
+
+    fn place_own(&mut self, state: &State, local: &Local, changed: &mut BTreeSet<ServiceName>) {
+        let site = &self.site;
+        let endpoint = |own: &LocalInstance| {
+            let endpoint = EndpointDescription {
+                node: site.node.clone(),
+                instance: own.id.name.clone(),
+                labels: own.labels.clone(),
+                address: site.address,
+                zone: site.zone.clone(),
+                ports: own.ports.iter().map(|port| port.port.port).collect(),
+                weight: own.weight,
+                healthy: local.is_healthy(&own.id),
+            };
+            (own.id.service.clone(), endpoint)
+        };
+        let endpoints: Vec<_> = local.taken(state, &site.node).map(endpoint).collect();
+        let (me, now) = (site.node.clone(), endpoints.iter().map(|(service, _)| service.clone()).collect());
+        let before = std::mem::replace(&mut self.own, now);
+        self.place(&me, &before, endpoints, changed);
+    }
+
+    /// Puts the endpoints of a node where those were that it had before.
+    fn place(
+        &mut self,
+        node: &NodeName,
+        before: &BTreeSet<ServiceName>,
+        endpoints: Vec<(ServiceName, EndpointDescription)>,
+        changed: &mut BTreeSet<ServiceName>,
+    ) {
+        let mut now: BTreeMap<ServiceName, Vec<EndpointDescription>> = BTreeMap::new();
+        for (service, endpoint) in endpoints {
+            now.entry(service).or_default().push(endpoint);
+        }
+        for name in before.iter().filter(|name| !now.contains_key(*name)) {
+            if let Some(known) = self.services.get_mut(name)
+                && known.endpoints.remove(node).is_some()
+            {
+                changed.insert(name.clone());
+            }
+        }
+        for (name, new) in now {
+            let Some(known) = self.services.get_mut(&name) else { continue };
+            if known.endpoints.get(node) != Some(&new) {
+                known.endpoints.insert(node.clone(), new);
+                changed.insert(name);
+            }
+        }
+    }
+}
+
+/// The services of which a node says that it runs instances.
+fn services_of(facts: &NodeFacts) -> BTreeSet<ServiceName> {
+    facts.instances.iter().map(|instance| instance.id.service.clone()).collect()
+}
+
+/// The services, by namespace and name, whose documents two states do not have in common.
+fn changed_settings<'s>(before: &'s State, now: &'s State) -> BTreeSet<(&'s str, &'s str)> {
+    let kind = ServiceSettings::KIND.key();
+    let other = |here: &'s State, there: &'s State| {
+        let differs = move |(key, resource): &(&ResourceKey, &Arc<Resource>)| {
+            there.resources.get(*key).is_none_or(|other| !Arc::ptr_eq(other, resource))
+        };
+        here.resources.iter().filter(differs).map(|(key, _)| key)
+    };
+    let keys = other(before, now).chain(other(now, before)).filter(|key| key.kind == kind);
+    keys.map(|key| (key.namespace.as_str(), key.name.as_str())).collect()
 }
 
 fn describe_service(
@@ -139,48 +304,24 @@ fn describe_service(
     }
 }
 
-/// Believes a node about the instances that it was admitted for, and about nothing else.
-fn add_endpoints(services: &mut BTreeMap<ServiceName, ServiceDescription>, state: &State, facts: &NodeFacts) {
-    let (Some(record), Ok(address)) = (state.nodes.get(&facts.name), facts.address.parse()) else { return };
-    for instance in &facts.instances {
-        if !record.services.iter().any(|grant| grant.covers(&instance.id.service)) {
-            continue;
-        }
-        if let Some(service) = services.get_mut(&instance.id.service) {
-            service.endpoints.push(EndpointDescription {
-                node: facts.name.clone(),
-                instance: instance.id.name.clone(),
-                labels: instance.labels.clone(),
-                address,
-                zone: facts.zone.clone(),
-                ports: instance.ports.iter().map(|port| port.port).collect(),
-                weight: instance.weight,
-                healthy: instance.healthy && !facts.draining,
-            });
-        }
-    }
-}
-
-fn add_own_endpoints(
-    services: &mut BTreeMap<ServiceName, ServiceDescription>,
-    site: &Site,
-    local: &Local,
-    own: &[&LocalInstance],
-) {
-    for own in own {
-        if let Some(service) = services.get_mut(&own.id.service) {
-            service.endpoints.push(EndpointDescription {
-                node: site.node.clone(),
-                instance: own.id.name.clone(),
-                labels: own.labels.clone(),
-                address: site.address,
-                zone: site.zone.clone(),
-                ports: own.ports.iter().map(|port| port.port.port).collect(),
-                weight: own.weight,
-                healthy: local.is_healthy(&own.id),
-            });
-        }
-    }
+/// The instances of a node that it was admitted for.
+fn endpoints(state: &State, facts: &NodeFacts) -> Vec<(ServiceName, EndpointDescription)> {
+    let (Some(record), Ok(address)) = (state.nodes.get(&facts.name), facts.address.parse()) else { return Vec::new() };
+    let granted = |instance: &&Instance| record.services.iter().any(|grant| grant.covers(&instance.id.service));
+    let endpoint = |instance: &Instance| {
+        let endpoint = EndpointDescription {
+            node: facts.name.clone(),
+            instance: instance.id.name.clone(),
+            labels: instance.labels.clone(),
+            address,
+            zone: facts.zone.clone(),
+            ports: instance.ports.iter().map(|port| port.port).collect(),
+            weight: instance.weight,
+            healthy: instance.healthy && !facts.draining,
+        };
+        (instance.id.service.clone(), endpoint)
+    };
+    facts.instances.iter().filter(granted).map(endpoint).collect()
 }
 
 fn instance(local: &Local, own: &LocalInstance) -> description::LocalInstance {

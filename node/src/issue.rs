@@ -1,6 +1,5 @@
 //! The signing side of certificates: admission is checked and recorded by the log, then the authority signs.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,16 +7,13 @@ use parking_lot::Mutex;
 use weft_consensus::replica::Replica;
 use weft_consensus::state::State;
 use weft_proto::command::{CertificateRecord, Command, KEY_LENGTH, Outcome, Proposal};
-use weft_proto::facts::NodeFacts;
+use weft_proto::facts::Live;
 use weft_proto::identity::{Identity, NodeName};
 use weft_proto::service::ServiceName;
 
 use crate::authority::{Authority, BACKDATE_MS, LEAF_LIFETIME_MS, check_request, serial};
 use crate::keys::{Keys, seal};
 use crate::world::{World, random};
-
-/// The nodes that live.
-type LiveNodes = BTreeMap<NodeName, NodeFacts>;
 
 /// Bound on the log's decision about one certificate.
 const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -111,7 +107,7 @@ impl<W: World> Issuer<W> {
 
     /// The next grant of the authority's key that is due: to a voter that does not hold it yet; and where there is one
     /// voter, to the oldest of the other nodes that live, so that the key does not end with one host.
-    pub fn grant_due(&self, state: &State, voters: &[NodeName], live: &LiveNodes) -> Option<Proposal> {
+    pub fn grant_due(&self, state: &State, voters: &[NodeName], live: &Live) -> Option<Proposal> {
         let holds = |node: &NodeName| state.sealed_authority.contains_key(node);
         let voter = voters.iter().find(|voter| state.nodes.contains_key(*voter) && !holds(voter));
         let oldest = || {

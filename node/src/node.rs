@@ -1,6 +1,6 @@
 //! A node that runs, and what its host gives it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use weft_consensus::gossip::Gossip;
 use weft_consensus::replica::Replica;
 use weft_consensus::state::State;
 use weft_consensus::status::RaftStatus;
-use weft_proto::facts::NodeFacts;
+use weft_proto::facts::Live;
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
 use weft_proto::service::{InstanceId, InstanceName, ServiceName};
 use weft_proto::{RaftId, UnixMillis};
@@ -108,7 +108,7 @@ impl<W: World> Node<W> {
     }
 
     /// The live nodes of the mesh and their facts.
-    pub fn live(&self) -> Arc<BTreeMap<NodeName, NodeFacts>> {
+    pub fn live(&self) -> Arc<Live> {
         let (mut live, state) = (self.gossip.live().borrow().clone(), self.state());
         let stays =
             |name: &NodeName| state.trust_domain.is_none() || state.nodes.contains_key(name) || name == self.name();

@@ -1,12 +1,10 @@
 //! From a committed decision or a changed fact to the table in force.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 use weft_consensus::state::State;
-use weft_proto::facts::NodeFacts;
-use weft_proto::identity::NodeName;
+use weft_proto::facts::Live;
 use weft_proto::planted::{Bug, planted};
 use weft_proto::wire::cluster::EnforcedReply;
 use weft_proto::{Index, UnixMillis};
@@ -14,7 +12,7 @@ use weft_proxy::net::Net;
 use weft_proxy::plane::Plane;
 use weft_proxy::table::Table;
 
-use crate::compile::{Site, Specs, Unenforced, compile};
+use crate::compile::{Compiler, Unenforced};
 use crate::registry::Local;
 
 /// What is in force here, and what is not.
@@ -71,13 +69,12 @@ const TOLD_MAX: usize = 3;
 
 /// Keeps the table in step with what it is made of.
 pub struct Publisher<N: Net> {
-    pub(crate) site: Site,
     pub(crate) plane: Arc<Plane<N>>,
     pub(crate) states: watch::Receiver<Arc<State>>,
-    pub(crate) live: watch::Receiver<Arc<BTreeMap<NodeName, NodeFacts>>>,
+    pub(crate) live: watch::Receiver<Arc<Live>>,
     pub(crate) local: watch::Receiver<Arc<Local>>,
     pub(crate) enforced: watch::Sender<Enforced>,
-    pub(crate) specs: Specs,
+    pub(crate) compiler: Compiler,
 }
 
 impl<N: Net> Publisher<N> {
@@ -105,19 +102,22 @@ impl<N: Net> Publisher<N> {
             return;
         }
         self.plane.revoke(state.revoked.keys().cloned().collect());
-        let built = compile(&self.site, &state, &live, &local, &mut self.specs).and_then(|description| {
+        let built = self.compiler.compile(&state, &live, &local).and_then(|description| {
             Table::build(description, Some(&self.plane.table())).map_err(|error| error.to_string())
         });
-        let unenforced = self.specs.unenforced();
+        let unenforced = self.compiler.unenforced();
         self.tell(&unenforced);
         let unenforced = Arc::new(unenforced);
         match built {
             Ok(table) => {
                 let index = state.index;
                 let swap = !planted(Bug::AnnouncedEarly) || !index.is_multiple_of(2);
-                // Most facts that change change nothing of the table.
-                if swap && !table.is_as(&self.plane.table()) {
-                    self.plane.swap(table);
+                let before = self.plane.table();
+                match table.is_as(&before) {
+                    // Most facts and decisions change nothing of the table.
+                    true if swap => before.advance(index),
+                    false if swap => self.plane.swap(table),
+                    _ => {}
                 }
                 self.announce(Enforced { index, refused: String::new(), unenforced });
             }

@@ -11,7 +11,7 @@ use weft_consensus::membership::{self, Candidate, View};
 use weft_consensus::replica::Replica;
 use weft_consensus::status::{RaftStatus, Role};
 use weft_proto::command::Command;
-use weft_proto::facts::NodeFacts;
+use weft_proto::facts::Live;
 use weft_proto::identity::NodeName;
 
 use crate::issue::Issuer;
@@ -27,7 +27,7 @@ pub struct Reconciler<W: World> {
     pub(crate) name: NodeName,
     pub(crate) replica: Replica,
     pub(crate) issuer: Arc<Issuer<W>>,
-    pub(crate) live: watch::Receiver<Arc<BTreeMap<NodeName, NodeFacts>>>,
+    pub(crate) live: watch::Receiver<Arc<Live>>,
     /// Voters wanted.
     pub(crate) wanted: usize,
 }
@@ -59,7 +59,7 @@ impl<W: World> Reconciler<W> {
 
     /// Whether it is this node that gives the authority's key to others: the leader, or the first that lives of those who
     /// hold it where the leader does not.
-    fn gives_keys(&self, status: &RaftStatus, live: &BTreeMap<NodeName, NodeFacts>) -> bool {
+    fn gives_keys(&self, status: &RaftStatus, live: &Live) -> bool {
         let state = self.replica.state().borrow().clone();
         let holders = &state.sealed_authority;
         match &status.leader {
@@ -69,7 +69,7 @@ impl<W: World> Reconciler<W> {
         }
     }
 
-    async fn grant(&self, voters: &[NodeName], live: &BTreeMap<NodeName, NodeFacts>) {
+    async fn grant(&self, voters: &[NodeName], live: &Live) {
         let state = self.replica.state().borrow().clone();
         if let Some(proposal) = self.issuer.grant_due(&state, voters, live) {
             let command = proposal.command.to_string();
@@ -81,7 +81,7 @@ impl<W: World> Reconciler<W> {
     }
 
     /// Raises the version of the mesh's commands to what every admitted node has said that it knows.
-    async fn raise(&self, live: &BTreeMap<NodeName, NodeFacts>) {
+    async fn raise(&self, live: &Live) {
         let state = self.replica.state().borrow().clone();
         let known = state.nodes.keys().map(|name| live.get(name).map_or(0, |facts| facts.commands)).min();
         let Some(version) = known.filter(|known| *known > state.version) else { return };
@@ -91,7 +91,7 @@ impl<W: World> Reconciler<W> {
         }
     }
 
-    async fn step(&self, live: &BTreeMap<NodeName, NodeFacts>, seen: &mut BTreeMap<NodeName, Instant>, now: Instant) {
+    async fn step(&self, live: &Live, seen: &mut BTreeMap<NodeName, Instant>, now: Instant) {
         let state = self.replica.state().borrow().clone();
         seen.retain(|name, _| state.nodes.contains_key(name));
         let candidates = state.nodes.iter().map(|(name, record)| {

@@ -10,7 +10,7 @@ use weft_proxy::plane::Handover;
 
 use crate::advertise::{advertise, let_go, remember_peers};
 use crate::certificates::Certificates;
-use crate::compile::Specs;
+use crate::compile::Compiler;
 use crate::issue::Issuer;
 use crate::join::Gate;
 use crate::keys::Keys;
@@ -38,13 +38,12 @@ pub(crate) fn spawn<W: World>(node: &Arc<Node<W>>, tasks: &mut JoinSet<()>, part
     let (wanted_sender, wanted) = watch::channel(None);
     tasks.spawn(Arc::new(server(node, issuer.clone())).run(handed));
     let publisher = Publisher {
-        site: node.site.clone(),
         plane: node.plane.clone(),
         states: node.replica.state(),
         live: node.gossip.live(),
         local: node.local.subscribe(),
         enforced,
-        specs: Specs::new(node.site.kinds),
+        compiler: Compiler::new(node.site.clone()),
     };
     tasks.spawn(publisher.run());
     let certificates = Certificates {

@@ -1,9 +1,15 @@
 //! Facts: what is live, true at one node, and dies with it. What changes with every decision is none (the index that a node
 //! enforces, the ends of its certificates): it is asked of the node, or each decision would cost every node a fact.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use crate::identity::NodeName;
 use crate::service::Instance;
 use crate::{RaftId, UnixMillis};
+
+/// What the nodes that live say about themselves. What one says is the same value as before until it says something else.
+pub type Live = BTreeMap<NodeName, Arc<NodeFacts>>;
 
 /// All that a node says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]

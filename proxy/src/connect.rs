@@ -7,18 +7,17 @@ pub(crate) mod link;
 mod pulse;
 pub(crate) mod transport;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use weft_proto::identity::Identity;
 
 use crate::net::Net;
 use crate::quic::QuicClient;
 use crate::record::Recorder;
 use crate::table::Table;
-use crate::tls::Identities;
+use crate::tls::{Identities, Target};
 use instance::InstanceSlot;
 use link::{LinkSlot, Way};
 use transport::Transport;
@@ -65,17 +64,13 @@ impl<N: Net> Dialer<N> {
     /// Links to places that the table no longer names take no new exchanges: a node that died and comes back is reached on
     /// a new one, not on what it knows nothing of.
     pub(crate) fn retire_links(&self, table: &Table) {
-        let links = self.links.lock();
-        if links.is_empty() {
-            return;
-        }
-        let places = table.services().flat_map(|service| {
-            service.endpoints.iter().map(|endpoint| (&service.identity, endpoint.description.address))
-        });
-        let named: BTreeSet<(&Identity, SocketAddr)> = places.collect();
-        for (way, slot) in &*links {
-            let Way::Mutual { to, address, .. } = way else { continue };
-            if !named.contains(&(to, *address)) {
+        for (way, slot) in &*self.links.lock() {
+            let Way::Mutual { to, server_name, address, .. } = way else { continue };
+            let Some(Target::Instance { instance, .. }) = Target::parse(server_name) else { continue };
+            let named = table.service(&instance.service).is_some_and(|service| {
+                service.identity == *to && service.endpoints.iter().any(|one| one.description.address == *address)
+            });
+            if !named {
                 slot.retire();
             }
         }

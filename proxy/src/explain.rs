@@ -127,7 +127,7 @@ pub(crate) fn explain(
         policies: Vec::new(),
         candidates: candidates(&relation),
         picked: None,
-        index: table.index,
+        index: table.index(),
     };
     let normal = match normal {
         Ok(normal) => normal,

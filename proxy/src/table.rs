@@ -30,8 +30,8 @@ pub(crate) use service::Settings;
 pub struct Table {
     /// Tells tables of this process apart.
     pub(crate) generation: u64,
-    /// Index of the decisions that it was compiled from.
-    pub index: Index,
+    /// Index of the newest decisions that it says all of.
+    index: AtomicU64,
     /// The mesh.
     pub trust_domain: TrustDomain,
     /// This node.
@@ -44,8 +44,10 @@ pub struct Table {
     pub(crate) binds: Vec<Bind>,
     deny_by_default: bool,
     policies: Arc<Vec<Arc<PolicyDescription>>>,
-    services: BTreeMap<ServiceName, Arc<Service>>,
-    by_address: BTreeMap<Ipv4Addr, ServiceName>,
+    /// In the order of their names.
+    services: Vec<Arc<Service>>,
+    /// Their places by address, in its order.
+    by_address: Vec<(Ipv4Addr, usize)>,
 }
 
 /// Why a table cannot be built.
@@ -54,9 +56,9 @@ pub enum BuildError {
     /// A policy that cannot be enforced.
     #[error(transparent)]
     Policy(#[from] CompileError),
-    /// Two services of one name.
-    #[error("the service {0} is described twice")]
-    Twice(ServiceName),
+    /// Services are described once each, in the order of their names.
+    #[error("the service {0} is described twice, or out of order")]
+    Order(ServiceName),
 }
 
 impl Table {
@@ -80,26 +82,28 @@ impl Table {
             changed,
             deny_by_default: description.deny_by_default,
         };
-        let (mut services, mut node_ip) = (BTreeMap::new(), None);
+        let mut before = previous.map(|table| &table.services[..]).unwrap_or_default().iter().peekable();
+        let mut services: Vec<Arc<Service>> = Vec::with_capacity(description.services.len());
         for one in description.services {
-            let name = one.name.clone();
-            let own = one.endpoints.iter().find(|endpoint| endpoint.node == description.node);
-            node_ip = node_ip.or(own.map(|endpoint| endpoint.address.ip()));
-            let before = previous.and_then(|table| table.services.get(&name));
-            let service = context.service(one, local.remove(&name).unwrap_or_default(), before)?;
-            if services.insert(name.clone(), service).is_some() {
-                return Err(BuildError::Twice(name));
+            if services.last().is_some_and(|last| last.name >= one.name) {
+                return Err(BuildError::Order(one.name.clone()));
             }
+            while before.next_if(|service| service.name < one.name).is_some() {}
+            let before = before.next_if(|service| service.name == one.name);
+            let local = if local.is_empty() { Vec::new() } else { local.remove(&one.name).unwrap_or_default() };
+            services.push(context.service(one, local, before)?);
         }
-        let addressed = |service: &Arc<Service>| Some((service.address?, service.name.clone()));
+        let addressed = services.iter().enumerate().filter_map(|(at, service)| Some((service.address?, at)));
+        let mut by_address: Vec<(Ipv4Addr, usize)> = addressed.collect();
+        by_address.sort_unstable();
         Ok(Self {
-            by_address: services.values().filter_map(addressed).collect(),
+            by_address,
             generation: GENERATION.fetch_add(1, atomic::Ordering::Relaxed),
-            index: description.index,
+            index: AtomicU64::new(description.index),
             node_identity: Identity::node(description.trust_domain.clone(), description.node.clone()),
             trust_domain: description.trust_domain,
             node: description.node,
-            node_ip,
+            node_ip: services.iter().find_map(|service| service.own_ip),
             callers: description.callers,
             caller_any: description.caller_any,
             binds: description.binds,
@@ -109,13 +113,22 @@ impl Table {
         })
     }
 
+    /// Index of the newest decisions that it says all of.
+    pub fn index(&self) -> Index {
+        self.index.load(atomic::Ordering::Relaxed)
+    }
+
+    /// Newer decisions change nothing of it.
+    pub fn advance(&self, index: Index) {
+        self.index.fetch_max(index, atomic::Ordering::Relaxed);
+    }
+
     /// Whether it says the same as the table that it was built after, so that nothing need be swapped.
     pub fn is_as(&self, other: &Self) -> bool {
         let same_services = self.services.len() == other.services.len()
-            && self.services.values().zip(other.services.values()).all(|(new, old)| Arc::ptr_eq(new, old));
+            && self.services.iter().zip(&other.services).all(|(new, old)| Arc::ptr_eq(new, old));
         same_services
             && Arc::ptr_eq(&self.policies, &other.policies)
-            && self.index == other.index
             && self.node_ip == other.node_ip
             && (&self.callers, &self.caller_any, &self.binds) == (&other.callers, &other.caller_any, &other.binds)
             && self.deny_by_default == other.deny_by_default
@@ -123,18 +136,18 @@ impl Table {
 
     /// Services whose service account has another name, and who their instances are.
     pub(crate) fn accounts(&self) -> BTreeMap<ServiceName, Identity> {
-        let others = self.services.values().filter(|service| service.has_account());
+        let others = self.services.iter().filter(|service| service.has_account());
         others.map(|service| (service.name.clone(), service.identity.clone())).collect()
     }
 
     /// The service of that name.
     pub fn service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
-        self.services.get(name)
+        self.services.binary_search_by(|service| service.name.cmp(name)).ok().map(|at| &self.services[at])
     }
 
     /// Where callers of this host reach services.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = (&Arc<Service>, ServicePort, SocketAddr)> {
-        self.services.values().flat_map(|service| {
+        self.services.iter().flat_map(|service| {
             service.ports.iter().filter_map(move |port| Some((service, *port, service.listen_address(*port)?)))
         })
     }
@@ -142,7 +155,11 @@ impl Table {
     /// What callers of this host reach at the address.
     pub(crate) fn at(&self, address: SocketAddr) -> Option<(&Arc<Service>, ServicePort)> {
         let IpAddr::V4(ip) = address.ip().to_canonical() else { return None };
-        let service = self.service(self.by_address.get(&ip)?)?;
+        let service = &self.services[self
+            .by_address
+            .binary_search_by_key(&ip, |(address, _)| *address)
+            .ok()
+            .map(|at| self.by_address[at].1)?];
         let port = service.port(address.port())?;
         service.listen_address(port).map(|_| (service, port))
     }
@@ -154,7 +171,7 @@ impl Table {
 
     /// Every service, by name.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.services.values()
+        self.services.iter()
     }
 }
 

@@ -250,9 +250,10 @@ impl Keeper {
             let remembered = self.settings.remembered.iter();
             let unheard = remembered
                 .filter(|(name, facts)| !self.records.knows(name) && self.verifier.stays(name, facts.raft_id));
-            live.extend(unheard.map(|(name, facts)| (name.clone(), facts.clone())));
+            live.extend(unheard.map(|(name, facts)| (name.clone(), Arc::new(facts.clone()))));
         }
-        live.insert(own.name.clone(), own);
+        let before = self.live.borrow().get(&own.name).filter(|before| ***before == own).cloned();
+        live.insert(own.name.clone(), before.unwrap_or_else(|| Arc::new(own)));
         self.peers = view.addresses;
         self.live.send_if_modified(|before| {
             let changed = **before != live;

@@ -2,6 +2,7 @@
 //! said before.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -9,7 +10,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use chitchat::ChitchatId;
 use prost::Message as _;
 use tokio::time::Instant;
-use weft_proto::facts::NodeFacts;
+use weft_proto::facts::{Live, NodeFacts};
 use weft_proto::identity::NodeName;
 use weft_proto::planted::{Bug, planted};
 use weft_proto::wire::mesh as wire;
@@ -41,7 +42,7 @@ pub(super) struct Records {
 }
 
 struct Record {
-    facts: NodeFacts,
+    facts: Arc<NodeFacts>,
     /// The value that was verified, and under which id: it is verified once, not every round.
     id: ChitchatId,
     value: String,
@@ -80,7 +81,7 @@ impl Records {
         }
         // The first record may be a dead node's last words; a newer one shows that it lives.
         let advanced = newest.map(|_| Instant::now());
-        let record = Record { id: id.clone(), value: value.to_owned(), facts, advanced };
+        let record = Record { id: id.clone(), value: value.to_owned(), facts: Arc::new(facts), advanced };
         self.believed.insert(record.facts.name.clone(), record);
         Offer::Believed
     }
@@ -113,7 +114,7 @@ impl Records {
 
     /// Facts of the nodes named in `alive`, and of those that said something new within `fresh`:
     /// heartbeats can be forged so as to hide a node's own, signatures can't.
-    pub(super) fn live(&self, alive: &BTreeSet<NodeName>, fresh: Duration) -> BTreeMap<NodeName, NodeFacts> {
+    pub(super) fn live(&self, alive: &BTreeSet<NodeName>, fresh: Duration) -> Live {
         let lives = |name: &NodeName, record: &Record| {
             planted(Bug::DeadStayLive)
                 || alive.contains(name)

@@ -103,7 +103,7 @@ impl Mesh {
         Arc::clone(&self.net.nodes.lock()[&address(name)])
     }
 
-    async fn wait(&self, name: &str, condition: impl Fn(&BTreeMap<NodeName, NodeFacts>) -> bool) -> Duration {
+    async fn wait(&self, name: &str, condition: impl Fn(&Live) -> bool) -> Duration {
         let (began, mut live) = (Instant::now(), self.node(name).live());
         timeout(Duration::from_secs(20), live.wait_for(|live| condition(live)))
             .await
@@ -113,7 +113,7 @@ impl Mesh {
     }
 
     /// Watches for `time`; `condition` must hold throughout on each of `names`.
-    async fn holds(&self, names: &[&str], time: Duration, condition: impl Fn(&BTreeMap<NodeName, NodeFacts>) -> bool) {
+    async fn holds(&self, names: &[&str], time: Duration, condition: impl Fn(&Live) -> bool) {
         let end = Instant::now() + time;
         while Instant::now() < end {
             for name in names {
@@ -176,7 +176,7 @@ fn syn(about: &ChitchatId, heartbeat: u64, version: u64) -> Bytes {
     bytes.into()
 }
 
-fn told(live: &BTreeMap<NodeName, NodeFacts>, name: &str) -> Option<u32> {
+fn told(live: &Live, name: &str) -> Option<u32> {
     live.get(&name.parse::<NodeName>().expect("must hold")).map(|facts| facts.commands)
 }
 
@@ -230,7 +230,7 @@ fn instances(count: u16) -> Vec<Instance> {
 #[tokio::test(start_paused = true)]
 async fn a_node_may_run_many_services() {
     let mesh = Mesh::of(&["a", "b", "c"]).await;
-    let count = |live: &BTreeMap<NodeName, NodeFacts>, name: &str| {
+    let count = |live: &Live, name: &str| {
         live.get(&name.parse::<NodeName>().expect("must hold")).map(|facts| facts.instances.len())
     };
     for many in [400, 2_000, 3, 600, 0] {
@@ -307,7 +307,7 @@ async fn a_liar_changes_nothing() {
     forged.commands = 666;
     forged.sequence = 1_000;
     let forged = records::seal(&forged, &Key("c".parse().expect("must hold")));
-    let truth = |live: &BTreeMap<NodeName, NodeFacts>| live.len() == 3 && told(live, "a").expect("must hold") < 10;
+    let truth = |live: &Live| live.len() == 3 && told(live, "a").expect("must hold") < 10;
     for round in 1..20 {
         // The liar knows of a new life of "a" when its own gossip does.
         let known = mesh.node("c").live().borrow().values().find(|facts| facts.raft_id == 0).map(|a| a.generation);

@@ -83,7 +83,7 @@ impl<W: World> Node<W> {
         };
         let member = |(name, record): (&NodeName, &weft_consensus::state::NodeRecord)| {
             let facts = live.get(name);
-            let text = |of: fn(&NodeFacts) -> &str| facts.map(of).unwrap_or_default().to_owned();
+            let text = |of: fn(&NodeFacts) -> &str| facts.map(|facts| of(facts)).unwrap_or_default().to_owned();
             Member {
                 name: name.to_string(),
                 live: facts.is_some(),

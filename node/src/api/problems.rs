@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use weft_consensus::state::State;
 use weft_consensus::status::{RaftStatus, Role};
-use weft_proto::facts::NodeFacts;
+use weft_proto::facts::{Live, NodeFacts};
 use weft_proto::identity::NodeName;
 use weft_proto::{RaftId, UnixMillis};
 
@@ -118,7 +118,7 @@ fn behind(status: &RaftStatus) -> Option<Problem> {
     })
 }
 
-fn leadership(status: &RaftStatus, live: &BTreeMap<NodeName, NodeFacts>, me: &NodeName) -> Option<Problem> {
+fn leadership(status: &RaftStatus, live: &Live, me: &NodeName) -> Option<Problem> {
     const MEANS: &str = "calls, discovery and issued certificates go on; policies, tokens, joins and renewals wait";
     let text = match (&status.leader, status.leaderless_since) {
         (_, Some(since)) => {
@@ -133,7 +133,7 @@ fn leadership(status: &RaftStatus, live: &BTreeMap<NodeName, NodeFacts>, me: &No
     Some(Problem { kind: "no-leader", text })
 }
 
-fn absent(state: &State, live: &BTreeMap<NodeName, NodeFacts>) -> Vec<Problem> {
+fn absent(state: &State, live: &Live) -> Vec<Problem> {
     let absent: Vec<&NodeName> = state.nodes.keys().filter(|name| !live.contains_key(*name)).collect();
     let new = |text| Problem { kind: "node-not-live", text };
     let mut problems: Vec<Problem> = absent
@@ -150,7 +150,7 @@ fn absent(state: &State, live: &BTreeMap<NodeName, NodeFacts>) -> Vec<Problem> {
 }
 
 /// What is between the hosts may let one way through and not the other: gossip goes around it, calls do not.
-fn unreached(lost: &BTreeMap<NodeName, Duration>, live: &BTreeMap<NodeName, NodeFacts>) -> Vec<Problem> {
+fn unreached(lost: &BTreeMap<NodeName, Duration>, live: &Live) -> Vec<Problem> {
     let lost = lost.iter().filter(|(name, since)| live.contains_key(*name) && **since >= UNREACHED_MIN);
     let text = |name: &NodeName, since: &Duration| {
         format!(
@@ -162,7 +162,7 @@ fn unreached(lost: &BTreeMap<NodeName, Duration>, live: &BTreeMap<NodeName, Node
     lost.map(|(name, since)| Problem { kind: "node-not-reached", text: text(name, since) }).collect()
 }
 
-fn elsewhere(live: &BTreeMap<NodeName, NodeFacts>, me: &NodeName) -> Vec<Problem> {
+fn elsewhere(live: &Live, me: &NodeName) -> Vec<Problem> {
     let others = live.values().filter(|facts| facts.name != *me && !facts.refused.is_empty());
     let text = |facts: &NodeFacts| format!("node {} does not enforce everything: {}", facts.name, facts.refused);
     others.map(|facts| Problem { kind: "not-enforced", text: text(facts) }).collect()

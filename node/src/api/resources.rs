@@ -1,6 +1,7 @@
 //! What the API does with documents: reads, applies, deletes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use weft_consensus::state::State;
@@ -14,7 +15,7 @@ use weft_proxy::table::Table;
 
 use super::operations::{Answered, Failure, refused};
 use super::schema::{Applied, ApplyRequest};
-use crate::compile::{Specs, Unenforced, compile};
+use crate::compile::{Compiler, Unenforced};
 use crate::node::Node;
 use crate::world::{World, random};
 
@@ -109,12 +110,12 @@ impl<W: World> Node<W> {
         if let Outcome::Refused(refusal) = outcome {
             return Err(refused(refusal.reason, refusal.detail));
         }
-        let mut specs = Specs::new(self.site.kinds);
-        let compiled = compile(&self.site, &trial, &self.live(), &self.local.borrow().clone(), &mut specs);
+        let mut compiler = Compiler::new(self.site.clone());
+        let compiled = compiler.compile(&Arc::new(trial), &self.live(), &self.local.borrow().clone());
         let built = compiled.and_then(|description| {
             Table::build(description, Some(&self.plane.table())).map_err(|error| error.to_string())
         });
-        let unenforced = specs.unenforced();
+        let unenforced = compiler.unenforced();
         let fault = unenforced.iter().find(|one| one.version == index);
         let fault = built.err().or_else(|| fault.map(|one| format!("{}: {}", one.key, one.why)));
         if let Some(why) = fault {

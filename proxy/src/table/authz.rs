@@ -64,14 +64,14 @@ struct Policy {
 impl Authorization {
     /// The policies that apply to an instance of the service, by name: those of its namespace and of
     /// [`ROOT_NAMESPACES`](weft_proto::kinds::authorization_policy::ROOT_NAMESPACES) whose selector or `targetRefs` name it, or that have neither.
-    /// It has `labels` and the label `app` with the service's name, which `labels` can't change.
-    pub fn select<'p>(
+    /// Its labels are told by `label`; the label `app` is the service's name, whatever that tells.
+    pub fn select<'p, 'l>(
         service: &ServiceName,
-        labels: &Labels,
+        label: impl Fn(&str) -> Option<&'l str>,
         policies: &'p [Arc<PolicyDescription>],
     ) -> Vec<&'p Arc<PolicyDescription>> {
         let mut chosen: Vec<&Arc<PolicyDescription>> =
-            policies.iter().filter(|description| compile::selects(description, service, labels)).collect();
+            policies.iter().filter(|description| compile::selects(description, service, &label)).collect();
         // The order decides only which of several matching policies is named; it must not depend on the caller's.
         chosen.sort_by(|a, b| a.key.cmp(&b.key));
         chosen
@@ -87,7 +87,8 @@ impl Authorization {
         policies: &[Arc<PolicyDescription>],
         deny_by_default: bool,
     ) -> Result<Self, CompileError> {
-        let selected: Vec<_> = Self::select(service, labels, policies).into_iter().cloned().collect();
+        let selected: Vec<_> =
+            Self::select(service, |name| labels.get(name).map(String::as_str), policies).into_iter().cloned().collect();
         Self::of(&selected, deny_by_default)
     }
 

@@ -25,7 +25,7 @@ pub struct Description {
     /// Whether a call that no ALLOW policy covers is denied.
     pub deny_by_default: bool,
     /// Every service of the mesh.
-    pub services: Vec<ServiceDescription>,
+    pub services: Vec<Arc<ServiceDescription>>,
     /// Every authorization policy of the mesh.
     pub policies: Vec<Arc<PolicyDescription>>,
     /// The instances that this node runs.

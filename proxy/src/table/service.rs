@@ -1,7 +1,7 @@
 //! One service, compiled: who may call it, where its instances are, under which settings.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,11 +34,13 @@ pub struct Service {
     /// Whether a policy asks for a header.
     pub(crate) headers_matter: bool,
     groups: Groups,
+    /// Where this node is reached, where it has an instance.
+    pub(super) own_ip: Option<IpAddr>,
     /// All its instances.
     pub(crate) endpoints: Vec<Endpoint>,
     /// Those of this node.
     pub(crate) instances: Vec<Instance>,
-    description: ServiceDescription,
+    description: Arc<ServiceDescription>,
 }
 
 /// An instance that this node runs.
@@ -75,13 +77,13 @@ impl Context<'_> {
     /// Compiles one. What did not change since `before` is taken over from it.
     pub(super) fn service(
         &self,
-        description: ServiceDescription,
+        description: Arc<ServiceDescription>,
         local: Vec<LocalInstance>,
         before: Option<&Arc<Service>>,
     ) -> Result<Arc<Service>, CompileError> {
         let before = before.filter(|_| self.changed.is_some());
         if let Some(service) = before
-            && service.description == description
+            && (Arc::ptr_eq(&service.description, &description) || service.description == description)
             && service.instances.iter().map(|instance| &instance.description).eq(&local)
             && !self.changed.iter().flatten().any(|policy| service.groups.are_selected_by(policy, &description))
         {
@@ -95,7 +97,7 @@ impl Context<'_> {
             group: groups.group(&one.labels, self.policies, &description),
             description: one.clone(),
         };
-        let endpoints = description.endpoints.iter().map(endpoint).collect();
+        let endpoints: Vec<Endpoint> = description.endpoints.iter().map(endpoint).collect();
         let instance = |one: LocalInstance| Instance {
             group: groups.group(&one.labels, self.policies, &description),
             description: one,
@@ -113,6 +115,7 @@ impl Context<'_> {
             addresses_matter: selected().any(|policy| asks_for_addresses(&policy.policy)),
             headers_matter: selected().any(|policy| asks_for_headers(&policy.policy)),
             groups,
+            own_ip: endpoints.iter().find(|one| one.here).map(|one| one.description.address.ip()),
             endpoints,
             instances,
             description,
@@ -142,7 +145,7 @@ impl Groups {
         if let Some(known) = self.by_labels.get(labels) {
             return *known;
         }
-        let selected = Authorization::select(&service.name, &joined(service, labels), policies);
+        let selected = Authorization::select(&service.name, label_of(service, labels), policies);
         let group = self.selected.iter().position(|known| same(known, selected.iter().copied()));
         let group = group.unwrap_or_else(|| {
             self.selected.push(selected.into_iter().cloned().collect());
@@ -180,14 +183,14 @@ impl Groups {
         is_near(policy, &service.name)
             && self.by_labels.keys().any(|labels| {
                 let one = std::slice::from_ref(policy);
-                !Authorization::select(&service.name, &joined(service, labels), one).is_empty()
+                !Authorization::select(&service.name, label_of(service, labels), one).is_empty()
             })
     }
 }
 
 /// The labels of an instance: its own go before those of its service.
-fn joined(service: &ServiceDescription, own: &Labels) -> Labels {
-    service.labels.iter().chain(own).map(|(key, value)| (key.clone(), value.clone())).collect()
+fn label_of<'l>(service: &'l ServiceDescription, own: &'l Labels) -> impl Fn(&str) -> Option<&'l str> {
+    |name| own.get(name).or_else(|| service.labels.get(name)).map(String::as_str)
 }
 
 fn same<'a, T: 'a>(known: &[Arc<T>], others: impl ExactSizeIterator<Item = &'a Arc<T>>) -> bool {

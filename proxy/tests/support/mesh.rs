@@ -327,7 +327,7 @@ impl<N: Net> Mesh<N> {
         Description {
             index: self.index,
             zone: if at_a { "one".into() } else { zone.into() },
-            services: vec![ServiceDescription {
+            services: vec![Arc::new(ServiceDescription {
                 name: web.clone(),
                 account: service(self.account),
                 labels: [("app".to_owned(), "web".to_owned())].into(),
@@ -336,7 +336,7 @@ impl<N: Net> Mesh<N> {
                 ports: self.ports.iter().map(|(port, _)| *port).collect(),
                 settings: Some(Arc::default()),
                 endpoints: self.instances.iter().map(endpoint).collect(),
-            }],
+            })],
             policies: resources.iter().map(describe).map(Arc::new).collect(),
             local: self.instances.iter().filter(|instance| instance.node == here).map(local).collect(),
             caller_any: at_a.then(|| service("front")),

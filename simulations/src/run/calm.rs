@@ -63,7 +63,7 @@ impl Run {
         let all = |node: &Arc<weft::Node<_>>| {
             let found = node.raft_status().voters;
             let voted = found.len() == voters && found.iter().all(|voter| names.contains(voter));
-            node.is_ready() && node.plane().table().index == index && node.live().len() == self.hosts.len() && voted
+            node.is_ready() && node.plane().table().index() == index && node.live().len() == self.hosts.len() && voted
         };
         nodes.len() == self.hosts.len() && led && nodes.iter().all(all)
     }

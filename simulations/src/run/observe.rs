@@ -36,7 +36,7 @@ impl Run {
                     let found = self.hosts.iter().filter_map(Host::node);
                     let named = found.filter(|node| tables.contains(&node.name().to_string()));
                     let tables: Vec<_> =
-                        named.map(|node| (node.name().to_string(), node.plane().table().index)).collect();
+                        named.map(|node| (node.name().to_string(), node.plane().table().index())).collect();
                     waiting::check(index, &tables)?;
                     self.trace.add(now, None, Kind::Decision, format!("index {index} is in force on {}", tables.len()));
                 }
@@ -88,7 +88,7 @@ impl Run {
     pub(super) fn watch(&mut self, now: u64) {
         for id in 0..self.hosts.len() {
             if let Some(node) = self.hosts[id].node() {
-                self.claims.saw(id, &*node.state(), node.plane().table().index, now);
+                self.claims.saw(id, &*node.state(), node.plane().table().index(), now);
             }
         }
     }
@@ -147,7 +147,7 @@ impl Run {
                         status.leader.map(|name| name.to_string()),
                         status.applied,
                         status.last,
-                        node.plane().table().index,
+                        node.plane().table().index(),
                         node.live().len(),
                         node.is_ready()
                     )

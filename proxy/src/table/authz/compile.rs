@@ -1,7 +1,5 @@
 //! Documents to compiled policies.
 
-use std::collections::BTreeMap;
-
 use http::header::{HOST, HeaderName};
 use weft_proto::kinds::authorization_policy::{APP_LABEL, Condition, Operation, ROOT_NAMESPACES, Source, header_name};
 use weft_proto::resource::ResourceKey;
@@ -31,19 +29,19 @@ pub struct CompileError {
 }
 
 /// Whether the policy is about the service.
-pub(super) fn selects(
+pub(super) fn selects<'l>(
     description: &PolicyDescription,
     service: &ServiceName,
-    labels: &BTreeMap<String, String>,
+    label: &impl Fn(&str) -> Option<&'l str>,
 ) -> bool {
     let (key, policy) = (&description.key, &description.policy);
     let near = key.namespace == service.namespace();
     if !near && !ROOT_NAMESPACES.contains(&key.namespace.as_str()) {
         return false;
     }
-    let labelled = |(label, value): (&String, &String)| match label.as_str() {
+    let labelled = |(name, value): (&String, &String)| match name.as_str() {
         APP_LABEL => value == service.name(),
-        _ => labels.get(label) == Some(value),
+        name => label(name) == Some(value.as_str()),
     };
     let targeted = policy.target_refs.iter().any(|target| near && target.name == service.name());
     (policy.target_refs.is_empty() || targeted)

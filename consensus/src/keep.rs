@@ -30,7 +30,7 @@ const LEADER_SILENCE_MAX: Duration = Duration::from_secs(3);
 /// How often one that follows looks whether its source has fallen silent.
 const FOLLOWING_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a member may know of no leader before it asks whether it still is one.
-const LOST_AFTER: Duration = Duration::from_secs(5);
+const LOST_AFTER: Duration = Duration::from_secs(2);
 /// Pause between sources that failed, doubled up to the second.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);

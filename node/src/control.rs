@@ -3,6 +3,8 @@
 //! A stream carries one request at a time. Over QUIC each is a stream of one connection; where UDP does not get
 //! through, each is a TLS connection of its own, kept for the next request.
 
+mod connections;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -15,6 +17,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use weft_consensus::gossip::GossipLink;
@@ -28,6 +31,7 @@ use weft_proxy::tls::{ALPN_CONTROL, Identities, Target};
 
 use crate::book::Book;
 use crate::frame::{self, FRAME_LENGTH_MAX};
+use connections::{Connections, Kept, Using};
 
 /// Bound on reaching a node.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -46,6 +50,8 @@ const QUIC_RETRY: Duration = Duration::from_secs(60);
 /// Bound on a QUIC handshake before TCP is tried.
 const QUIC_TIMEOUT: Duration = Duration::from_millis(700);
 
+/// How often it is looked which those are.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Requests in a row without an answer after which a connection is taken for dead.
 const UNANSWERED_MAX: u32 = 3;
 
@@ -61,13 +67,16 @@ pub struct Control<N: Net> {
     identities: Arc<Identities>,
     book: Arc<Book>,
     quic: QuicClient,
+    /// Connections that were made from here, on which the other end asks too.
+    made: mpsc::Sender<quinn::Connection>,
     peers: Mutex<BTreeMap<NodeName, Peer>>,
+    swept: Mutex<Instant>,
 }
 
 #[derive(Default)]
 struct Peer {
     idle: Vec<(Stream, Instant)>,
-    connection: Option<quinn::Connection>,
+    connections: Connections,
     quic_blocked_until: Option<Instant>,
     /// Requests in a row that were given up without an answer.
     unanswered: u32,
@@ -88,25 +97,58 @@ impl<N: Net> Drop for Attempt<'_, N> {
         peer.unanswered = if self.answered { 0 } else { peer.unanswered + 1 };
         if peer.unanswered >= UNANSWERED_MAX {
             peer.unanswered = 0;
-            if let Some(connection) = peer.connection.take() {
-                connection.close(0u32.into(), b"no answer");
-            }
+            peer.connections.close(b"no answer");
         }
     }
 }
 
 impl<N: Net> Control<N> {
-    /// Calls as the node `me`.
-    pub fn new(net: N, me: Identity, identities: Arc<Identities>, book: Arc<Book>) -> Arc<Self> {
+    /// Calls as the node `me`. Connections that are made are told, so that what the other end asks on them is answered.
+    pub fn new(
+        net: N,
+        me: Identity,
+        identities: Arc<Identities>,
+        book: Arc<Book>,
+        made: mpsc::Sender<quinn::Connection>,
+    ) -> Arc<Self> {
         let quic = QuicClient::new(&net, identities.clone());
-        Arc::new(Self { net, me, identities, book, quic, peers: Mutex::default() })
+        let swept = Mutex::new(Instant::now());
+        Arc::new(Self { net, me, identities, book, quic, made, peers: Mutex::default(), swept })
+    }
+
+    /// Asks on a connection too that a node has made: one with each node is enough.
+    pub fn adopt(&self, name: &NodeName, connection: &quinn::Connection) {
+        let mut peers = self.peers.lock();
+        let connections = &mut peers.entry(name.clone()).or_default().connections;
+        connections.add(Kept::new(connection, false), self.goes_before(name));
+    }
+
+    fn goes_before(&self, name: &NodeName) -> bool {
+        matches!(&self.me, Identity::Node { name: me, .. } if me < name)
+    }
+
+    /// The use of a connection by what the other end asks on it.
+    pub fn used_by(&self, name: &NodeName, connection: &quinn::Connection) -> Option<Arc<()>> {
+        self.peers.lock().get(name)?.connections.uses(connection)
+    }
+
+    /// Ends connections from here that nobody has used for long, on either end.
+    fn sweep(&self) {
+        let now = Instant::now();
+        let mut swept = self.swept.lock();
+        if now - *swept < SWEEP_INTERVAL {
+            return;
+        }
+        *swept = now;
+        drop(swept);
+        self.peers.lock().values_mut().for_each(|peer| peer.connections.sweep(now));
     }
 
     /// Keeps no connection with a node, and does not look for it any more.
     pub fn forget(&self, name: &NodeName) {
         self.book.forget(name);
-        if let Some(Peer { connection: Some(connection), .. }) = self.peers.lock().remove(name) {
-            connection.close(0u32.into(), b"removed");
+        if let Some(mut peer) = self.peers.lock().remove(name) {
+            peer.connections.close(b"removed");
         }
     }
 
@@ -182,27 +224,27 @@ impl<N: Net> Control<N> {
     }
 
     async fn open_quic(&self, to: &NodeName, address: SocketAddr) -> Option<Stream> {
+        self.sweep();
         let known = {
             let mut peers = self.peers.lock();
             let peer = peers.entry(to.clone()).or_default();
-            if peer.quic_blocked_until.is_some_and(|until| until > Instant::now()) {
-                return None;
+            let blocked = peer.quic_blocked_until.is_some_and(|until| until > Instant::now());
+            match peer.connections.to(address) {
+                None if blocked => return None,
+                known => known,
             }
-            peer.connection
-                .clone()
-                .filter(|connection| connection.close_reason().is_none() && connection.remote_address() == address)
         };
-        let connection = match known {
-            Some(connection) => connection,
+        let (connection, uses) = match known {
+            Some(known) => known,
             None => self.connect_quic(to, address).await?,
         };
         match connection.open_bi().await {
-            Ok((send, receive)) => Some(Box::new(tokio::io::join(receive, send))),
+            Ok((send, receive)) => Some(Box::new(Using { stream: tokio::io::join(receive, send), _uses: uses })),
             Err(_) => None,
         }
     }
 
-    async fn connect_quic(&self, to: &NodeName, address: SocketAddr) -> Option<quinn::Connection> {
+    async fn connect_quic(&self, to: &NodeName, address: SocketAddr) -> Option<(quinn::Connection, Arc<()>)> {
         let expect = self.node(to);
         let target = Target::Node(to.clone());
         let name = target.server_name().to_str().into_owned();
@@ -212,8 +254,11 @@ impl<N: Net> Control<N> {
         let peer = peers.entry(to.clone()).or_default();
         match outcome {
             Ok(Ok(connection)) => {
-                peer.connection = Some(connection.clone());
-                Some(connection)
+                peer.connections.add(Kept::new(&connection, true), self.goes_before(to));
+                let uses = peer.connections.uses(&connection).unwrap_or_default();
+                // Full, the other end makes one of its own.
+                let _ = self.made.try_send(connection.clone());
+                Some((connection, uses))
             }
             failed => {
                 let why = failed.map_or_else(|_| "no answer".to_owned(), |result| format!("{:?}", result.err()));

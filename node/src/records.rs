@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 use weft_proto::UnixMillis;
 use weft_proxy::record::Record;
 
@@ -20,8 +20,8 @@ pub type Recorded = mpsc::Receiver<Record>;
 
 /// Size at which the file is turned over.
 const FILE_LENGTH_MAX: u64 = 64 << 20;
-/// How long a record may wait in memory.
-const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
+/// How long records are gathered before they are written; as many as come meanwhile find room.
+const GATHER_TIME: Duration = Duration::from_millis(50);
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -45,23 +45,25 @@ pub async fn write(mut recorded: Recorded, path: PathBuf) {
             return;
         }
     };
-    let mut ticks = interval(FLUSH_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let written = tokio::select! {
-            biased;
-            record = recorded.recv() => match record {
-                Some(record) => log.append(&record),
-                None => break,
-            },
-            _ = ticks.tick() => log.file.flush(),
-        };
-        if let Err(error) = written {
-            metrics::counter!("weft_access_records_lost_total").increment(1);
-            tracing::debug!(%error, "an access record was lost");
+    // The first record of a while wakes this; those that follow are gathered, so that no exchange wakes another thread.
+    while let Some(first) = recorded.recv().await {
+        let mut next = Some(first);
+        while let Some(record) = next {
+            if let Err(error) = log.append(&record) {
+                lost(&error);
+            }
+            next = recorded.try_recv().ok();
         }
+        if let Err(error) = log.file.flush() {
+            lost(&error);
+        }
+        sleep(GATHER_TIME).await;
     }
-    let _ = log.file.flush();
+}
+
+fn lost(error: &io::Error) {
+    metrics::counter!("weft_access_records_lost_total").increment(1);
+    tracing::debug!(%error, "access records were lost");
 }
 
 impl Log {

@@ -23,6 +23,7 @@ use weft_proxy::plane::{ControlAlpn, Handover};
 use weft_proxy::tls::{self, ALPN_CONTROL, ALPN_JOIN, Clients, Identities};
 
 use crate::book::Book;
+use crate::control::Control;
 use crate::frame::{self, FRAME_LENGTH_MAX};
 use crate::issue::Issuer;
 use crate::join::Gate;
@@ -50,6 +51,7 @@ pub struct Server<W: World> {
     pub(crate) gate: Gate<W>,
     pub(crate) identities: Arc<Identities>,
     pub(crate) book: Arc<Book>,
+    pub(crate) control: Arc<Control<W::Net>>,
     pub(crate) enforced: watch::Receiver<Enforced>,
     pub(crate) expires: watch::Receiver<UnixMillis>,
     pub(crate) streams: Semaphore,
@@ -63,10 +65,21 @@ impl<W: World> Server<W> {
     }
 
     /// Serves what arrives on the mesh port for the control plane, until the data plane has ended.
-    pub async fn run(self: Arc<Self>, mut handovers: mpsc::Receiver<Handover<W::Net>>) {
-        while let Some(handover) = handovers.recv().await {
+    pub async fn run(
+        self: Arc<Self>,
+        mut handovers: mpsc::Receiver<Handover<W::Net>>,
+        mut made: mpsc::Receiver<quinn::Connection>,
+    ) {
+        loop {
             let server = self.clone();
-            tokio::spawn(async move { server.serve(handover).await });
+            tokio::select! {
+                biased;
+                handover = handovers.recv() => match handover {
+                    Some(handover) => drop(tokio::spawn(async move { server.serve(handover).await })),
+                    None => return,
+                },
+                Some(connection) = made.recv() => drop(tokio::spawn(async move { server.serve_quic(connection).await })),
+            }
         }
     }
 
@@ -111,9 +124,12 @@ impl<W: World> Server<W> {
             connection.close(0u32.into(), b"not a member");
             return;
         };
+        self.control.adopt(&member.name, &connection);
         while let Ok((send, receive)) = connection.accept_bi().await {
             let (server, member) = (self.clone(), member.clone());
+            let uses = self.control.used_by(&member.name, &connection);
             tokio::spawn(async move {
+                let _uses = uses;
                 let Ok(_permit) = server.streams.try_acquire() else { return };
                 server.converse(tokio::io::join(receive, send), member).await;
             });

@@ -64,13 +64,13 @@ async fn wire_up<W: World>(
     let me = Identity::node(trust_domain.clone(), name.clone());
     let identities = open_identities(&store, &me, &roots, clock(&world))?;
     let book = Arc::new(open_book(&store, &name, host.address)?);
-    let control = Control::new(world.net().clone(), me.clone(), identities.clone(), book.clone());
+    let (making, made) = mpsc::channel(HANDOVERS_MAX);
+    let control = Control::new(world.net().clone(), me.clone(), identities.clone(), book.clone(), making);
 
     let seeds = book.all().into_keys().filter(|seed| *seed != name).collect();
     let settings = Settings { seeds, ..Settings::new(raft_id, name.clone()) };
-    let replica = Replica::start(settings, world.disk(), Arc::new(ConsensusPeers(control.clone())))
-        .await
-        .map_err(|error| StartError::Corrupt(error.to_string()))?;
+    let started = Replica::start(settings, world.disk(), Arc::new(ConsensusPeers(control.clone()))).await;
+    let replica = started.map_err(|error| StartError::Corrupt(error.to_string()))?;
     finish_founding(&world, &replica, founding).await?;
     identities.judge_nodes(admission(&replica));
 
@@ -83,8 +83,8 @@ async fn wire_up<W: World>(
     let site = site(&config, &world, &name, host.address);
     let (records, recorded) = mpsc::channel(RECORDS_MAX);
     let (handovers, handed) = mpsc::channel::<Handover<W::Net>>(HANDOVERS_MAX);
-    let (empty, settings) = (empty_table(&site, &trust_domain)?, plane_settings(&config, &world, &site));
-    let plane = Plane::new(settings, world.net().clone(), identities.clone(), empty, &records, handovers);
+    let (empty, set) = (empty_table(&site, &trust_domain)?, plane_settings(&config, &world, &site));
+    let plane = Plane::new(set, world.net().clone(), identities.clone(), empty, &records, handovers);
 
     let ((told_enforced, enforced), (told_expires, expires)) = (watch::channel(Enforced::default()), watch::channel(0));
     let node = Arc::new(Node {
@@ -107,7 +107,7 @@ async fn wire_up<W: World>(
         started: Instant::now(),
         tasks: parking_lot::Mutex::default(),
     });
-    let parts = Parts { issuer, keys, store, handed, enforced: told_enforced, expires: told_expires };
+    let parts = Parts { issuer, keys, store, handed, made, enforced: told_enforced, expires: told_expires };
     tasks::spawn(&node, &mut node.tasks.lock(), parts);
     Ok((node, recorded))
 }

@@ -28,15 +28,16 @@ pub(crate) struct Parts<W: World> {
     pub(crate) keys: Arc<Keys>,
     pub(crate) store: Store,
     pub(crate) handed: mpsc::Receiver<Handover<W::Net>>,
+    pub(crate) made: mpsc::Receiver<quinn::Connection>,
     pub(crate) enforced: watch::Sender<Enforced>,
     pub(crate) expires: watch::Sender<UnixMillis>,
 }
 
 /// Starts them all.
 pub(crate) fn spawn<W: World>(node: &Arc<Node<W>>, tasks: &mut JoinSet<()>, parts: Parts<W>) {
-    let Parts { issuer, keys, store, handed, enforced, expires } = parts;
+    let Parts { issuer, keys, store, handed, made, enforced, expires } = parts;
     let (wanted_sender, wanted) = watch::channel(None);
-    tasks.spawn(Arc::new(server(node, issuer.clone())).run(handed));
+    tasks.spawn(Arc::new(server(node, issuer.clone())).run(handed, made));
     let publisher = Publisher {
         plane: node.plane.clone(),
         states: node.replica.state(),
@@ -83,6 +84,7 @@ fn server<W: World>(node: &Arc<Node<W>>, issuer: Arc<Issuer<W>>) -> Server<W> {
         gate,
         identities: node.identities.clone(),
         book: node.book.clone(),
+        control: node.control.clone(),
         enforced: node.enforced.clone(),
         expires: node.expires.clone(),
         streams,

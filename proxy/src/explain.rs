@@ -186,6 +186,16 @@ fn judge(relation: &Arc<Relation>, http: Option<HttpCall<'_>>, explanation: &mut
         because: policy.rules.iter().filter(|rule| !rule.matched).flat_map(|rule| rule.because.clone()).collect(),
     };
     explanation.policies = told.policies.iter().map(word).collect();
+    // Those that are about some of the instances only.
+    for (group, authorization) in service.authorizations.iter().enumerate().filter(|(group, _)| *group != telling) {
+        let told = authorization.explain(&call);
+        let called = service.endpoints.iter().any(|endpoint| endpoint.group == group);
+        for policy in told.policies.iter().filter(|_| called).map(word) {
+            if explanation.policies.iter().all(|known| known.policy != policy.policy) {
+                explanation.policies.push(policy);
+            }
+        }
+    }
 }
 
 fn candidates(relation: &Relation) -> Vec<Candidate> {

@@ -66,7 +66,8 @@ impl QuicServer {
         let tls = identities.server_config(&[ALPN_CONTROL, ALPN_EXCHANGE], Clients::Members);
         let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
         let mut config = ServerConfig::with_crypto(Arc::new(crypto));
-        config.transport_config(Arc::new(transport()));
+        // Whoever has made a connection keeps it alive.
+        config.transport_config(Arc::new(transport(IDLE_TIMEOUT_CONTROL, None)));
         config.max_incoming(INCOMING_MAX);
         // Connections stay where the kernel has put them: another worker's socket would not know them.
         config.migration(false);
@@ -143,7 +144,11 @@ impl QuicClient {
         let tls = self.identities.client_config(from, expect, &[alpn])?;
         let crypto = QuicClientConfig::try_from(tls).map_err(io::Error::other)?;
         let mut config = ClientConfig::new(Arc::new(crypto));
-        config.transport_config(Arc::new(transport()));
+        let (idle, keep_alive) = match alpn {
+            ALPN_CONTROL => (IDLE_TIMEOUT_CONTROL, KEEP_ALIVE_CONTROL),
+            _ => (IDLE_TIMEOUT, KEEP_ALIVE),
+        };
+        config.transport_config(Arc::new(transport(idle, Some(keep_alive))));
         let connecting = self.endpoint(address)?.connect_with(config, address, server_name)?;
         Ok(timeout(HANDSHAKE_TIMEOUT, connecting).await.map_err(|_| QuicError::Late)??)
     }
@@ -218,12 +223,12 @@ impl QuicLink {
     }
 }
 
-fn transport() -> TransportConfig {
+fn transport(idle: Duration, keep_alive: Option<Duration>) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         .initial_rtt(INITIAL_RTT)
-        .max_idle_timeout(Some(VarInt::from_u32(IDLE_TIMEOUT_MS).into()))
-        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(Some(idle.try_into().expect("less than 2^62 ms")))
+        .keep_alive_interval(keep_alive)
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(GOODBYES_MAX))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
@@ -236,8 +241,12 @@ fn transport() -> TransportConfig {
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the round trip is taken for before it is measured; hosts of a mesh are near each other.
 const INITIAL_RTT: Duration = Duration::from_millis(20);
-const IDLE_TIMEOUT_MS: u32 = 10_000;
+/// Silence after which a connection of exchanges has ended, and how often it is kept alive.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
+/// The same of control connections, of which every node may have one with every other.
+const IDLE_TIMEOUT_CONTROL: Duration = Duration::from_secs(45);
+const KEEP_ALIVE_CONTROL: Duration = Duration::from_secs(15);
 /// Exchanges at once on one connection.
 const STREAMS_MAX: u32 = LINK_STREAMS_MAX;
 /// A server that drains says so on a stream of its own.

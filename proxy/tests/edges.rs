@@ -58,14 +58,15 @@ async fn a_caller_that_is_gone_for_certain_is_gone_for_the_application_too() {
     for transport in KINDS {
         let mut application = application::http().await;
         let mesh = over(transport, Protocol::Http, application.address).await;
-        for (path, version) in [("/silent", "1.1"), ("/silent", "1.0"), ("/endless", "1.1")] {
+        for (path, version) in [("/waits", "1.1"), ("/waits", "1.0"), ("/endless", "1.1")] {
             let mut stream = TcpStream::connect(mesh.ways_in[&8080]).await.expect("connects");
             let head = format!("GET {path} HTTP/{version}\r\nHost: web.mesh\r\n\r\n");
             stream.write_all(head.as_bytes()).await.expect("written");
             if path == "/endless" {
                 read_until(&mut stream, "tick").await;
             } else {
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                let event = soon("the request", application.events.recv()).await;
+                assert_eq!(event.as_deref(), Some("asked"), "{transport:?} {path} {version}");
             }
             #[expect(deprecated, reason = "a reset is what is wanted")]
             stream.set_linger(Some(Duration::ZERO)).expect("set");

@@ -63,7 +63,10 @@ fn it_lives_on_enforces_the_rest_and_tells() {
         (digests.len() == 3 && digests.windows(2).all(|pair| pair[0] == pair[1])).then_some(())
     });
     stage
-        .on(2, |node| async move { node.api_delete("AuthorizationPolicy", "default", "p", None).await })
+        .on(
+            2,
+            |node| async move { node.api_delete("AuthorizationPolicy.security.istio.io", "default", "p", None).await },
+        )
         .unwrap_or_else(|failure| panic!("{failure:?}"));
     stage.until("nothing is amiss", |hosts| {
         let told = hosts[2].node()?.problems();

@@ -52,7 +52,12 @@ impl<W: World> Node<W> {
             Err(error) => error,
         };
         let state = self.state();
-        let kept = state.resources.keys().map(|key| &key.kind).find(|kind| kind.name.eq_ignore_ascii_case(text));
+        // A kind that is not known here goes by its name, or by its name and group as documents have them.
+        let is_meant = |kind: &&KindName| {
+            let (name, group) = text.split_once('.').map_or((text, None), |(name, group)| (name, Some(group)));
+            kind.name.eq_ignore_ascii_case(name) && group.is_none_or(|group| kind.group.eq_ignore_ascii_case(group))
+        };
+        let kept = state.resources.keys().map(|key| &key.kind).find(is_meant);
         kept.cloned().ok_or_else(|| Failure::bad(error))
     }
 

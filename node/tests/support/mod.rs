@@ -23,15 +23,19 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A port that nobody listens on, for TCP and UDP, below those that the kernel gives to outgoing connections, so that
-/// none of them takes it before it is used.
+/// A loopback address of this test process alone, so that no other one looks at its ports.
+pub fn here() -> Ipv4Addr {
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 1 + high, middle, low)
+}
+
+/// A port of it that nobody listens on, for TCP and UDP, below those that the kernel gives to outgoing connections.
 pub fn free_port() -> u16 {
     static TAKEN: AtomicU32 = AtomicU32::new(0);
     loop {
-        let next = std::process::id() * 61 + TAKEN.fetch_add(1, Ordering::Relaxed);
-        let port = 4096 + u16::try_from(next % 24_576).expect("in range");
-        let everywhere = (Ipv4Addr::UNSPECIFIED, port);
-        if TcpListener::bind(everywhere).is_ok() && UdpSocket::bind(everywhere).is_ok() {
+        let port = 4096 + u16::try_from(TAKEN.fetch_add(1, Ordering::Relaxed) % 24_576).expect("in range");
+        // A server of every address of the host holds it too.
+        if TcpListener::bind((here(), port)).is_ok() && UdpSocket::bind((here(), port)).is_ok() {
             return port;
         }
     }
@@ -106,9 +110,9 @@ impl Node {
         command
             .args(["--data-dir".as_ref(), self.data_dir().as_os_str()])
             .args(["up", "--name", &self.name, "--loopback", "off", "--workers", "1", "--access-sample", "1"])
-            .args(["--listen", &format!("127.0.0.1:{}", self.port)])
-            .args(["--proxy", &format!("127.0.0.1:{}", self.proxy)])
-            .args(["--metrics", &format!("127.0.0.1:{}", self.metrics)])
+            .args(["--listen", &format!("{}:{}", here(), self.port)])
+            .args(["--proxy", &format!("{}:{}", here(), self.proxy)])
+            .args(["--metrics", &format!("{}:{}", here(), self.metrics)])
             .args(more);
         if let (Some(file), Some(library)) = (&self.clock, faketime()) {
             command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", file);
@@ -183,7 +187,7 @@ pub fn get(port: u16, path: &str) -> Option<(u16, String)> {
 }
 
 fn request(port: u16, text: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), BOUND).ok()?;
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::from((here(), port)), BOUND).ok()?;
     stream.set_read_timeout(Some(BOUND)).ok()?;
     stream.write_all(text.as_bytes()).ok()?;
     let mut answer = Vec::new();

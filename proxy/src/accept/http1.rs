@@ -55,11 +55,12 @@ where
                 mark => drop(request.extensions_mut().insert(mark)),
             }
         }
-        async move {
+        // Boxed: between exchanges the connection holds no room for one.
+        Box::pin(async move {
             let old = request.version() < Version::HTTP_11;
             let response = respond::<N, S>(connection, place, (notes.clone(), head), request).await;
             Ok::<_, Infallible>(response.map(|body| Noted { body, notes: old.then_some(notes) }))
-        }
+        })
     });
     let serving = builder().serve_connection(TokioIo::new(wire), service).with_upgrades();
     let mut serving = pin!(serving);

@@ -217,6 +217,17 @@ impl End {
     /// The next bytes; none at the end. What was handed out before has been passed on by now.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<Option<Bytes>>> {
         match self {
+            // A stream on which little comes at once takes no buffer: idle ones are many.
+            Self::Io(io) if buffer.capacity() == 0 => {
+                let mut few = [0; FEW_LENGTH];
+                let mut read = ReadBuf::new(&mut few);
+                ready!(Pin::new(&mut **io).poll_read(cx, &mut read))?;
+                if read.remaining() == 0 {
+                    buffer.reserve(BUFFER_LENGTH);
+                }
+                let filled = read.filled();
+                Poll::Ready(Ok((!filled.is_empty()).then(|| Bytes::copy_from_slice(filled))))
+            }
             Self::Io(io) => {
                 if buffer.capacity() < BUFFER_MIN {
                     buffer.reserve(BUFFER_LENGTH);
@@ -363,6 +374,8 @@ impl std::fmt::Debug for End {
 
 /// Bytes read at once to tell what a connection speaks.
 const FIRST_LENGTH: usize = 2 << 10;
+/// Bytes read at once from a connection that has not brought as many yet.
+const FEW_LENGTH: usize = 2 << 10;
 /// Bytes read from a connection at once.
 const BUFFER_LENGTH: usize = 64 << 10;
 /// Room below which a new buffer is taken.

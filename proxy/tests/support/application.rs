@@ -77,6 +77,13 @@ async fn answer(request: Request<Incoming>, events: mpsc::UnboundedSender<String
             Response::new(Endless { events, timer: Box::pin(tokio::time::sleep(Duration::ZERO)) }.boxed_unsync())
         }
         // Answers nothing at all, and tells when nobody waits any more.
+        "/waits" => {
+            let _ = events.send("asked".into());
+            let gone = Gone(events);
+            std::future::pending::<()>().await;
+            drop(gone);
+            unreachable!()
+        }
         "/silent" => {
             let gone = Gone(events);
             std::future::pending::<()>().await;

@@ -4,6 +4,7 @@
 //! through, each is a TLS connection of its own, kept for the next request.
 
 mod connections;
+mod gossip;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,7 +12,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use parking_lot::Mutex;
@@ -20,25 +20,22 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
-use weft_consensus::gossip::GossipLink;
 use weft_consensus::replica::{PeerError, Peers};
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
 use weft_proto::wire::cluster::{self as wire, ControlRequest, ControlResponse, control_request, control_response};
 use weft_proxy::net::Net;
-use weft_proxy::plane::Clock;
 use weft_proxy::quic::QuicClient;
 use weft_proxy::tls::{ALPN_CONTROL, Identities, Target};
 
 use crate::book::Book;
 use crate::frame::{self, FRAME_LENGTH_MAX};
 use connections::{Connections, Kept, Using};
+pub use gossip::GossipLinks;
 
 /// Bound on reaching a node.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bound on a request whose caller names none.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Bound on the delivery of a gossip message.
-const GOSSIP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bound on the silence of a log stream, whose heartbeats come each second.
 const FOLLOW_SILENCE: Duration = Duration::from_secs(5);
 /// Idle streams kept for a node.
@@ -351,42 +348,5 @@ fn unexpected(from: &NodeName, kind: Option<control_response::Kind>) -> PeerErro
     match kind {
         Some(control_response::Kind::Error(text)) => PeerError::Refused(format!("{from}: {text}")),
         _ => PeerError::Refused(format!("{from} answered something else than was asked")),
-    }
-}
-
-/// The gossip's view of control links.
-pub struct GossipLinks<N: Net> {
-    control: Arc<Control<N>>,
-    book: Arc<Book>,
-    /// This node's own address, so that others know where a message came from.
-    from: SocketAddr,
-    clock: Clock,
-}
-
-impl<N: Net> GossipLinks<N> {
-    /// Sends over these links, from this address.
-    pub fn new(control: &Arc<Control<N>>, book: &Arc<Book>, from: SocketAddr, clock: Clock) -> Self {
-        Self { control: control.clone(), book: book.clone(), from, clock }
-    }
-}
-
-impl<N: Net> GossipLink for GossipLinks<N> {
-    fn send(&self, to: SocketAddr, message: Bytes) -> BoxFuture<'static, io::Result<()>> {
-        let (control, book, from) = (self.control.clone(), self.book.clone(), self.from.to_string());
-        let clock = self.clock.clone();
-        Box::pin(async move {
-            let name = book.name(to);
-            let name =
-                name.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("nobody is known at {to}")))?;
-            let request = ControlRequest { kind: Some(control_request::Kind::Gossip(wire::Gossip { message, from })) };
-            let asked = clock();
-            let reply = control.exchange_within(&name, request, GOSSIP_TIMEOUT).await?;
-            if let Some(control_response::Kind::Gossip(reply)) = reply.kind {
-                // Halfway between question and answer, as NTP has it (RFC 5905, 8).
-                let halfway = asked + clock().saturating_sub(asked) / 2;
-                book.set_offset(name, reply.now.cast_signed().saturating_sub(halfway.cast_signed()));
-            }
-            Ok(())
-        })
     }
 }

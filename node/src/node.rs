@@ -128,6 +128,9 @@ impl<W: World> Node<W> {
     /// its services, and know of other nodes where there are any, or have had time to hear of them.
     pub fn readiness(&self) -> Result<(), String> {
         let (set, state) = (self.identities.current(), self.state());
+        if self.is_removed() {
+            return Err("this node was removed from the mesh".into());
+        }
         if self.enforced.borrow().index == 0 {
             return Err("the mesh's state is not in force here yet".into());
         }
@@ -143,6 +146,13 @@ impl<W: World> Node<W> {
             true => Ok(()),
             false => Err("no other node has been heard of yet".into()),
         }
+    }
+
+    /// Whether the mesh knows this node no more, as its own state has it.
+    pub(crate) fn is_removed(&self) -> bool {
+        let state = self.state();
+        let stays = state.nodes.get(self.name()).is_some_and(|record| record.raft_id == self.raft_id);
+        state.trust_domain.is_some() && !stays
     }
 
     /// Told when the replicated state has failed for good.

@@ -158,6 +158,13 @@ impl Flight {
     }
 }
 
+impl Flight {
+    /// Its node has refused it, which says nothing of how fast the instance is.
+    pub(crate) fn refused(&self) {
+        self.slot().refused(Instant::now());
+    }
+}
+
 impl Drop for Flight {
     fn drop(&mut self) {
         self.slot().finish();

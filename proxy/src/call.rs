@@ -83,3 +83,12 @@ pub(crate) enum Over {
     Tcp,
     Quic,
 }
+
+/// Whose answer it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answerer {
+    /// That of the application.
+    Application,
+    /// That of the callee's node, which refuses.
+    Node,
+}

@@ -171,8 +171,7 @@ fn authorize<N: Net>(
     let keeps_headers = relation.service.headers_matter;
     let asked =
         request.map(|(asked, headers)| call::Asked { headers: keeps_headers.then(|| headers.clone()), ..asked });
-    let instance = relation.instance.filter(|_| relation.service.differs());
-    let instance = instance.map(|own| relation.service.instances[own].description.id.name.clone());
+    let instance = relation.instance;
     let current = Current { relation: relation.clone(), addresses, asked, request_fault: None, instance };
     open.enter(current, &leg.lane.series);
     match decision {
@@ -224,7 +223,7 @@ fn grpc_timeout(text: &[u8]) -> Option<Duration> {
 impl Done {
     fn outcome(self, mut open: Open, hold: &Arc<Hold>, version: Version) -> Outcome {
         let wanted = self.outgoing.informed.wants();
-        let Answer { mut response, tunnel } = self.answer;
+        let Answer { mut response, tunnel, by } = self.answer;
         *response.version_mut() = version;
         if let (Some(taken), Some(upgrade)) = (tunnel, &self.outgoing.upgrade) {
             if version < Version::HTTP_2 {
@@ -232,11 +231,11 @@ impl Done {
                 upgrade.grant(taken.protocol.as_ref(), &mut parts.status, &mut parts.headers);
                 response = Response::from_parts(parts, body);
             }
-            open.answered(response.status().as_u16());
+            open.answered(response.status().as_u16(), by);
             let tunnel = Tunnel::new(taken, open, hold, self.idle_timeout);
             return Outcome { response: response.map(Tracked::untracked), tunnel: Some(tunnel), wanted };
         }
-        open.answered(response.status().as_u16());
+        open.answered(response.status().as_u16(), by);
         let deadline = self.deadline;
         Outcome { response: response.map(|body| Tracked::new(body, open, deadline)), tunnel: None, wanted }
     }

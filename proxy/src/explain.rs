@@ -12,10 +12,9 @@ use crate::call::{End, Parties};
 use crate::decide::relation::{Place, Relation};
 use crate::decide::route::{self, Backend};
 use crate::decide::{Decision, Question, decide, judge};
-use crate::record::verb;
 use crate::reject::Reject;
 use crate::table::Table;
-use crate::table::authz::HttpCall;
+use crate::table::authz::{HttpCall, verb};
 use crate::table::description::EndpointDescription;
 use crate::task::Random;
 use crate::{balance, path};
@@ -144,9 +143,7 @@ pub(crate) fn explain(
     explanation.path = call.as_ref().map(|call| call.path.to_owned());
     judge(&relation, call, &mut explanation);
     if explanation.verdict == "allowed" {
-        // What is told draws no numbers of the exchanges', and takes no probe.
-        let picked = balance::pick(&relation, |_| true, &Random::new(table.generation));
-        explanation.picked = picked.map(|index| where_it_is(&service.endpoints[index].description));
+        pick(&relation, table.generation, &mut explanation);
     }
     Ok(explanation)
 }
@@ -155,6 +152,19 @@ fn where_it_is(endpoint: &EndpointDescription) -> String {
     match endpoint.instance.is_default() {
         true => endpoint.node.to_string(),
         false => format!("{}, {}", endpoint.node, endpoint.instance),
+    }
+}
+
+/// Where one call would go.
+fn pick(relation: &Relation, seed: u64, explanation: &mut Explanation) {
+    // What is told draws no numbers of the exchanges', and takes no probe.
+    let picked = balance::pick(relation, |_| true, &Random::new(seed));
+    match picked {
+        Some(index) => {
+            let denied = if explanation.candidates[index].denied { ", which denies it" } else { "" };
+            explanation.picked = Some(where_it_is(&relation.service.endpoints[index].description) + denied);
+        }
+        None => explanation.reason += "; no healthy instance serves the port, and it is answered with 503",
     }
 }
 

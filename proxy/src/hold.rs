@@ -9,7 +9,6 @@ use futures_util::future::poll_fn;
 use futures_util::task::AtomicWaker;
 use http::Response;
 use parking_lot::Mutex;
-use weft_proto::service::InstanceName;
 
 use crate::decide::relation::Current;
 use crate::interim::Interims;
@@ -121,10 +120,10 @@ impl Hold {
         }
     }
 
-    /// An instance of this node serves it.
-    pub(crate) fn served_by(&self, instance: &InstanceName) {
+    /// This instance of this node serves it, or another node's.
+    pub(crate) fn served_by(&self, instance: Option<usize>) {
         if let Some(current) = &mut *self.current.lock() {
-            current.instance = Some(instance.clone());
+            current.instance = instance;
         }
     }
 

@@ -12,14 +12,14 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use weft_proto::kinds::authorization_policy::Action;
 
 use crate::balance::{Chosen, Flight};
+use crate::call::Answerer;
 use crate::decide::judge::Noting;
 use crate::decide::relation::{Current, Relation};
 use crate::hold::Hold;
 use crate::reject::Reject;
-use crate::table::authz::PolicyId;
+use crate::table::authz::{PolicyId, verb};
 use crate::table::endpoints::Endpoint;
 use crate::task::Random;
 use metrics::{Finished, Key, Series};
@@ -158,6 +158,8 @@ pub(crate) struct Open {
     endpoint: Option<usize>,
     flight: Option<Flight>,
     response_bytes: u64,
+    /// Whether an instance of this node was tried, at the caller's node.
+    tries_own: bool,
     /// Whether the answer was complete.
     whole: bool,
     /// Whether it is an opaque stream, or has become one.
@@ -183,6 +185,7 @@ impl Open {
             endpoint: None,
             flight: None,
             response_bytes: 0,
+            tries_own: false,
             whole: false,
             stream: false,
             trial: false,
@@ -231,10 +234,12 @@ impl Open {
     pub(crate) fn sent_to(&mut self, chosen: &Chosen) {
         self.endpoint = chosen.endpoint();
         self.flight = chosen.flight();
-        let service = &chosen.relation().service;
-        if let Some(own) = chosen.instance().filter(|_| service.differs()) {
-            self.hold.served_by(&service.instances[own].description.id.name);
+        // At the callee's node that is known from the beginning.
+        let own = chosen.instance().filter(|_| chosen.endpoint().is_some());
+        if own.is_some() || self.tries_own {
+            self.hold.served_by(own);
         }
+        self.tries_own |= own.is_some();
     }
 
     /// The connection for it had to be made, and its answer is waited for from now on.
@@ -245,10 +250,12 @@ impl Open {
     }
 
     /// The answer has begun.
-    pub(crate) fn answered(&mut self, code: u16) {
+    pub(crate) fn answered(&mut self, code: u16, by: Answerer) {
         self.code = code;
-        if let Some(flight) = &self.flight {
-            flight.answered();
+        match (&self.flight, by) {
+            (Some(flight), Answerer::Application) => flight.answered(),
+            (Some(flight), Answerer::Node) => flight.refused(),
+            (None, _) => {}
         }
     }
 
@@ -367,14 +374,6 @@ fn instance(relation: &Relation, endpoint: Option<&Endpoint>) -> Option<String> 
 
 fn trace_id(traceparent: &HeaderValue) -> Option<String> {
     traceparent.to_str().ok()?.split('-').nth(1).map(str::to_owned)
-}
-
-pub(crate) fn verb(action: Action) -> &'static str {
-    match action {
-        Action::Allow => "allow",
-        Action::Deny => "deny",
-        Action::Audit => "audit",
-    }
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use weft_proto::service::Protocol;
@@ -20,6 +21,7 @@ use support::application;
 use support::mesh::{Mesh, Setup, TestInstance, identity, soon};
 
 const HTTP: u16 = 8080;
+const OPAQUE: u16 = 7000;
 
 const ONLY_V1_FOR_FRONT: &str = "
 apiVersion: security.istio.io/v1
@@ -147,6 +149,45 @@ async fn a_policy_selects_instances_by_their_labels() {
         stage.mesh.instances.remove(0);
         stage.mesh.enforce(ONLY_V1_FOR_FRONT, &stage.setup);
         assert_eq!(stage.calls(3).await, [("403".to_owned(), 3)].into(), "on {node}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_open_is_judged_by_the_policies_of_the_instance_that_serves_it() {
+    const NOBODY_CALLS_V2: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: v2}
+spec: {selector: {matchLabels: {version: v2}}, action: DENY, rules: [{}]}
+";
+    for (transport, node) in [(Transport::Tcp, "a"), (Transport::Tcp, "b"), (Transport::Quic, "b")] {
+        let (v1, v2) = (application::says("v1").await, application::says("v2").await);
+        let setup = Setup::over(transport);
+        let mut mesh = Mesh::start(&setup, &[(OPAQUE, Protocol::Tcp, v1)]).await;
+        mesh.instances = both(node, v1, v2);
+        // Nothing tells the instances apart when the streams are opened.
+        mesh.enforce("", &setup);
+        let mut streams = Vec::new();
+        soon("streams to both", async {
+            while !["v1", "v2"].iter().all(|name| streams.iter().any(|(known, _)| known == name)) {
+                let mut stream = TcpStream::connect(mesh.ways_in[&OPAQUE]).await.expect("connects");
+                let mut name = [0; 2];
+                stream.read_exact(&mut name).await.expect("its name");
+                streams.push((String::from_utf8_lossy(&name).into_owned(), stream));
+            }
+        })
+        .await;
+        mesh.enforce(NOBODY_CALLS_V2, &setup);
+        for (name, mut stream) in streams {
+            let mut byte = [0];
+            if name == "v2" {
+                let ended = soon("its end", stream.read(&mut byte)).await;
+                assert!(!matches!(ended, Ok(1)), "{transport:?} {node}");
+            } else {
+                stream.write_all(b"x").await.expect("it goes on");
+                soon("an echo", stream.read_exact(&mut byte)).await.expect("it goes on");
+            }
+        }
     }
 }
 

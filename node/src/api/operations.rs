@@ -208,7 +208,12 @@ impl<W: World> Node<W> {
             let refused = locals.borrow_and_update().refused.get(&service).cloned();
             let state = states.borrow_and_update().clone();
             // A service that the mesh keeps for a while after its last instance has gone is declared anew.
-            let taken = locals.borrow().taken(&state, self.name()).any(|one| one.id.service == service);
+            let taken = {
+                let local = locals.borrow();
+                let declared = state.services.get(&service).and_then(|record| record.declared.get(self.name()));
+                let known = |port: u16| declared.is_some_and(|known| known.iter().any(|known| known.port == port));
+                local.of(&service).all(|one| one.ports.iter().all(|port| known(port.port.port)))
+            };
             if taken && refused.is_none() {
                 return Ok(self.describe(&state, &service));
             }
@@ -251,6 +256,11 @@ impl<W: World> Node<W> {
     /// `DELETE /v1/nodes/{name}`
     pub async fn api_remove_node(&self, name: &str) -> Answered<Applied> {
         let node: NodeName = name.parse().map_err(|error| Failure::bad(format!("{error}")))?;
+        if node == *self.name() && self.state().nodes.len() > 1 {
+            let text =
+                format!("{node} is the node of this host: ask another node, so that it is not removed by mistake");
+            return Err(Failure::new(StatusCode::CONFLICT, "conflict", text));
+        }
         let (index, _) = self.decide(Command::RemoveNode { node }).await?;
         Ok(Applied { index, changes: vec![format!("node {name} removed")], warnings: Vec::new() })
     }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use weft_consensus::state::State;
 use weft_consensus::status::{RaftStatus, Role};
+use weft_proto::UnixMillis;
 use weft_proto::facts::{Live, NodeFacts};
 use weft_proto::identity::NodeName;
-use weft_proto::{RaftId, UnixMillis};
 
 use crate::authority::LEAF_LIFETIME_MS;
 use crate::node::Node;
@@ -39,6 +39,9 @@ pub const KINDS: [&str; 13] = [
     "removed",
 ];
 
+/// What a node says that the mesh knows no more.
+const REMOVED: &str = "this node was removed from the mesh: nobody takes its calls or sends it any; to join again, start it from an \
+                       empty directory on a new line of `weft token create`";
 /// Nodes that are not live are named up to so many.
 const NAMED_MAX: usize = 10;
 /// For how long decisions may be under way before it is told.
@@ -53,7 +56,11 @@ impl<W: World> Node<W> {
     pub fn problems(&self) -> Vec<Problem> {
         let (status, state, live) = (self.replica.status().borrow().clone(), self.state(), self.live());
         let mut problems = self.own_problems();
-        problems.extend(removed(&state, self.name(), self.raft_id));
+        if self.is_removed() {
+            // Whatever else is amiss follows from that.
+            problems.push(Problem { kind: "removed", text: REMOVED.into() });
+            return problems;
+        }
         problems.extend(leadership(&status, &live, self.name()));
         problems.extend(absent(&state, &live));
         problems.extend(elsewhere(&live, self.name()));
@@ -94,14 +101,6 @@ impl<W: World> Node<W> {
         }
         problems
     }
-}
-
-/// This node was in the mesh, and is no more.
-fn removed(state: &State, me: &NodeName, raft_id: RaftId) -> Option<Problem> {
-    let stays = state.trust_domain.is_none() || state.nodes.get(me).is_some_and(|record| record.raft_id == raft_id);
-    let remedy = "to join again, start it from an empty directory on a new line of `weft token create`";
-    let text = format!("this node was removed from the mesh: nobody takes its calls or sends it any; {remedy}");
-    (!stays).then_some(Problem { kind: "removed", text })
 }
 
 /// More is committed than is applied here, and not only for a moment.

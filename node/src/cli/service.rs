@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use weft_proto::service::{InstanceName, Protocol, ServiceName};
 
 use super::table::table;
-use super::{Context, Ended, values};
+use super::{Context, Ended, Stopped, values};
 use crate::api::schema::{self, PortSpec, ServiceSpec, Services};
 
 #[derive(Debug, Subcommand)]
@@ -61,6 +61,9 @@ impl Service {
     pub(super) async fn execute(self, context: &Context) -> Ended {
         match self {
             Self::Add(add) => {
+                if let Some(key) = add.twice() {
+                    return Err(Stopped::usage(format!("--label {key} is given twice")));
+                }
                 let service = context.client.add_service(&add.spec()).await?;
                 context.render(&service, added)
             }
@@ -77,6 +80,12 @@ impl Service {
 }
 
 impl Add {
+    /// A label that is given twice.
+    fn twice(&self) -> Option<&str> {
+        let keys = || self.label.iter().map(|(key, _)| key.as_str());
+        keys().enumerate().find(|(at, key)| keys().take(*at).any(|other| other == *key)).map(|(_, key)| key)
+    }
+
     fn spec(self) -> ServiceSpec {
         let protocol = |(port, named)| if named { port } else { PortSpec { protocol: self.protocol, ..port } };
         ServiceSpec {

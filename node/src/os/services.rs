@@ -59,7 +59,7 @@ impl ServicesDirectory {
             return Err(vec![why]);
         }
         let text = serde_saphyr::to_string(spec).map_err(|error| vec![error.to_string()])?;
-        let path = self.holder(&instance.id).unwrap_or_else(|| self.path.join(file_name(&instance.id)));
+        let path = self.holder(&instance.id).unwrap_or_else(|| self.free(&file_name(&instance.id)));
         write_whole(&path, &text).map_err(|error| vec![format!("{}: {error}", path.display())])?;
         self.read();
         Ok(instance.id)
@@ -83,9 +83,25 @@ impl ServicesDirectory {
         self.files().into_iter().find(holds)
     }
 
+    /// A path that no file has: whatever lies there already is somebody's.
+    fn free(&self, name: &str) -> PathBuf {
+        let numbered = (2..).map(|number: usize| self.path.join(format!("{name}.{number}.yaml")));
+        let mut paths = std::iter::once(self.path.join(format!("{name}.yaml"))).chain(numbered);
+        paths.find(|path| !path.exists()).expect("there are more numbers than files")
+    }
+
+    /// What is registered stays when another file contradicts it; else the file that was written first counts.
     fn registered(&self) -> Registered {
         let mut registered = Registered::default();
-        for path in self.files() {
+        let current = self.local.borrow().clone();
+        let rank = |path: &PathBuf| {
+            let stands = read_file(path).is_ok_and(|read| current.instances.get(&read.id) == Some(&read));
+            let written = fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+            (!stands, written, path.clone())
+        };
+        let mut files = self.files();
+        files.sort_by_cached_key(rank);
+        for path in files {
             let source = path.display().to_string();
             match read_file(&path) {
                 Ok(instance) => registered.add(&source, instance),
@@ -128,8 +144,8 @@ impl ServicesDirectory {
 fn file_name(id: &InstanceId) -> String {
     let (name, namespace) = (id.service.name(), id.service.namespace());
     match id.name.is_default() {
-        true => format!("{name}.{namespace}.yaml"),
-        false => format!("{name}.{namespace}.{}.yaml", id.name),
+        true => format!("{name}.{namespace}"),
+        false => format!("{name}.{namespace}.{}", id.name),
     }
 }
 
@@ -150,4 +166,56 @@ pub(crate) fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&beside, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory() -> (tempfile::TempDir, ServicesDirectory) {
+        let place = tempfile::tempdir().expect("a directory");
+        let local = watch::channel(Arc::new(Local::default())).0;
+        let directory = ServicesDirectory::open(place.path().to_owned(), local).expect("made");
+        (place, directory)
+    }
+
+    fn registered(directory: &ServicesDirectory) -> Vec<String> {
+        directory.read();
+        let local = directory.local.borrow();
+        local.instances.values().map(|one| format!("{} as {} {:?}", one.id, one.account.name(), one.labels)).collect()
+    }
+
+    const WEB: &str = "name: web\nports: [{port: 80}]\n";
+
+    #[test]
+    fn what_is_registered_stays_whatever_contradicts_it() {
+        let (place, directory) = directory();
+        fs::write(place.path().join("web.yaml"), WEB).expect("written");
+        fs::write(place.path().join("v2.yaml"), format!("{WEB}instance: v2\nlabels: {{version: v2}}\n"))
+            .expect("written");
+        let before = registered(&directory);
+        assert_eq!(before, ["default/web as web {}", "default/web@v2 as web {\"version\": \"v2\"}"]);
+        for text in [
+            format!("{WEB}instance: v3\nserviceAccount: other\n"),
+            "name: web\ninstance: v3\nports: [{port: 80, protocol: http}, {port: 80}]\n".to_owned(),
+            format!("{WEB}instance: v2\nlabels: {{version: other}}\n"),
+        ] {
+            fs::write(place.path().join("aaa.yaml"), &text).expect("written");
+            assert_eq!(registered(&directory), before, "{text}");
+            assert_eq!(directory.local.borrow().faults.len(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn no_file_of_another_service_is_written_over() {
+        let (place, directory) = directory();
+        let taken = place.path().join("web.default.v2.yaml");
+        for there in ["name: precious\nports: [{port: 80}]\n", "no service at all"] {
+            fs::write(&taken, there).expect("written");
+            let spec = ServiceSpec { instance: Some("v2".into()), ..serde_saphyr::from_str(WEB).expect("a service") };
+            directory.add(&spec).expect("added");
+            assert_eq!(fs::read_to_string(&taken).expect("readable"), there);
+            assert!(registered(&directory).contains(&"default/web@v2 as web {}".to_owned()));
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use weft_proto::kinds::authorization_policy::APP_LABEL;
 use weft_proto::service::{InstanceId, Labels, ServiceName, ServicePort, check_label};
 
 use crate::api::schema::{PortSpec, ServiceSpec};
@@ -75,6 +76,9 @@ pub fn parse(spec: &ServiceSpec, names: &Names<'_>) -> Result<LocalInstance, Vec
     for (key, value) in &spec.labels {
         if let Err(error) = check_label(key, value) {
             faults.push(format!("labels: {error}"));
+        }
+        if key == APP_LABEL && service.as_ref().is_some_and(|service| service.name() != value) {
+            faults.push(format!("labels: {APP_LABEL} is always the service's name, and cannot be {value:?}"));
         }
     }
     if spec.labels.len() > LABELS_MAX {

@@ -57,9 +57,10 @@ pub(crate) fn denies(service: Option<&Service>, current: &Current) -> bool {
     let question = Question { relation, addresses: current.addresses, sni: &relation.server_name, http };
     let call = call(&question);
     let allows = |group: usize| service.authorizations[group].decide(&call).allowed;
-    !match &current.instance {
+    !match current.instance {
         None => judges(relation, service).into_iter().any(allows),
-        Some(name) => match service.instance(name) {
+        // It may have another place in the newer form.
+        Some(own) => match service.instance(&relation.service.instances[own].description.id.name) {
             Some(own) => allows(service.instances[own].group),
             // What its labels would select now is not known.
             None => (0..service.authorizations.len()).all(allows),
@@ -79,10 +80,10 @@ pub(crate) fn call<'a>(question: &Question<'a>) -> Call<'a> {
     }
 }
 
-/// Which of the service's authorizations may have to judge: at the callee's node that of the instance that is called, at the
+/// Which of the service's authorizations may have to judge where no instance is known: at the callee's node that of the instance that is called, at the
 /// caller's those of all instances, since none has been picked yet.
 fn judges(relation: &Relation, service: &Service) -> Vec<usize> {
-    let own = relation.instance.filter(|own| relation.end == End::Callee && *own < service.instances.len());
+    let own = relation.instance.filter(|_| relation.end == End::Callee);
     let mut groups = match own {
         Some(own) => vec![service.instances[own].group],
         None if !service.differs() => Vec::new(),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderValue;
-use weft_proto::service::{InstanceName, ServicePort};
+use weft_proto::service::ServicePort;
 
 use crate::call::{Addresses, Asked, End, Parties};
 use crate::reject::Reject;
@@ -49,8 +49,8 @@ pub(crate) struct Current {
     pub(crate) asked: Option<Asked>,
     /// What the request's body broke off with.
     pub(crate) request_fault: Option<Reject>,
-    /// The instance of this node that serves it, where the service's instances have different policies.
-    pub(crate) instance: Option<InstanceName>,
+    /// Which of the relation's own instances serves it; none where another node's does, or none has been chosen yet.
+    pub(crate) instance: Option<usize>,
 }
 
 impl Relation {

@@ -8,8 +8,10 @@ use super::answer::AnswerBody;
 use super::outgoing::{Answer, Outgoing};
 use super::{http1, multiplexed};
 use crate::balance::Chosen;
+use crate::call::Answerer;
 use crate::decide::relation::Relation;
 use crate::reach::Upstream;
+use crate::reject::REASON_HEADER;
 use crate::retry::Failure;
 use crate::{headers, upgrade};
 
@@ -32,6 +34,9 @@ pub(crate) async fn send(
             })
             .await?;
             multiplexed::refusal(&answer)?;
+            if answer.response.headers().contains_key(REASON_HEADER) {
+                answer.by = Answerer::Node;
+            }
             clean(&mut answer.response);
             Ok(answer)
         }

@@ -61,7 +61,7 @@ pub(crate) async fn send(
                 None if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     Err(Failure::never(Reject::NotUpgraded))
                 }
-                None => Ok(Answer { response: response.map(|body| AnswerBody::instance(body, lease)), tunnel: None }),
+                None => Ok(Answer::new(response.map(|body| AnswerBody::instance(body, lease)), None)),
             }
         }
         Err(mut error) => Err(match error.take_message() {
@@ -96,7 +96,7 @@ async fn upgraded(
     (expected, offer): (&Asked, &Upgrade),
 ) -> Result<Answer, Failure> {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(Answer { response: response.map(|body| AnswerBody::instance(body, lease)), tunnel: None });
+        return Ok(Answer::new(response.map(|body| AnswerBody::instance(body, lease)), None));
     }
     if !expected.granted(offer, response.headers()) {
         return Err(Failure::never(Reject::NotUpgraded));
@@ -108,5 +108,5 @@ async fn upgraded(
     upgrade::clean(&mut parts.headers);
     let response = Response::from_parts(parts, AnswerBody::default());
     let far = End::Io(lease.unwrap(upgraded).map_err(Failure::broken)?);
-    Ok(Answer { response, tunnel: Some(Taken { protocol, far }) })
+    Ok(Answer::new(response, Some(Taken { protocol, far })))
 }

@@ -178,7 +178,7 @@ fn upload(mut pipe: Pipe<Upload>) -> Aborting {
 }
 
 fn answer(response: Response<Source>, ticket: Ticket, rest: Option<Aborting>) -> Answer {
-    Answer { response: response.map(|source| AnswerBody::stream(source, ticket, rest)), tunnel: None }
+    Answer::new(response.map(|source| AnswerBody::stream(source, ticket, rest)), None)
 }
 
 fn tunnelled(response: Response<Source>, sink: Sink, ticket: Ticket) -> Answer {
@@ -188,7 +188,7 @@ fn tunnelled(response: Response<Source>, sink: Sink, ticket: Ticket) -> Answer {
     };
     let (parts, source) = response.into_parts();
     let response = Response::from_parts(parts, AnswerBody::default());
-    Answer { response, tunnel: Some(Taken { protocol: taken, far: End::stream(source, sink).with(ticket) }) }
+    Answer::new(response, Some(Taken { protocol: taken, far: End::stream(source, sink).with(ticket) }))
 }
 
 impl Outgoing {

@@ -9,6 +9,7 @@ use http_body::Body as HttpBody;
 
 use super::answer::AnswerBody;
 use super::bytes::End as Far;
+use crate::call::Answerer;
 use crate::connect::instance::Reuse;
 use crate::host::Host;
 use crate::inform::Informed;
@@ -37,6 +38,14 @@ pub(crate) struct Answer {
     pub(crate) response: Response<AnswerBody>,
     /// What the connection has become.
     pub(crate) tunnel: Option<Taken>,
+    /// Whose it is.
+    pub(crate) by: Answerer,
+}
+
+impl Answer {
+    pub(crate) fn new(response: Response<AnswerBody>, tunnel: Option<Taken>) -> Self {
+        Self { response, tunnel, by: Answerer::Application }
+    }
 }
 
 /// An upgrade that was taken.

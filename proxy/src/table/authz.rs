@@ -28,6 +28,7 @@ use weft_proto::resource::ResourceKey;
 use weft_proto::service::{Labels, ServiceName};
 
 pub use compile::{CompileError, PATTERN_LENGTH_MAX, PATTERNS_MAX, RULES_MAX};
+pub(crate) use explain::verb;
 pub use explain::{Explanation, PolicyExplanation, RuleExplanation};
 
 use rule::{Lean, Rule};

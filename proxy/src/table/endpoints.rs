@@ -115,6 +115,18 @@ impl Slot {
         measured.lost_since = None;
     }
 
+    /// Its node has refused what was asked: it is there, and no faster than it was for that.
+    pub(crate) fn refused(&self, now: Instant) {
+        let mut measured = self.0.lock();
+        if measured.measured_at.is_none() {
+            measured.latency = REFUSED_LATENCY;
+        }
+        measured.measured_at = Some(now);
+        measured.failures = 0;
+        measured.avoid_until = None;
+        measured.lost_since = None;
+    }
+
     /// No link to it came about, or it was lost.
     pub(crate) fn lose(&self, now: Instant) {
         self.fail(now);
@@ -147,6 +159,8 @@ fn backoff(failures: u32) -> Duration {
 const DECAY: Duration = Duration::from_secs(10);
 /// Seconds assumed of an endpoint that was tried and has not answered yet.
 const UNKNOWN_LATENCY: f64 = 1.0;
+/// Seconds assumed of an endpoint that has only ever refused.
+const REFUSED_LATENCY: f64 = 0.001;
 /// Seconds below which latencies count as equal, so that queues decide.
 const LATENCY_FLOOR: f64 = 0.000_1;
 const AVOID_MIN: Duration = Duration::from_secs(1);

@@ -227,6 +227,22 @@ pub(crate) async fn greeter() -> SocketAddr {
     address
 }
 
+/// An opaque application that says its name, of two bytes, and then repeats what it hears.
+pub(crate) async fn says(name: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                stream.write_all(name.as_bytes()).await?;
+                let (mut read, mut write) = stream.split();
+                tokio::io::copy(&mut read, &mut write).await
+            });
+        }
+    });
+    address
+}
+
 /// Answers every request over HTTP/1.1 with its name.
 pub(crate) async fn named(name: &'static str) -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");

@@ -119,7 +119,8 @@ impl fmt::Display for Explanation {
     }
 }
 
-fn verb(action: Action) -> &'static str {
+/// What a policy does when it matches.
+pub(crate) fn verb(action: Action) -> &'static str {
     match action {
         Action::Allow => "allow",
         Action::Deny => "deny",

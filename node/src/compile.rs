@@ -205,22 +205,10 @@ impl Compiler {
     }
 
     fn place_own(&mut self, state: &State, local: &Local, changed: &mut BTreeSet<ServiceName>) {
-        let site = &self.site;
-        let endpoint = |own: &LocalInstance| {
-            let endpoint = EndpointDescription {
-                node: site.node.clone(),
-                instance: own.id.name.clone(),
-                labels: own.labels.clone(),
-                address: site.address,
-                zone: site.zone.clone(),
-                ports: own.ports.iter().map(|port| port.port.port).collect(),
-                weight: own.weight,
-                healthy: local.is_healthy(&own.id),
-            };
-            (own.id.service.clone(), endpoint)
-        };
-        let endpoints: Vec<_> = local.taken(state, &site.node).map(endpoint).collect();
-        let (me, now) = (site.node.clone(), endpoints.iter().map(|(service, _)| service.clone()).collect());
+        let (site, me) = (&self.site, self.site.node.clone());
+        let own = local.advertised(state, &me);
+        let endpoints: Vec<_> = own.iter().map(|own| endpoint((&me, site.address, &site.zone), own)).collect();
+        let now = endpoints.iter().map(|(service, _)| service.clone()).collect();
         let before = std::mem::replace(&mut self.own, now);
         self.place(&me, &before, endpoints, changed);
     }
@@ -308,20 +296,29 @@ fn describe_service(
 fn endpoints(state: &State, facts: &NodeFacts) -> Vec<(ServiceName, EndpointDescription)> {
     let (Some(record), Ok(address)) = (state.nodes.get(&facts.name), facts.address.parse()) else { return Vec::new() };
     let granted = |instance: &&Instance| record.services.iter().any(|grant| grant.covers(&instance.id.service));
-    let endpoint = |instance: &Instance| {
-        let endpoint = EndpointDescription {
-            node: facts.name.clone(),
-            instance: instance.id.name.clone(),
-            labels: instance.labels.clone(),
-            address,
-            zone: facts.zone.clone(),
-            ports: instance.ports.iter().map(|port| port.port).collect(),
-            weight: instance.weight,
-            healthy: instance.healthy && !facts.draining,
-        };
-        (instance.id.service.clone(), endpoint)
+    let placed = |instance: &Instance| {
+        let (service, placed) = endpoint((&facts.name, address, &facts.zone), instance);
+        (service, EndpointDescription { healthy: placed.healthy && !facts.draining, ..placed })
     };
-    facts.instances.iter().filter(granted).map(endpoint).collect()
+    facts.instances.iter().filter(granted).map(placed).collect()
+}
+
+/// An instance as an endpoint of its service, at a node and its address and zone.
+fn endpoint(
+    (node, address, zone): (&NodeName, SocketAddr, &str),
+    instance: &Instance,
+) -> (ServiceName, EndpointDescription) {
+    let endpoint = EndpointDescription {
+        node: node.clone(),
+        instance: instance.id.name.clone(),
+        labels: instance.labels.clone(),
+        address,
+        zone: zone.to_owned(),
+        ports: instance.ports.iter().map(|port| port.port).collect(),
+        weight: instance.weight,
+        healthy: instance.healthy,
+    };
+    (instance.id.service.clone(), endpoint)
 }
 
 fn instance(local: &Local, own: &LocalInstance) -> description::LocalInstance {

@@ -29,7 +29,7 @@ use weft_proxy::tls::{ALPN_CONTROL, Identities, Target};
 
 use crate::book::Book;
 use crate::frame::{self, FRAME_LENGTH_MAX};
-use connections::{Connections, Kept, Using};
+use connections::{Connections, Kept};
 pub use gossip::GossipLinks;
 
 /// Bound on reaching a node.
@@ -46,8 +46,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(45);
 const QUIC_RETRY: Duration = Duration::from_secs(60);
 /// Bound on a QUIC handshake before TCP is tried.
 const QUIC_TIMEOUT: Duration = Duration::from_millis(700);
-
-/// How often it is looked which those are.
+/// How often it is looked which connections nobody uses.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Requests in a row without an answer after which a connection is taken for dead.
 const UNANSWERED_MAX: u32 = 3;
@@ -55,7 +54,12 @@ const UNANSWERED_MAX: u32 = 3;
 /// A stream of bytes on a control link. Boxed once a stream, never per byte.
 pub trait Bytestream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytestream for T {}
-type Stream = Box<dyn Bytestream>;
+
+/// A stream, and its use of the connection that it shares with others.
+struct Stream {
+    bytes: Box<dyn Bytestream>,
+    _uses: Option<Arc<()>>,
+}
 
 /// The calling side of control links.
 pub struct Control<N: Net> {
@@ -188,7 +192,7 @@ impl<N: Net> Control<N> {
     /// One request, many answers.
     async fn subscribe(&self, to: &NodeName, request: &ControlRequest) -> io::Result<Stream> {
         let (mut stream, _) = self.open(to).await?;
-        frame::write(&mut stream, request).await?;
+        frame::write(&mut stream.bytes, request).await?;
         Ok(stream)
     }
 
@@ -236,7 +240,7 @@ impl<N: Net> Control<N> {
             None => self.connect_quic(to, address).await?,
         };
         match connection.open_bi().await {
-            Ok((send, receive)) => Some(Box::new(Using { stream: tokio::io::join(receive, send), _uses: uses })),
+            Ok((send, receive)) => Some(Stream { bytes: Box::new(tokio::io::join(receive, send)), _uses: Some(uses) }),
             Err(_) => None,
         }
     }
@@ -273,7 +277,8 @@ impl<N: Net> Control<N> {
             .map_err(|error| io::Error::other(error.to_string()))?;
         let stream = self.net.dial(address).await?;
         let name: ServerName<'static> = Target::Node(to.clone()).server_name();
-        Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?))
+        let stream = TlsConnector::from(config).connect(name, stream).await?;
+        Ok(Stream { bytes: Box::new(stream), _uses: None })
     }
 
     fn node(&self, name: &NodeName) -> Identity {
@@ -283,8 +288,8 @@ impl<N: Net> Control<N> {
 }
 
 async fn converse(stream: &mut Stream, request: &ControlRequest) -> io::Result<ControlResponse> {
-    frame::write(stream, request).await?;
-    frame::read(stream, FRAME_LENGTH_MAX).await?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    frame::write(&mut stream.bytes, request).await?;
+    frame::read(&mut stream.bytes, FRAME_LENGTH_MAX).await?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
 /// The consensus crate's view of control links.
@@ -327,7 +332,7 @@ async fn next_event(
     state: Option<(Stream, NodeName)>,
 ) -> Option<(Result<wire::FollowEvent, PeerError>, Option<(Stream, NodeName)>)> {
     let (mut stream, from) = state?;
-    let message = timeout(FOLLOW_SILENCE, frame::read::<ControlResponse>(&mut stream, FRAME_LENGTH_MAX)).await;
+    let message = timeout(FOLLOW_SILENCE, frame::read::<ControlResponse>(&mut stream.bytes, FRAME_LENGTH_MAX)).await;
     match message {
         Err(_) => Some((Err(unreachable(io::ErrorKind::TimedOut.into())), None)),
         Ok(Err(error)) => Some((Err(unreachable(error)), None)),

@@ -14,7 +14,7 @@ use weft_consensus::replica::Replica;
 use weft_consensus::state::State;
 use weft_proto::command::{Command, Outcome, Proposal};
 use weft_proto::identity::NodeName;
-use weft_proto::service::{InstanceId, ServiceName, ServicePort};
+use weft_proto::service::{InstanceId, ServiceName};
 
 use crate::checks::{self, Report};
 use crate::world::{World, random};
@@ -72,7 +72,6 @@ impl<W: World> Registry<W> {
         let mut tasks = JoinSet::new();
         let mut changes = self.local.subscribe();
         let mut states = self.replica.state();
-        let mut retry = RETRY_PAUSE;
         let mut asked = Asked::default();
         loop {
             let local = changes.borrow_and_update().clone();
@@ -83,8 +82,7 @@ impl<W: World> Registry<W> {
                     self.spawn_check(&mut tasks, instance, reports.clone());
                 }
             }
-            let pending = self.declare(&local, &mut asked).await.unwrap_or(retry);
-            retry = RETRY_PAUSE;
+            let pending = self.declare(&local, &mut asked).await.unwrap_or(RETRY_PAUSE);
             tokio::select! {
                 biased;
                 changed = changes.changed() => if changed.is_err() { return },
@@ -132,14 +130,15 @@ impl<W: World> Registry<W> {
         let declarations = local.declarations();
         asked.refused.retain(|name, _| declarations.contains_key(name));
         let mut pause = self.withdraw(local, &state, asked).await;
-        for (service, Declaration { account, ports }) in declarations {
-            if is_declared(&state, &self.name, &service, (&account, &ports)) {
+        for (service, declaration) in declarations {
+            if declaration.is_taken(&state, &self.name, &service) {
                 self.clear_refusal(&service);
                 continue;
             }
             if asked.refused.get(&service).is_some_and(|at| at.elapsed() < REFUSED_PAUSE) {
                 continue;
             }
+            let Declaration { account, ports } = declaration;
             let command = Command::DeclareService { node: self.name.clone(), service: service.clone(), ports, account };
             let proposal = Proposal { key: random(&self.world), at: self.world.now(), command };
             match self.replica.propose(proposal, DECISION_TIMEOUT).await {
@@ -207,17 +206,6 @@ impl<W: World> Registry<W> {
             current.refused.contains_key(name) && Arc::make_mut(current).refused.remove(name).is_some()
         });
     }
-}
-
-fn is_declared(
-    state: &State,
-    me: &NodeName,
-    name: &ServiceName,
-    (account, ports): (&ServiceName, &[ServicePort]),
-) -> bool {
-    let record = state.services.get(name);
-    record
-        .is_some_and(|record| record.account == *account && record.declared.get(me).is_some_and(|known| known == ports))
 }
 
 /// When the mesh was asked last for what it does not do, and since when it need not know of what has ended.

@@ -44,10 +44,10 @@ pub(crate) fn choose(permit: &Permit, tried: impl Fn(usize) -> bool, random: &Ra
         pick(relation, |index| eligible(index) && !tried(index), random).or_else(|| pick(relation, eligible, random));
     let endpoint = picked.ok_or(Reject::NoInstance)?;
     let picked = &relation.service.endpoints[endpoint];
-    let instance = if picked.here { relation.service.instance(&picked.description.instance) } else { None };
     if picked.here && !permit.covers(picked.group) {
         return Err(Reject::Denied);
     }
+    let instance = if picked.here { relation.service.instance(&picked.description.instance) } else { None };
     Ok(Chosen { permit: permit.clone(), endpoint: Some(endpoint), instance })
 }
 
@@ -156,9 +156,7 @@ impl Flight {
         let now = Instant::now();
         self.slot().observe(now - self.started, now);
     }
-}
 
-impl Flight {
     /// Its node has refused it, which says nothing of how fast the instance is.
     pub(crate) fn refused(&self) {
         self.slot().refused(Instant::now());

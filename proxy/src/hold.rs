@@ -63,9 +63,7 @@ impl Holds {
         drop(places);
         Place { holds: self.clone(), index, hold }
     }
-}
 
-impl Holds {
     /// Ends the open exchanges that are meant; how many those were.
     pub(crate) fn end(&self, meant: impl Fn(&Current) -> bool) -> usize {
         let all: Vec<Arc<Hold>> = self.0.lock().taken.iter().flatten().cloned().collect();

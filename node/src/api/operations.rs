@@ -208,12 +208,7 @@ impl<W: World> Node<W> {
             let refused = locals.borrow_and_update().refused.get(&service).cloned();
             let state = states.borrow_and_update().clone();
             // A service that the mesh keeps for a while after its last instance has gone is declared anew.
-            let taken = {
-                let local = locals.borrow();
-                let declared = state.services.get(&service).and_then(|record| record.declared.get(self.name()));
-                let known = |port: u16| declared.is_some_and(|known| known.iter().any(|known| known.port == port));
-                local.of(&service).all(|one| one.ports.iter().all(|port| known(port.port.port)))
-            };
+            let taken = locals.borrow().is_taken(&state, self.name(), &service);
             if taken && refused.is_none() {
                 return Ok(self.describe(&state, &service));
             }

@@ -1,13 +1,9 @@
 //! The QUIC connections with one node: made here or there, each used by both ends, ended when neither uses it.
 
-use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 /// How long a connection is kept that neither end uses.
@@ -41,12 +37,6 @@ impl Kept {
         let remote = self.connection.remote_address();
         remote == address || (!self.made_here && remote.ip().to_canonical() == address.ip().to_canonical())
     }
-}
-
-/// A stream, and the use of its connection.
-pub(super) struct Using<S> {
-    pub(super) stream: S,
-    pub(super) _uses: Arc<()>,
 }
 
 impl Connections {
@@ -88,25 +78,5 @@ impl Connections {
     /// Ends all.
     pub(super) fn close(&mut self, why: &'static [u8]) {
         self.0.drain(..).for_each(|kept| kept.connection.close(0u32.into(), why));
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Using<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Using<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -72,6 +72,11 @@ impl Local {
         })
     }
 
+    /// Whether the mesh has taken all that this node's instances of a service declare.
+    pub fn is_taken(&self, state: &State, me: &NodeName, service: &ServiceName) -> bool {
+        Declaration::of(self.of(service)).is_none_or(|declaration| declaration.is_taken(state, me, service))
+    }
+
     /// The instances as gossip tells them.
     pub fn advertised(&self, state: &State, me: &NodeName) -> Vec<Instance> {
         let advertised = |instance: &LocalInstance| Instance {
@@ -94,7 +99,7 @@ impl Local {
     pub(super) fn declarations(&self) -> BTreeMap<ServiceName, Declaration> {
         let mut declarations = BTreeMap::new();
         for instance in self.instances.values() {
-            declarations.entry(instance.id.service.clone()).or_insert_with(|| Declaration::of(instance)).add(instance);
+            declarations.entry(instance.id.service.clone()).or_insert_with(|| Declaration::new(instance)).add(instance);
         }
         declarations
     }
@@ -108,8 +113,22 @@ pub(super) struct Declaration {
 }
 
 impl Declaration {
-    fn of(instance: &LocalInstance) -> Self {
+    /// What all of them declare together; none where there is none.
+    fn of<'a>(instances: impl Iterator<Item = &'a LocalInstance>) -> Option<Self> {
+        let mut declaration = None;
+        instances.for_each(|one| declaration.get_or_insert_with(|| Self::new(one)).add(one));
+        declaration
+    }
+
+    fn new(instance: &LocalInstance) -> Self {
         Self { account: instance.account.clone(), ports: Vec::new() }
+    }
+
+    /// Whether the mesh has taken it from this node.
+    pub(super) fn is_taken(&self, state: &State, me: &NodeName, service: &ServiceName) -> bool {
+        state.services.get(service).is_some_and(|record| {
+            record.account == self.account && record.declared.get(me).is_some_and(|known| *known == self.ports)
+        })
     }
 
     fn add(&mut self, instance: &LocalInstance) {
@@ -149,17 +168,12 @@ pub struct Registered {
 impl Registered {
     /// One more instance, which `source` has told of. What contradicts those before it is left out.
     pub fn add(&mut self, source: &str, instance: LocalInstance) {
-        let others = self.instances.values().filter(|other| other.id.service == instance.id.service);
-        let mut declared: Option<Declaration> = None;
-        others.for_each(|other| declared.get_or_insert_with(|| Declaration::of(other)).add(other));
-        let fault = match declared.and_then(|declared| declared.contradicts(&instance)) {
-            _ if self.instances.contains_key(&instance.id) => {
-                Some(format!("{} stands in another file too", instance.id))
-            }
-            contradiction => contradiction,
+        let fault = match self.instances.contains_key(&instance.id) {
+            true => Some(format!("{} stands in another file too", instance.id)),
+            false => self.contradiction(&instance),
         };
         match fault {
-            Some(fault) => self.faults.push(format!("{source}: {fault}")),
+            Some(fault) => self.fault(source, &fault),
             None => drop(self.instances.insert(instance.id.clone(), instance)),
         }
     }
@@ -176,9 +190,7 @@ impl Registered {
 
     /// Why the instance would not go with those of other names; nothing where it would.
     pub fn contradiction(&self, instance: &LocalInstance) -> Option<String> {
-        let mut others = Self { instances: self.instances.clone(), faults: Vec::new() };
-        others.instances.remove(&instance.id);
-        others.add("", instance.clone());
-        others.faults.pop().map(|fault| fault.trim_start_matches(": ").to_owned())
+        let other = |other: &&LocalInstance| other.id.service == instance.id.service && other.id != instance.id;
+        Declaration::of(self.instances.values().filter(other))?.contradicts(instance)
     }
 }

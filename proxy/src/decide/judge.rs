@@ -80,8 +80,8 @@ pub(crate) fn call<'a>(question: &Question<'a>) -> Call<'a> {
     }
 }
 
-/// Which of the service's authorizations may have to judge where no instance is known: at the callee's node that of the instance that is called, at the
-/// caller's those of all instances, since none has been picked yet.
+/// Which of the service's authorizations may have to judge where no instance is known yet: at the callee's node that of
+/// the instance that is called, at the caller's those of all instances.
 fn judges(relation: &Relation, service: &Service) -> Vec<usize> {
     let own = relation.instance.filter(|_| relation.end == End::Callee);
     let mut groups = match own {

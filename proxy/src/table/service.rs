@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
-use weft_proto::kinds::authorization_policy::{AuthorizationPolicy, ROOT_NAMESPACES};
+use weft_proto::kinds::authorization_policy::AuthorizationPolicy;
 use weft_proto::kinds::service::{EscapedSlashes, ServiceSettings, Span, UnderscoreHeaders};
 use weft_proto::service::{InstanceName, Labels, Protocol, ServiceName, ServicePort};
 
@@ -180,11 +180,10 @@ impl Groups {
 
     /// Whether the policy is about any of them.
     fn are_selected_by(&self, policy: &Arc<PolicyDescription>, service: &ServiceDescription) -> bool {
-        is_near(policy, &service.name)
-            && self.by_labels.keys().any(|labels| {
-                let one = std::slice::from_ref(policy);
-                !Authorization::select(&service.name, label_of(service, labels), one).is_empty()
-            })
+        let one = std::slice::from_ref(policy);
+        self.by_labels
+            .keys()
+            .any(|labels| !Authorization::select(&service.name, label_of(service, labels), one).is_empty())
     }
 }
 
@@ -202,12 +201,6 @@ fn carried(before: Option<&Arc<Service>>, one: &EndpointDescription) -> Arc<Stat
         |endpoint: &&Endpoint| endpoint.description.node == one.node && endpoint.description.instance == one.instance;
     let kept = before.and_then(|service| service.endpoints.iter().find(same));
     kept.map_or_else(Arc::default, |endpoint| endpoint.statistics.clone())
-}
-
-/// Whether the policy's namespace lets it apply to the service.
-fn is_near(description: &PolicyDescription, service: &ServiceName) -> bool {
-    let namespace = description.key.namespace.as_str();
-    namespace == service.namespace() || ROOT_NAMESPACES.contains(&namespace)
 }
 
 fn asks_for_headers(policy: &AuthorizationPolicy) -> bool {

@@ -7,6 +7,7 @@
 //! under a later generation with the same facts.
 
 mod keeper;
+mod packed;
 mod parts;
 mod records;
 mod transport;
@@ -29,12 +30,13 @@ use weft_proto::{RaftId, UnixMillis};
 
 use keeper::Keeper;
 use parts::FACTS_BYTES_MAX;
-use transport::{Inbox, Outboxes};
+use transport::{Inbox, Letter, Outboxes};
 
 /// Port: carries gossip to other nodes over authenticated links.
 pub trait GossipLink: Send + Sync + 'static {
-    /// Sends one message of at most 66 KiB to the node that advertises `to`. Given up after 5 s.
-    fn send(&self, to: SocketAddr, message: Bytes) -> BoxFuture<'static, io::Result<()>>;
+    /// Sends one message of at most 66 KiB to the node that advertises `to` and brings back what it
+    /// [answers](Gossip::receive), nothing where that is empty. Given up after 5 s.
+    fn send(&self, to: SocketAddr, message: Bytes) -> BoxFuture<'static, io::Result<Bytes>>;
 }
 
 /// Signs with the node's fact key.
@@ -94,7 +96,7 @@ pub type LiveFacts = Arc<Live>;
 pub struct Gossip {
     own: Arc<watch::Sender<NodeFacts>>,
     live: watch::Receiver<LiveFacts>,
-    inbound: mpsc::Sender<(SocketAddr, Bytes)>,
+    inbound: mpsc::Sender<Letter>,
     /// Bytes of the own facts, where they are more than gossip carries; else 0.
     too_large: Arc<AtomicUsize>,
     stop: oneshot::Sender<()>,
@@ -129,19 +131,22 @@ impl Gossip {
         let own = Arc::new(watch::Sender::new(facts));
         let (inbound, inbox) = Inbox::new();
         let (stop, stopped) = oneshot::channel();
-        let outboxes = Outboxes::new(link);
+        let outboxes = Outboxes::new(link, inbound.clone());
         let keeper = Keeper::new(settings, (signer, verifier), (inbox, outboxes), Arc::clone(&own), live);
         let too_large = keeper.too_large();
         let keeper = tokio::spawn(keeper.run(stopped));
         Ok(Self { own, live: live_receiver, inbound, too_large, stop, keeper })
     }
 
-    /// Takes a message that an authenticated member sent; `from` is the address that it
-    /// advertises, where answers go. Drops the message when too many wait.
-    pub fn receive(&self, from: SocketAddr, message: Bytes) {
-        if self.inbound.try_send((from, message)).is_err() {
+    /// Takes a message that an authenticated member sent; `from` is the address that it advertises. What is to be
+    /// answered goes back the way on which the message came: empty where that is nothing, and when too many messages
+    /// wait.
+    pub fn receive(&self, from: SocketAddr, message: Bytes) -> impl Future<Output = Bytes> + use<> {
+        let (answer, answered) = oneshot::channel();
+        if self.inbound.try_send(Letter { from, message, answer: Some(answer) }).is_err() {
             metrics::counter!("weft_gossip_dropped_total", "direction" => "in").increment(1);
         }
+        async { tokio::time::timeout(ANSWER_TIME_MAX, answered).await.ok().and_then(Result::ok).unwrap_or_default() }
     }
 
     /// Changes what this node says about itself. Changes in quick succession travel as one; the
@@ -186,6 +191,9 @@ impl Gossip {
         let _ = self.keeper.await;
     }
 }
+
+/// Bound on the time that chitchat takes to answer; it takes well under a millisecond unless it is ending.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,11 @@
-//! What decisions do to the state, as scripts that an operator could read: `tests/scripts/`. Above each `---` stand decisions,
-//! and below it what came of them. `WEFT_RECORD=1 cargo test --test scripts` writes that anew.
+//! What decisions do to the state, as golden scripts: `tests/scripts/`.
 
-use std::collections::BTreeMap;
+#[path = "../../proto/tests/support/golden.rs"]
+mod golden;
+
 use std::error::Error;
 use std::fmt::Write;
-use std::fs;
 use std::path::Path;
-use std::str::FromStr;
 
 use weft_consensus::apply::apply;
 use weft_consensus::state::State;
@@ -18,6 +17,8 @@ use weft_proto::identity::{Identity, NodeName};
 use weft_proto::resource::{KindName, Resource, ResourceKey};
 use weft_proto::service::{ServiceName, ServicePort};
 
+use golden::{Line, Told};
+
 /// A state, decided upon line by line.
 #[derive(Default)]
 struct Script {
@@ -26,45 +27,8 @@ struct Script {
     at: u64,
 }
 
-type Done = Result<String, Box<dyn Error>>;
-
-/// A line: words, and some of the form `key=value`.
-struct Line<'l> {
-    words: std::vec::IntoIter<&'l str>,
-    named: BTreeMap<&'l str, &'l str>,
-}
-
-impl<'l> Line<'l> {
-    fn new(line: &'l str) -> Self {
-        let (named, words): (Vec<&str>, Vec<&str>) = line
-            .split_whitespace()
-            .partition(|word| word.split_once('=').is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_lowercase())));
-        let named = named.into_iter().filter_map(|word| word.split_once('=')).collect();
-        Self { words: words.into_iter(), named }
-    }
-
-    fn word(&mut self) -> Result<&'l str, Box<dyn Error>> {
-        self.words.next().ok_or_else(|| "too few words".into())
-    }
-
-    fn named<T: FromStr>(&mut self, key: &str) -> Result<Option<T>, Box<dyn Error>>
-    where
-        T::Err: Error + 'static,
-    {
-        Ok(self.named.remove(key).map(str::parse).transpose()?)
-    }
-
-    fn end(mut self) -> Result<(), Box<dyn Error>> {
-        match self.words.next().or_else(|| self.named.keys().next().copied()) {
-            Some(word) => Err(format!("{word:?} is too much").into()),
-            None => Ok(()),
-        }
-    }
-}
-
 impl Script {
-    fn run(&mut self, text: &str) -> Done {
-        let mut line = Line::new(text);
+    fn run(&mut self, mut line: Line<'_>) -> Told {
         let command = match line.word()? {
             "show" => return self.show(line.word()?),
             "hours" => {
@@ -177,7 +141,7 @@ fn policy(name: &str) -> ResourceKey {
 }
 
 impl Script {
-    fn show(&self, what: &str) -> Done {
+    fn show(&self, what: &str) -> Told {
         let (state, mut text) = (&self.state, String::new());
         match what {
             "nodes" => {
@@ -221,26 +185,5 @@ impl Script {
 
 #[test]
 fn decisions_do_what_the_scripts_say() {
-    let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scripts"));
-    let scripts = fs::read_dir(directory).expect("there are scripts").map(|entry| entry.expect("readable").path());
-    let mut count = 0;
-    for path in scripts {
-        let text = fs::read_to_string(&path).expect("readable");
-        let (mut script, mut came) = (Script::default(), String::new());
-        for block in text.split("\n\n") {
-            let above = block.split_once("---").map_or(block, |(above, _)| above).trim_end();
-            writeln!(came, "{above}\n---").expect("a string takes all");
-            for line in above.lines().filter(|line| !line.starts_with('#')) {
-                came += &script.run(line).unwrap_or_else(|error| panic!("{}: {line}: {error}", path.display()));
-            }
-            came.push('\n');
-        }
-        let came = format!("{}\n", came.trim_end());
-        if std::env::var_os("WEFT_RECORD").is_some() {
-            fs::write(&path, &came).expect("written");
-        }
-        assert_eq!(came, fs::read_to_string(&path).expect("readable"), "{}", path.display());
-        count += 1;
-    }
-    assert!(count > 3);
+    golden::run(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scripts")), Script::run);
 }

@@ -25,8 +25,8 @@ use crate::registry::Local;
 use crate::start::start;
 use crate::{health, records};
 
-/// Threads of the control plane.
-const CONTROL_THREADS: usize = 2;
+/// Threads of the control plane, which sleeps most of the time: two would wake each other at every message.
+const CONTROL_THREADS: usize = 1;
 /// How long the data plane may take to finish its exchanges.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(12);
 /// What the first join line of a new mesh allows.

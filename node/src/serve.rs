@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -205,7 +206,7 @@ impl<W: World> Server<W> {
             Some(Kind::Consensus(request)) => {
                 control_response::Kind::Consensus(self.replica.answer(from, request).await)
             }
-            Some(Kind::Gossip(message)) => self.hear(from, message),
+            Some(Kind::Gossip(message)) => self.hear(from, message).await,
             Some(Kind::Certificate(request)) => {
                 control_response::Kind::Certificate(self.certificate(from, request).await)
             }
@@ -214,12 +215,14 @@ impl<W: World> Server<W> {
         }
     }
 
-    fn hear(&self, from: &NodeName, message: GossipMessage) -> control_response::Kind {
-        if let Ok(address) = message.from.parse() {
-            self.book.learn(from.clone(), address);
-            self.gossip.receive(address, message.message);
-        }
-        control_response::Kind::Gossip(GossipReply { now: self.gate.world.now() })
+    async fn hear(&self, from: &NodeName, message: GossipMessage) -> control_response::Kind {
+        let now = self.gate.world.now();
+        let Ok(address) = message.from.parse() else {
+            return control_response::Kind::Gossip(GossipReply { now, message: Bytes::new() });
+        };
+        self.book.learn(from.clone(), address);
+        let message = self.gossip.receive(address, message.message).await;
+        control_response::Kind::Gossip(GossipReply { now, message })
     }
 
     async fn certificate(&self, from: &NodeName, request: CertificateRequest) -> CertificateReply {

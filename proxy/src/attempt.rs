@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::uri::Authority;
+use tokio::time::Instant;
 
 use crate::balance::{self, Chosen};
 use crate::connect::instance::Reuse;
@@ -62,14 +63,16 @@ pub(crate) async fn attempt<N: Net, A: Attempt<N>>(
 ) -> Result<A::Got, Reject> {
     let mut tries = Tries::new(&route.leg);
     let random = &core.recorder.random;
+    let mut now = open.started();
     loop {
-        let chosen = balance::choose(&route.permit, |endpoint| tries.tried(endpoint), random)?;
+        let chosen = balance::choose(&route.permit, |endpoint| tries.tried(endpoint), now, random)?;
         tries.begin(&chosen);
         open.sent_to(&chosen);
         match what.once(core, &route.leg, chosen, &tries, open).await {
             Ok(got) => return Ok(got),
             Err(failure) => tries.again(failure, random).await?,
         }
+        now = Instant::now();
     }
 }
 
@@ -126,3 +129,6 @@ fn blamed(failure: Failure, chosen: &Chosen, connected: bool) -> Failure {
     failure.blame(chosen, connected);
     failure
 }
+
+#[cfg(test)]
+mod tests;

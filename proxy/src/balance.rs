@@ -20,6 +20,8 @@ pub(crate) struct Chosen {
     endpoint: Option<usize>,
     /// The instance of this node that it is.
     instance: Option<usize>,
+    /// When it was chosen.
+    at: Instant,
 }
 
 /// An exchange under way at an endpoint.
@@ -31,28 +33,38 @@ pub(crate) struct Flight {
 }
 
 /// The endpoint of the next try: of two at random rather the cheaper one, and none twice if there is another.
-pub(crate) fn choose(permit: &Permit, tried: impl Fn(usize) -> bool, random: &Random) -> Result<Chosen, Reject> {
+pub(crate) fn choose(
+    permit: &Permit,
+    tried: impl Fn(usize) -> bool,
+    at: Instant,
+    random: &Random,
+) -> Result<Chosen, Reject> {
     let relation = permit.relation();
     if relation.end == End::Callee {
         let port = relation.port.port;
         let instance = relation.instance.filter(|own| relation.service.instances[*own].serves(port));
         let instance = instance.ok_or(Reject::NoInstance)?;
-        return Ok(Chosen { permit: permit.clone(), endpoint: None, instance: Some(instance) });
+        return Ok(Chosen { permit: permit.clone(), endpoint: None, instance: Some(instance), at });
     }
     let eligible = |index: usize| permit.here() || !relation.service.endpoints[index].here;
-    let picked =
-        pick(relation, |index| eligible(index) && !tried(index), random).or_else(|| pick(relation, eligible, random));
+    let picked = pick(relation, |index| eligible(index) && !tried(index), at, random)
+        .or_else(|| pick(relation, eligible, at, random));
     let endpoint = picked.ok_or(Reject::NoInstance)?;
     let picked = &relation.service.endpoints[endpoint];
     if picked.here && !permit.covers(picked.group) {
         return Err(Reject::Denied);
     }
     let instance = if picked.here { relation.service.instance(&picked.description.instance) } else { None };
-    Ok(Chosen { permit: permit.clone(), endpoint: Some(endpoint), instance })
+    Ok(Chosen { permit: permit.clone(), endpoint: Some(endpoint), instance, at })
 }
 
 /// One of the candidates that pass; one that failed lately only if all did.
-pub(crate) fn pick(relation: &Relation, passes: impl Fn(usize) -> bool, random: &Random) -> Option<usize> {
+pub(crate) fn pick(
+    relation: &Relation,
+    passes: impl Fn(usize) -> bool,
+    now: Instant,
+    random: &Random,
+) -> Option<usize> {
     let candidates = &relation.candidates[..];
     if let [only] = candidates {
         return passes(*only).then_some(*only);
@@ -60,7 +72,6 @@ pub(crate) fn pick(relation: &Relation, passes: impl Fn(usize) -> bool, random: 
     if candidates.is_empty() {
         return None;
     }
-    let now = Instant::now();
     let first = random.below(candidates.len());
     let second = (first + 1 + random.below(candidates.len() - 1)) % candidates.len();
     let (first, second) = (candidates[first], candidates[second]);
@@ -116,9 +127,9 @@ impl Chosen {
 
     /// Counts the try until it ends. One that was avoided is probed by it.
     pub(crate) fn flight(&self) -> Option<Flight> {
-        let (endpoint, relation, started) = (self.endpoint?, self.relation(), Instant::now());
-        relation.slot(endpoint).start(started);
-        Some(Flight { relation: relation.clone(), endpoint, started })
+        let (endpoint, relation) = (self.endpoint?, self.relation());
+        relation.slot(endpoint).start(self.at);
+        Some(Flight { relation: relation.clone(), endpoint, started: self.at })
     }
 
     /// The endpoint could not be reached: nor can the other instances of its node, which are avoided with it.

@@ -158,7 +158,7 @@ fn where_it_is(endpoint: &EndpointDescription) -> String {
 /// Where one call would go.
 fn pick(relation: &Relation, seed: u64, explanation: &mut Explanation) {
     // What is told draws no numbers of the exchanges', and takes no probe.
-    let picked = balance::pick(relation, |_| true, &Random::new(seed));
+    let picked = balance::pick(relation, |_| true, Instant::now(), &Random::new(seed));
     match picked {
         Some(index) => {
             let denied = if explanation.candidates[index].denied { ", which denies it" } else { "" };

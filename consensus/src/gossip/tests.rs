@@ -3,6 +3,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::keeper::EXAMINE_EVERY;
+use super::packed::Packer;
 use super::parts::KEYS;
 use weft_proto::service::{Instance, InstanceId, InstanceName, Labels, Protocol, ServicePort};
 
@@ -18,14 +19,20 @@ struct Net {
 struct Link(SocketAddr, Arc<Net>);
 
 impl GossipLink for Link {
-    fn send(&self, to: SocketAddr, message: Bytes) -> BoxFuture<'static, io::Result<()>> {
+    fn send(&self, to: SocketAddr, message: Bytes) -> BoxFuture<'static, io::Result<Bytes>> {
         let (from, net) = (self.0, Arc::clone(&self.1));
         Box::pin(async move {
             let slow = |node| net.slow.lock().get(&node).copied().unwrap_or(Duration::from_millis(1));
-            tokio::time::sleep(slow(from).max(slow(to))).await;
-            let nodes = net.nodes.lock();
-            let connected = nodes.contains_key(&from) && nodes.contains_key(&to);
-            connected.then(|| nodes[&to].receive(from, message)).ok_or(io::ErrorKind::ConnectionRefused.into())
+            let delay = slow(from).max(slow(to));
+            tokio::time::sleep(delay).await;
+            let node = {
+                let nodes = net.nodes.lock();
+                nodes.get(&to).filter(|_| nodes.contains_key(&from)).map(Arc::clone)
+            };
+            let answered = node.ok_or(io::ErrorKind::ConnectionRefused)?.receive(from, message);
+            let answer = answered.await;
+            tokio::time::sleep(delay).await;
+            Ok(answer)
         })
     }
 }
@@ -176,6 +183,11 @@ fn syn(about: &ChitchatId, heartbeat: u64, version: u64) -> Bytes {
     bytes.into()
 }
 
+/// A message as another node's link brings it.
+fn tell(gossip: &Gossip, from: &str, message: &[u8]) {
+    drop(gossip.receive(address(from), Packer::new().pack(message)));
+}
+
 fn told(live: &Live, name: &str) -> Option<u32> {
     live.get(&name.parse::<NodeName>().expect("must hold")).map(|facts| facts.commands)
 }
@@ -290,9 +302,9 @@ async fn a_restart_with_a_clock_behind_is_heard() {
     let forged = records::seal(&mesh.node("b").own.borrow(), &Key("b".parse().expect("must hold")));
     mesh.net.nodes.lock().remove(&address("b"));
     // The former process signed generation 5000, which "a" knows; the next one starts at 1000.
-    mesh.node("a").receive(address("b"), syn(&id("b", 5_000), 5, 1));
-    mesh.node("a").receive(address("b"), syn(&id("b", 5_000), 6, 1));
-    mesh.node("a").receive(address("b"), ack(&id("b", 5_000), &[key_value(KEYS[0], &forged, 1)]));
+    tell(&mesh.node("a"), "b", &syn(&id("b", 5_000), 5, 1));
+    tell(&mesh.node("a"), "b", &syn(&id("b", 5_000), 6, 1));
+    tell(&mesh.node("a"), "b", &ack(&id("b", 5_000), &[key_value(KEYS[0], &forged, 1)]));
     mesh.wait("a", |live| live.len() == 1).await;
     mesh.start("b", 1).await;
     mesh.node("b").advertise(|facts| facts.commands = 3).await;
@@ -313,7 +325,7 @@ async fn a_liar_changes_nothing() {
         let known = mesh.node("c").live().borrow().values().find(|facts| facts.raft_id == 0).map(|a| a.generation);
         let about = id("a", known.expect("must hold"));
         for to in ["a", "b"] {
-            let lie = |message| mesh.node(to).receive(address("c"), message);
+            let lie = |message: Bytes| tell(&mesh.node(to), "c", &message);
             lie(ack(&about, &[key_value(KEYS[0], &forged, 100 * round)]));
             lie(syn(&about, 1 << 30, 1 << 30));
             lie(syn(&about, u64::MAX, u64::MAX));
@@ -339,19 +351,28 @@ async fn no_bytes_end_it() {
         Bytes::from(vec![0xff; 100_000]),
     ];
     for message in bad {
-        mesh.node("a").receive(address("b"), message);
+        tell(&mesh.node("a"), "b", &message);
         mesh.holds(&["a"], Duration::from_secs(6), |live| live.contains_key(&"a".parse().expect("must hold"))).await;
         mesh.wait("a", |live| live.len() == 3).await;
     }
     let mut seed = 1u32;
-    for _ in 0..20_000 {
-        let mut bytes = ack(&about, &[key_value("facts", "y", 5)]).to_vec();
+    let mut packer = Packer::new();
+    let spoil = |mut bytes: Vec<u8>, seed: &mut u32| {
         for _ in 0..3 {
-            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let at = seed as usize / 7 % bytes.len();
-            bytes[at] = (seed >> 24) as u8;
+            *seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let at = *seed as usize / 7 % bytes.len();
+            bytes[at] = (*seed >> 24) as u8;
         }
-        mesh.node("a").receive(address("b"), bytes.into());
+        bytes
+    };
+    for round in 0..20_000 {
+        let bytes = ack(&about, &[key_value("facts", "y", 5)]).to_vec();
+        // Most are spoilt before they are packed, which reaches further.
+        let bytes = match round % 4 {
+            0 => spoil(packer.pack(&bytes).to_vec(), &mut seed).into(),
+            _ => packer.pack(&spoil(bytes, &mut seed)),
+        };
+        drop(mesh.node("a").receive(address("b"), bytes));
         tokio::task::yield_now().await;
     }
     mesh.wait("a", |live| live.len() == 3).await;

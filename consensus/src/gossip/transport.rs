@@ -10,14 +10,16 @@ use chitchat::transport::{Socket, Transport};
 use chitchat::{ChitchatMessage, Serializable as _};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use weft_proto::identity::NodeName;
 
-use super::vet::Gate;
+use super::packed::Packer;
+use super::vet::{self, Gate};
 use super::{GossipLink, Verifier};
 
-/// One life's transport: what links bring goes through the gate to chitchat, and its answers out.
+/// One life's transport: what links bring goes through the gate to chitchat, and its messages out.
 #[derive(Clone)]
 pub(super) struct Post {
     pub(super) inbox: Arc<Inbox>,
@@ -32,19 +34,34 @@ impl Transport for Post {
         's: 'f,
         Self: 'f,
     {
-        let socket: Box<dyn Socket> = Box::new(self.clone());
+        let socket: Box<dyn Socket> = Box::new(Counter { post: self.clone(), packer: Packer::new(), asked: None });
         Box::pin(async { Ok(socket) })
     }
 }
 
-impl Socket for Post {
+/// Where chitchat takes messages and gives its own. It takes one after the other, and answers each before it takes the
+/// next.
+struct Counter {
+    post: Post,
+    packer: Packer,
+    /// Who asked last, and where its answer goes.
+    asked: Option<(SocketAddr, oneshot::Sender<Bytes>)>,
+}
+
+impl Socket for Counter {
     fn send<'s, 'f>(&'s mut self, to: SocketAddr, message: ChitchatMessage) -> BoxFuture<'f, anyhow::Result<()>>
     where
         's: 'f,
         Self: 'f,
     {
-        let message = self.gate.lock().leave_out_old(message.serialize_to_vec());
-        self.outboxes.send(to, message.into());
+        let message = self.post.gate.lock().leave_out_old(message.serialize_to_vec());
+        let answer = self.asked.take_if(|(from, _)| *from == to && vet::answers(&message));
+        if let Some((_, answer)) = answer {
+            // Who asked may have stopped to wait, and asks again.
+            let _ = answer.send(self.packer.pack(&message));
+        } else if !vet::says_nothing(&message) {
+            self.post.outboxes.send(to, self.packer.pack(&message));
+        }
         Box::pin(async { Ok(()) })
     }
 
@@ -54,10 +71,20 @@ impl Socket for Post {
         Self: 'f,
     {
         Box::pin(async {
+            self.asked = None;
             loop {
-                let (from, bytes) = self.inbox.next().await;
-                match self.gate.lock().vet(&bytes, |name| self.verifier.admitted(name)) {
-                    Ok(message) => return Ok((from, message)),
+                let Letter { from, message, answer } = self.post.inbox.next().await;
+                let unpacked = self.packer.unpack(&message);
+                let admitted = |name: &NodeName| self.post.verifier.admitted(name);
+                let vetted = unpacked.and_then(|message| {
+                    let asks = vet::asks(&message);
+                    Ok((self.post.gate.lock().vet(&message, admitted)?, asks))
+                });
+                match vetted {
+                    Ok((vetted, asks)) => {
+                        self.asked = answer.filter(|_| asks).map(|answer| (from, answer));
+                        return Ok((from, vetted));
+                    }
                     Err(fault) => {
                         metrics::counter!("weft_gossip_refused_total", "reason" => fault.as_str()).increment(1);
                         tracing::debug!(%from, reason = fault.as_str(), "a gossip message was refused");
@@ -68,9 +95,18 @@ impl Socket for Post {
     }
 }
 
+/// A message that a link brought.
+pub(super) struct Letter {
+    /// The address that its sender advertises.
+    pub(super) from: SocketAddr,
+    pub(super) message: Bytes,
+    /// Where the sender waits for what is answered; dropped where nothing is.
+    pub(super) answer: Option<oneshot::Sender<Bytes>>,
+}
+
 /// Messages that links have brought. It outlives the chitchat task that reads it.
 pub(super) struct Inbox {
-    messages: tokio::sync::Mutex<mpsc::Receiver<(SocketAddr, Bytes)>>,
+    messages: tokio::sync::Mutex<mpsc::Receiver<Letter>>,
     senders: Mutex<Senders>,
 }
 
@@ -82,26 +118,26 @@ struct Senders {
 
 impl Inbox {
     /// An inbox and the end at which links put messages in.
-    pub(super) fn new() -> (mpsc::Sender<(SocketAddr, Bytes)>, Self) {
+    pub(super) fn new() -> (mpsc::Sender<Letter>, Self) {
         let (sender, receiver) = mpsc::channel(INBOX_MESSAGES_MAX);
         (sender, Self { messages: tokio::sync::Mutex::new(receiver), senders: Mutex::default() })
     }
 
     /// The next message of a sender who is not shunned.
-    async fn next(&self) -> (SocketAddr, Bytes) {
+    async fn next(&self) -> Letter {
         loop {
-            let Some((from, bytes)) = self.messages.lock().await.recv().await else {
+            let Some(letter) = self.messages.lock().await.recv().await else {
                 return std::future::pending().await;
             };
             let mut senders = self.senders.lock();
             let now = Instant::now();
             senders.shunned.retain(|_, until| now < *until);
-            if senders.shunned.contains_key(&from) {
+            if senders.shunned.contains_key(&letter.from) {
                 metrics::counter!("weft_gossip_refused_total", "reason" => "shunned").increment(1);
                 continue;
             }
-            senders.last = Some(from);
-            return (from, bytes);
+            senders.last = Some(letter.from);
+            return letter;
         }
     }
 
@@ -119,14 +155,16 @@ impl Inbox {
 /// Messages on their way out: one sending task a destination, and few messages behind it.
 pub(super) struct Outboxes {
     link: Arc<dyn GossipLink>,
+    /// Takes what is answered.
+    answers: mpsc::Sender<Letter>,
     waiting: Mutex<BTreeMap<SocketAddr, VecDeque<Bytes>>>,
     tasks: Mutex<JoinSet<()>>,
 }
 
 impl Outboxes {
-    /// Empty outboxes over `link`.
-    pub(super) fn new(link: Arc<dyn GossipLink>) -> Self {
-        Self { link, waiting: Mutex::default(), tasks: Mutex::default() }
+    /// Empty outboxes over `link`; what is answered goes to `answers`.
+    pub(super) fn new(link: Arc<dyn GossipLink>, answers: mpsc::Sender<Letter>) -> Self {
+        Self { link, answers, waiting: Mutex::default(), tasks: Mutex::default() }
     }
 
     fn send(self: &Arc<Self>, to: SocketAddr, message: Bytes) {
@@ -154,7 +192,12 @@ impl Outboxes {
     async fn empty(self: Arc<Self>, to: SocketAddr) {
         while let Some(message) = self.next(to) {
             match tokio::time::timeout(SEND_TIME_MAX, self.link.send(to, message)).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(message)) if message.is_empty() => {}
+                Ok(Ok(message)) => {
+                    if self.answers.try_send(Letter { from: to, message, answer: None }).is_err() {
+                        metrics::counter!("weft_gossip_dropped_total", "direction" => "in").increment(1);
+                    }
+                }
                 Ok(Err(error)) => tracing::debug!(%to, %error, "a gossip message was not sent"),
                 Err(_) => tracing::debug!(%to, "a gossip message was not sent in time"),
             }

@@ -193,6 +193,21 @@ impl Gate {
     }
 }
 
+/// Whether a message asks for an answer.
+pub(super) fn asks(message: &[u8]) -> bool {
+    message.get(HEADER_BYTES - 1) == Some(&SYN)
+}
+
+/// Whether a message is an answer to one that [`asks`].
+pub(super) fn answers(message: &[u8]) -> bool {
+    message.get(HEADER_BYTES - 1) == Some(&SYN_ACK)
+}
+
+/// Whether a message of this node's own tells nothing: it ends an exchange in which both had the same.
+pub(super) fn says_nothing(message: &[u8]) -> bool {
+    message.get(HEADER_BYTES - 1..) == Some(&[ACK, LAST_BLOCK])
+}
+
 /// A member with its heartbeat, last collected version and highest version.
 fn digest_entry(rest: &mut &[u8]) -> anyhow::Result<(ChitchatId, [u64; 3])> {
     let id = ChitchatId::deserialize(rest)?;
@@ -224,7 +239,7 @@ const ACK: u8 = 2;
 const LAST_BLOCK: u8 = 0;
 
 /// chitchat fills a message up to 65,507 bytes and then adds its header.
-const MESSAGE_BYTES_MAX: usize = 66 << 10;
+pub(super) const MESSAGE_BYTES_MAX: usize = 66 << 10;
 /// A node's own digest goes into every reply beside the delta; what it leaves of 64 KiB must hold
 /// the largest record of facts. Enough for about 800 members with names of 12 letters.
 const DIGEST_BYTES_MAX: usize = 44 << 10;

@@ -35,7 +35,7 @@ impl<N: Net> GossipLinks<N> {
 }
 
 impl<N: Net> GossipLink for GossipLinks<N> {
-    fn send(&self, to: SocketAddr, message: Bytes) -> BoxFuture<'static, io::Result<()>> {
+    fn send(&self, to: SocketAddr, message: Bytes) -> BoxFuture<'static, io::Result<Bytes>> {
         let (control, book, from) = (self.control.clone(), self.book.clone(), self.from.to_string());
         let clock = self.clock.clone();
         Box::pin(async move {
@@ -45,12 +45,11 @@ impl<N: Net> GossipLink for GossipLinks<N> {
             let request = ControlRequest { kind: Some(control_request::Kind::Gossip(wire::Gossip { message, from })) };
             let asked = clock();
             let reply = control.exchange_within(&name, request, GOSSIP_TIMEOUT).await?;
-            if let Some(control_response::Kind::Gossip(reply)) = reply.kind {
-                // Halfway between question and answer, as NTP has it (RFC 5905, 8).
-                let halfway = asked + clock().saturating_sub(asked) / 2;
-                book.set_offset(name, reply.now.cast_signed().saturating_sub(halfway.cast_signed()));
-            }
-            Ok(())
+            let Some(control_response::Kind::Gossip(reply)) = reply.kind else { return Ok(Bytes::new()) };
+            // Halfway between question and answer, as NTP has it (RFC 5905, 8).
+            let halfway = asked + clock().saturating_sub(asked) / 2;
+            book.set_offset(name, reply.now.cast_signed().saturating_sub(halfway.cast_signed()));
+            Ok(reply.message)
         })
     }
 }

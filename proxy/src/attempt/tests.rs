@@ -1,0 +1,248 @@
+//! Which instance gets a call, and what follows where it fails, as golden scripts: `tests/scripts/calls/`.
+
+#[path = "../../../proto/tests/support/golden.rs"]
+mod golden;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use weft_proto::identity::Identity;
+use weft_proto::kinds::service::ServiceSettings;
+use weft_proto::service::{InstanceName, Protocol, ServiceName, ServicePort};
+
+use crate::balance::Flight;
+use crate::call::{Addresses, End, Parties};
+use crate::connect::link::LinkError;
+use crate::decide::relation::{Place, Relation};
+use crate::decide::{Decision, Question, decide};
+use crate::lane::Lanes;
+use crate::record::Recorder;
+use crate::retry::Again;
+use crate::table::Table;
+use crate::table::description::{Description, EndpointDescription, ServiceDescription};
+use golden::{Line, Told};
+
+use super::*;
+
+/// What an instance makes of a call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    Answers(Duration),
+    Refuses,
+    Unreachable,
+    NoInstance,
+    Lost,
+    Breaks,
+}
+
+/// The instances of a service as one core of a caller's node calls them.
+struct Script {
+    instances: BTreeMap<InstanceName, (EndpointDescription, Manner)>,
+    settings: ServiceSettings,
+    table: Option<Table>,
+    lanes: Lanes,
+    recorder: Recorder,
+    open: Vec<Option<Flight>>,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        let recorder = Recorder::new(mpsc::channel(1).0, 0.0, 7);
+        let (instances, settings) = (BTreeMap::new(), ServiceSettings::default());
+        Self { instances, settings, table: None, lanes: Lanes::default(), recorder, open: Vec::new() }
+    }
+}
+
+impl Script {
+    async fn run(&mut self, mut line: Line<'_>) -> Told {
+        let told = match line.word()? {
+            "instance" => self.instance(&mut line)?,
+            "retries" => {
+                self.settings.retries = Some(line.word()?.parse()?);
+                self.build()?
+            }
+            "wait" => {
+                tokio::time::sleep(milliseconds(line.word()?)?).await;
+                String::new()
+            }
+            // One call after the other: where they went.
+            "calls" => {
+                let mut shares: BTreeMap<String, usize> = BTreeMap::new();
+                for _ in 0..line.word()?.parse::<usize>()? {
+                    let tries = self.call(false).await?;
+                    *shares.entry(tries.last().cloned().unwrap_or_default()).or_default() += 1;
+                }
+                shares.iter().map(|(place, count)| format!("{count} x {place}\n")).collect()
+            }
+            "call" => self.call(false).await?.join("\n") + "\n",
+            // Calls that are still open when the next one begins.
+            "open" => {
+                let mut shares: BTreeMap<String, usize> = BTreeMap::new();
+                for _ in 0..line.word()?.parse::<usize>()? {
+                    *shares.entry(self.call(true).await?.concat()).or_default() += 1;
+                }
+                shares.iter().map(|(place, count)| format!("{count} x {place}\n")).collect()
+            }
+            "close" => {
+                self.open.clear();
+                String::new()
+            }
+            other => return Err(format!("there is no command {other}").into()),
+        };
+        line.end()?;
+        Ok(told)
+    }
+
+    /// `instance NAME [node=NODE] [weight=N] [zone=ZONE] [MANNER]`
+    fn instance(&mut self, line: &mut Line<'_>) -> Told {
+        let name: InstanceName = line.word()?.parse()?;
+        let node = line.named("node")?.unwrap_or_else(|| format!("n-{name}").parse().expect("a name"));
+        let weight = line.named("weight")?.unwrap_or(100);
+        let zone = line.named("zone")?.unwrap_or_default();
+        let manner = match line.word().unwrap_or("answers") {
+            "answers" => Manner::Answers(line.word().map_or(Ok(Duration::from_millis(1)), milliseconds)?),
+            "refuses" => Manner::Refuses,
+            "unreachable" => Manner::Unreachable,
+            "no-instance" => Manner::NoInstance,
+            "lost" => Manner::Lost,
+            "breaks" => Manner::Breaks,
+            "gone" => {
+                self.instances.remove(&name);
+                return self.build();
+            }
+            other => return Err(format!("no instance {other}").into()),
+        };
+        let endpoint = EndpointDescription {
+            node,
+            instance: name.clone(),
+            labels: [("app".to_owned(), "web".to_owned())].into(),
+            address: (Ipv4Addr::new(10, 0, 0, 1), 7946).into(),
+            zone,
+            ports: vec![PORT.port],
+            weight,
+            healthy: true,
+        };
+        self.instances.insert(name, (endpoint, manner));
+        self.build()
+    }
+
+    /// The table as it is now, which takes over what was learned.
+    fn build(&mut self) -> Told {
+        let service = ServiceDescription {
+            name: "web".parse()?,
+            account: "web".parse()?,
+            labels: BTreeMap::new(),
+            address: None,
+            listened: Vec::new(),
+            ports: vec![PORT],
+            settings: Some(Arc::new(self.settings.clone())),
+            endpoints: self.instances.values().map(|(endpoint, _)| endpoint.clone()).collect(),
+        };
+        let description = Description {
+            index: 1,
+            trust_domain: "mesh.test".parse()?,
+            node: "me".parse()?,
+            zone: "here".into(),
+            deny_by_default: false,
+            services: vec![Arc::new(service)],
+            policies: Vec::new(),
+            local: Vec::new(),
+            callers: BTreeMap::new(),
+            caller_any: None,
+            binds: Vec::new(),
+        };
+        self.table = Some(Table::build(description, self.table.as_ref())?);
+        Ok(String::new())
+    }
+
+    fn route(&self) -> Result<Route, Box<dyn Error>> {
+        let table = self.table.as_ref().ok_or("there is no instance")?;
+        let name: ServiceName = "web".parse()?;
+        let caller = Identity::service(table.trust_domain.clone(), "shop".parse()?);
+        let parties = Parties { end: End::Caller, caller, service: name.clone(), port: PORT.port, instance: None };
+        let service = table.service(&name).ok_or("there is no service")?;
+        let make =
+            |parties: &Parties| (Relation::new(table, parties, service, PORT, Place { core: 0, cores: 1 }), true);
+        let leg = self.lanes.leg(table.generation, parties, &self.recorder, make);
+        let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let addresses = Addresses { source: nowhere, destination: nowhere };
+        let question = Question { relation: &leg.relation, addresses, sni: "", http: None };
+        match decide(&question).0 {
+            Decision::Forward(permit) => Ok(Route::new(leg, permit)),
+            Decision::Refuse(reject) => Err(format!("{reject:?}").into()),
+        }
+    }
+
+    /// A call, try by try, as [`attempt`] makes it; one that stays open tells only where it went.
+    async fn call(&mut self, stays: bool) -> Result<Vec<String>, Box<dyn Error>> {
+        let route = self.route()?;
+        let (mut tries, mut told, random) = (Tries::new(route.leg()), Vec::new(), &self.recorder.random);
+        let began = Instant::now();
+        loop {
+            let tried = |endpoint| tries.tried(endpoint);
+            let chosen = match balance::choose(&route.permit, tried, Instant::now(), random) {
+                Ok(chosen) => chosen,
+                Err(reject) => {
+                    told.push(format!("{}", reject.status()));
+                    return Ok(told);
+                }
+            };
+            tries.begin(&chosen);
+            let endpoint = chosen.endpoint().ok_or("chosen at the callee's node")?;
+            let endpoint = &route.leg().relation.service.endpoints[endpoint].description;
+            let (at, name) = (began.elapsed().as_millis(), &endpoint.instance);
+            let flight = chosen.flight().ok_or("no flight")?;
+            if stays {
+                self.open.push(Some(flight));
+                return Ok(vec![name.to_string()]);
+            }
+            let failure = match self.instances[name].1 {
+                Manner::Answers(after) => {
+                    tokio::time::sleep(after).await;
+                    flight.answered();
+                    told.push(format!("{name} answers{}", after_ms(at)));
+                    return Ok(told);
+                }
+                Manner::Refuses => Failure { reject: Reject::NoInstance, again: Again::Later },
+                Manner::Unreachable => Failure::of_link(LinkError::Unreachable("cut".into())),
+                Manner::NoInstance => Failure::of_link(LinkError::NoInstance),
+                Manner::Lost => Failure::lost("cut".into()),
+                Manner::Breaks => Failure::broken("cut".into()),
+            };
+            told.push(format!("{name} does not: {:?}{}", failure.again, after_ms(at)));
+            failure.blame(&chosen, self.instances[name].1 == Manner::NoInstance);
+            drop(flight);
+            if let Err(reject) = tries.again(failure, random).await {
+                told.push(format!("{}{}", reject.status(), after_ms(began.elapsed().as_millis())));
+                return Ok(told);
+            }
+        }
+    }
+}
+
+fn after_ms(milliseconds: u128) -> String {
+    if milliseconds == 0 { String::new() } else { format!(" after {milliseconds} ms") }
+}
+
+fn milliseconds(text: &str) -> Result<Duration, Box<dyn Error>> {
+    match (text.strip_suffix("ms"), text.strip_suffix('s')) {
+        (Some(number), _) => Ok(Duration::from_millis(number.parse()?)),
+        (_, Some(number)) => Ok(Duration::from_secs(number.parse()?)),
+        _ => Err(format!("{text} is no time").into()),
+    }
+}
+
+#[test]
+fn calls_go_where_the_scripts_say() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts/calls");
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
+    golden::run(&folder, |script: &mut Script, line| runtime.block_on(script.run(line)));
+}
+
+const PORT: ServicePort = ServicePort { port: 80, protocol: Protocol::Http };

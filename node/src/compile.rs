@@ -118,11 +118,9 @@ impl Compiler {
         let new_state = self.state.as_ref().is_none_or(|known| !Arc::ptr_eq(known, state));
         let new_local = self.local.as_ref().is_none_or(|known| !Arc::ptr_eq(known, local));
         let mut changed = BTreeSet::new();
-        if new_state {
-            self.specs.read(state);
-        }
+        let called = if new_state { self.specs.read(state) } else { BTreeSet::new() };
         if new_state || new_local {
-            self.describe(state, local, &mut changed);
+            self.describe(state, local, &called, &mut changed);
             self.place_own(state, local, &mut changed);
         }
         self.place_others(state, live, &mut changed);
@@ -155,14 +153,22 @@ impl Compiler {
     }
 
     /// Takes up what the state and this host say of each service, its instances aside.
-    fn describe(&mut self, state: &State, local: &Local, changed: &mut BTreeSet<ServiceName>) {
+    /// `called` are those of whose calls documents say something else than before.
+    fn describe(
+        &mut self,
+        state: &State,
+        local: &Local,
+        called: &BTreeSet<ServiceName>,
+        changed: &mut BTreeSet<ServiceName>,
+    ) {
         self.services.retain(|name, _| state.services.contains_key(name));
         let before =
             self.state.clone().filter(|_| self.local.as_ref().is_some_and(|before| before.listened == local.listened));
         let documents = before.as_ref().map(|before| changed_settings(before, state)).unwrap_or_default();
         for (name, record) in &state.services {
             let same = before.as_ref().is_some_and(|before| before.services.get(name) == Some(record));
-            if same && !documents.contains(&(name.namespace(), name.name())) && self.services.contains_key(name) {
+            let same = same && !called.contains(name) && !documents.contains(&(name.namespace(), name.name()));
+            if same && self.services.contains_key(name) {
                 continue;
             }
             let base = describe_service(&self.site, state, &self.specs, name, local);
@@ -272,7 +278,7 @@ fn describe_service(
     let address = *address;
     let (kind, namespace) = (ServiceSettings::KIND.key(), name.namespace().to_owned());
     let key = ResourceKey { kind, namespace, name: name.name().to_owned() };
-    let settings = specs.settings(&key);
+    let (settings, calls) = (specs.settings(&key), specs.calls(name));
     let mut ports = declared.to_vec();
     for port in &mut ports {
         let all = settings.iter().flat_map(|settings| &settings.ports);
@@ -288,6 +294,8 @@ fn describe_service(
         listened: ports.iter().map(|port| port.port).filter(|_| asked_for || site.serves(name)).collect(),
         ports,
         settings,
+        routes: calls.map(|calls| calls.routes.clone()).unwrap_or_default(),
+        subsets: calls.map(|calls| calls.subsets.clone()).unwrap_or_default(),
         endpoints: Vec::new(),
     }
 }

@@ -2,14 +2,19 @@
 //! `ALL`.
 
 pub mod authorization_policy;
+pub mod destination_rule;
+pub mod istio;
 pub mod service;
+pub mod virtual_service;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::resource::{KindName, Resource};
 use authorization_policy::AuthorizationPolicy;
+use destination_rule::DestinationRule;
 use service::ServiceSettings;
+use virtual_service::VirtualService;
 
 pub use crate::typed::Faults;
 
@@ -113,7 +118,7 @@ fn hints<T: Spec>(spec: &str) -> Vec<String> {
     serde_json::from_str::<T>(spec).map(|spec| spec.hints()).unwrap_or_default()
 }
 
-static ALL: [Kind; 2] = [AuthorizationPolicy::KIND, ServiceSettings::KIND];
+static ALL: [Kind; 4] = [AuthorizationPolicy::KIND, DestinationRule::KIND, ServiceSettings::KIND, VirtualService::KIND];
 
 /// What a build knows of kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,7 +169,7 @@ mod tests {
             assert_eq!(Kinds::ALL.named(text).expect(text).name, "AuthorizationPolicy");
         }
         let error = Kinds::ALL.named("gizmo").expect_err("unknown");
-        assert!(error.contains("AuthorizationPolicy, Service"), "{error}");
+        assert!(error.contains("AuthorizationPolicy, DestinationRule, Service"), "{error}");
         assert!(Kinds::lacking(&["AuthorizationPolicy"]).named("ap").is_err());
     }
 

@@ -9,6 +9,7 @@ use crate::balance::{self, Chosen};
 use crate::connect::instance::Reuse;
 use crate::core::Core;
 use crate::decide::Permit;
+use crate::decide::route::Ruled;
 use crate::forward;
 use crate::forward::bytes::End as Far;
 use crate::forward::multiplexed::{self, Purpose};
@@ -40,13 +41,19 @@ pub(crate) trait Attempt<N: Net> {
 pub(crate) struct Route {
     leg: Arc<Leg>,
     permit: Permit,
+    /// The rule that it falls under.
+    ruled: Option<Ruled>,
 }
 
 impl Route {
     /// The way of an exchange that is permitted.
-    pub(crate) fn new(leg: Arc<Leg>, permit: Permit) -> Self {
+    pub(crate) fn new(leg: Arc<Leg>, permit: Permit, ruled: Option<Ruled>) -> Self {
         assert!(Arc::ptr_eq(&leg.relation, permit.relation()), "a permit is used for what it was given for");
-        Self { leg, permit }
+        Self { leg, permit, ruled }
+    }
+
+    pub(crate) fn ruled(&self) -> Option<&Ruled> {
+        self.ruled.as_ref()
     }
 
     pub(crate) fn leg(&self) -> &Arc<Leg> {
@@ -61,7 +68,7 @@ pub(crate) async fn attempt<N: Net, A: Attempt<N>>(
     what: &mut A,
     open: &mut Open,
 ) -> Result<A::Got, Reject> {
-    let mut tries = Tries::new(&route.leg);
+    let mut tries = Tries::new(&route.leg, route.ruled());
     let random = &core.recorder.random;
     let mut now = open.started();
     loop {

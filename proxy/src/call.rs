@@ -57,6 +57,8 @@ pub(crate) struct Parties {
     pub(crate) port: u16,
     /// At the callee's node: which of its instances; none asks for any.
     pub(crate) instance: Option<InstanceName>,
+    /// At the caller's node: which of its instances, by the name of a subset; none: all.
+    pub(crate) subset: Option<Arc<str>>,
 }
 
 /// Both ends of a call, as the policies of the callee see them.
@@ -89,6 +91,6 @@ pub(crate) enum Over {
 pub(crate) enum Answerer {
     /// That of the application.
     Application,
-    /// That of the callee's node, which refuses.
+    /// That of a node: this one's, or that of the callee's, which refuses.
     Node,
 }

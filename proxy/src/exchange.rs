@@ -1,5 +1,6 @@
 //! An exchange, step by step: identify → route → authorize → balance → connect → forward → record.
 
+mod rules;
 pub(crate) mod tunnel;
 
 use std::pin::{Pin, pin};
@@ -12,18 +13,20 @@ use http::header::DATE;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Response, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
 use weft_proto::service::Protocol;
 
 use crate::attempt::{Route, attempt};
 use crate::body::{Body, BodyError};
-use crate::call::{Addresses, Destination, End, Peer};
+use crate::call::{Addresses, Answerer, Asked, Destination, End, Peer};
 use crate::connection::Connection;
 use crate::decide::relation::{Current, Relation};
+use crate::decide::route::Ruled;
 use crate::decide::{Decision, Question, decide, http_call};
 use crate::forward::answer::AnswerBody;
 use crate::forward::outgoing::{Answer, Outgoing};
 use crate::forward::refusal;
+use crate::headers;
 use crate::hold::{Hold, revocable};
 use crate::identify;
 use crate::inform::Informed;
@@ -31,11 +34,10 @@ use crate::lane::Leg;
 use crate::net::Net;
 use crate::record::Open;
 use crate::reject::Reject;
-use crate::request::{self, Origin};
+use crate::request::{self, Origin, Received};
 use crate::retry::Tries;
 use crate::table::Settings;
 use crate::upload::Upload;
-use crate::{call, headers};
 use tunnel::Tunnel;
 
 /// What the caller gets.
@@ -99,20 +101,46 @@ async fn run<N: Net>(
     open: &mut Open,
     grpc: &mut bool,
 ) -> Result<Done, Reject> {
-    let Permitted { route, mut outgoing, deadline } = permit(connection, hold, request, open, grpc)?;
+    let Permitted { next, mut outgoing, delay, limit } = permit(connection, hold, request, open, grpc)?;
+    let mut began = open.started();
+    if let Some(delay) = delay {
+        Box::pin(sleep(delay)).await;
+        // The bound on the whole call does not count what is made here.
+        began = Instant::now();
+    }
+    let deadline = limit.map(|limit| began + limit);
+    let route = match next {
+        Next::Send(route) => route,
+        Next::Answer(response) => {
+            let answer = Answer::made(*response);
+            return Ok(Done { answer, outgoing, deadline: None, idle_timeout: None });
+        }
+    };
     let attempts = attempt(&connection.core, &route, &mut outgoing, open);
-    let answer = match deadline {
+    let mut answer = match deadline {
         None => attempts.await?,
         Some(at) => Box::pin(timeout_at(at, attempts)).await.map_err(|_| Reject::Timeout)??,
     };
+    if let Some(ruled) = route.ruled().filter(|_| answer.by == Answerer::Application) {
+        rules::change_answer(ruled, answer.response.headers_mut());
+    }
     Ok(Done { answer, outgoing, deadline, idle_timeout: settings(route.leg()).idle_timeout })
 }
 
-/// A request that may be sent, and where to.
+/// A request that may be sent, or is answered here.
 struct Permitted {
-    route: Route,
+    next: Next,
     outgoing: Outgoing,
-    deadline: Option<Instant>,
+    /// How long it waits first.
+    delay: Option<Duration>,
+    /// Bound on the whole call from then on.
+    limit: Option<Duration>,
+}
+
+/// What follows.
+enum Next {
+    Send(Route),
+    Answer(Box<Response<AnswerBody>>),
 }
 
 /// Identify, route, authorize: what needs no waiting. Apart from the rest, so that what waits is small: every exchange
@@ -140,23 +168,70 @@ fn permit<N: Net>(
     let leg = identify::leg(connection, Some(&received.host))?;
     received.check_names(settings(&leg).underscore_headers)?;
     let asked = received.normalise(settings(&leg).escaped_slashes)?;
-    let route = authorize(connection, leg, Some((asked, &received.head.headers)), open)?;
-    let (leg, relation) = (route.leg(), &route.leg().relation);
-    *grpc |= relation.port.protocol == Protocol::Grpc;
-    let deadline = deadline(leg, grpc.then_some(&received.head.headers), open.started());
+    let (next, delay) = match rules::find(&leg.relation, &received, &asked, random) {
+        Ok(Some(ruled)) => obey(connection, (leg, ruled), (&mut received, asked), open)?,
+        Ok(None) => {
+            (Next::Send(authorize(connection, (leg, None), Some((asked, &received.head.headers)), open)?), None)
+        }
+        Err(reject) => {
+            enter(connection, &leg, Some((asked, &received.head.headers)), open);
+            return Err(reject);
+        }
+    };
+    let (limit, repeats) = match &next {
+        Next::Send(route) => {
+            *grpc |= route.leg().relation.port.protocol == Protocol::Grpc;
+            (limit(route, grpc.then_some(&received.head.headers)), Tries::allowed(route.leg(), route.ruled()) > 0)
+        }
+        Next::Answer(_) => (None, false),
+    };
     let expects = received.expects && !body.is_end_stream();
-    let mut upload = Upload::new(body, hold, Tries::allowed(leg) > 0);
+    let mut upload = Upload::new(body, hold, repeats);
     let gate = expects.then(|| upload.wait());
     let informed = Informed::new(hold, received.head.version, gate);
     let outgoing = Outgoing::new(received, upload, informed);
-    Ok(Permitted { route, outgoing, deadline })
+    Ok(Permitted { next, outgoing, delay, limit })
+}
+
+/// Does what the rule says: what it answers itself is no call of anybody.
+fn obey<N: Net>(
+    connection: &Connection<N>,
+    (leg, ruled): (Arc<Leg>, Ruled),
+    (received, mut asked): (&mut Received, Asked),
+    open: &mut Open,
+) -> Result<(Next, Option<Duration>), Reject> {
+    let random = &connection.core.recorder.random;
+    open.ruled(&ruled);
+    if let Some(mut response) = rules::answer(&ruled, &asked) {
+        rules::change_answer(&ruled, response.headers_mut());
+        enter(connection, &leg, Some((asked, &received.head.headers)), open);
+        return Ok((Next::Answer(Box::new(response)), None));
+    }
+    let changed = identify::backend(connection, &leg, &ruled).and_then(|to| {
+        rules::change(received, &ruled, settings(&to).escaped_slashes, &mut asked)?;
+        Ok(to)
+    });
+    let leg = match changed {
+        Ok(to) => to,
+        Err(reject) => {
+            enter(connection, &leg, Some((asked, &received.head.headers)), open);
+            return Err(reject);
+        }
+    };
+    let (delay, abort) = rules::fault(&ruled, random);
+    let route = authorize(connection, (leg, Some(ruled)), Some((asked, &received.head.headers)), open)?;
+    let next = match abort {
+        Some(response) => Next::Answer(Box::new(response)),
+        None => Next::Send(route),
+    };
+    Ok((next, delay))
 }
 
 /// Decides about an exchange, and enters it as open.
 fn authorize<N: Net>(
     connection: &Connection<N>,
-    leg: Arc<Leg>,
-    request: Option<(call::Asked, &HeaderMap)>,
+    (leg, ruled): (Arc<Leg>, Option<Ruled>),
+    request: Option<(Asked, &HeaderMap)>,
     open: &mut Open,
 ) -> Result<Route, Reject> {
     let relation = &leg.relation;
@@ -168,16 +243,20 @@ fn authorize<N: Net>(
     let http = request.as_ref().map(|(asked, headers)| http_call(asked, headers));
     let (decision, noting) = decide(&Question { relation, addresses, sni, http });
     open.noted(noting);
-    let keeps_headers = relation.service.headers_matter;
-    let asked =
-        request.map(|(asked, headers)| call::Asked { headers: keeps_headers.then(|| headers.clone()), ..asked });
-    let instance = relation.instance;
-    let current = Current { relation: relation.clone(), addresses, asked, request_fault: None, instance };
-    open.enter(current, &leg.lane.series);
+    enter(connection, &leg, request, open);
     match decision {
-        Decision::Forward(permit) => Ok(Route::new(leg, permit)),
+        Decision::Forward(permit) => Ok(Route::new(leg, permit, ruled)),
         Decision::Refuse(reject) => Err(reject),
     }
+}
+
+/// It may be judged again from here on.
+fn enter<N: Net>(connection: &Connection<N>, leg: &Leg, request: Option<(Asked, &HeaderMap)>, open: &mut Open) {
+    let relation = leg.relation.clone();
+    let keeps_headers = relation.service.headers_matter;
+    let asked = request.map(|(asked, headers)| Asked { headers: keeps_headers.then(|| headers.clone()), ..asked });
+    let (addresses, instance) = (addresses(connection, &relation), relation.instance);
+    open.enter(Current { relation, addresses, asked, request_fault: None, instance }, &leg.lane.series);
 }
 
 fn addresses<N: Net>(connection: &Connection<N>, relation: &Relation) -> Addresses {
@@ -194,12 +273,14 @@ fn settings(leg: &Leg) -> &Settings {
     &leg.relation.service.settings
 }
 
-/// The earlier of the service's request timeout and the caller's deadline, which a gRPC call has in its headers.
-fn deadline(leg: &Leg, headers: Option<&HeaderMap>, started: Instant) -> Option<Instant> {
-    let own = settings(leg).request_timeout;
+/// The least of the bound that the rule or else the service sets on a request, and of the caller's own, which a gRPC call
+/// has in its headers.
+fn limit(route: &Route, headers: Option<&HeaderMap>) -> Option<Duration> {
+    let ruled = route.ruled().and_then(|ruled| ruled.rule().timeout);
+    let own = ruled.or(settings(route.leg()).request_timeout).filter(|limit| !limit.is_zero());
     let callers = headers.and_then(|headers| headers.get(GRPC_TIMEOUT));
     let callers = callers.and_then(|value| grpc_timeout(value.as_bytes()));
-    own.into_iter().chain(callers).min().map(|limit| started + limit)
+    own.into_iter().chain(callers).min()
 }
 
 /// Reads `grpc-timeout`: at most eight digits and a unit (gRPC over HTTP/2, "Timeout").

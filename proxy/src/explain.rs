@@ -1,5 +1,7 @@
 //! What would happen to a call, told by the very functions that decide about calls.
 
+mod rules;
+
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -10,7 +12,6 @@ use weft_proto::service::{Labels, Protocol, ServiceName};
 
 use crate::call::{End, Parties};
 use crate::decide::relation::{Place, Relation};
-use crate::decide::route::{self, Backend};
 use crate::decide::{Decision, Question, decide, judge};
 use crate::reject::Reject;
 use crate::table::Table;
@@ -18,11 +19,15 @@ use crate::table::authz::{HttpCall, verb};
 use crate::table::description::EndpointDescription;
 use crate::task::Random;
 use crate::{balance, path};
+use rules::Asked;
+
+pub use rules::RuleWord;
 
 /// A call, what is decided about it, and where it would go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Explanation {
-    /// `allowed`, `denied` or `refused` (a path that servers read in different ways).
+    /// `allowed`, `denied`, `answered` by a rule itself, or `refused` (a path that servers read in different ways, or no
+    /// rule, or one that leads nowhere).
     pub verdict: &'static str,
     /// Why, in words.
     pub reason: String,
@@ -38,6 +43,15 @@ pub struct Explanation {
     /// The path that is judged and forwarded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// The rule of the service's routes that it falls under, `namespace/name[place]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// What each rule says of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<RuleWord>,
+    /// What the rule does, a line each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub treatment: Vec<String>,
     /// Every policy that selects the callee.
     pub policies: Vec<PolicyWord>,
     /// Where the callee runs.
@@ -77,6 +91,9 @@ pub struct Candidate {
     /// Whether policies that are about it and not about all deny the call.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub denied: bool,
+    /// Whether it is not in the subset that the rule leads to.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub outside: bool,
     /// Its zone.
     pub zone: String,
     /// Whether its check passes.
@@ -103,31 +120,17 @@ pub(crate) fn explain(
         Some(number) => service.port(number),
     };
     let port = port.ok_or_else(|| format!("{name} has no such port"))?;
-    let Backend { service, port } = route::route((service.clone(), port));
     let parties = Parties {
         end: End::Caller,
         caller: caller.clone(),
         service: service.name.clone(),
         port: port.port,
         instance: None,
+        subset: None,
     };
-    let relation = Arc::new(Relation::new(table, &parties, &service, port, place));
-    let slashes = service.settings.escaped_slashes;
-    let normal = http.map(|(_, path, _)| path::normalise(path, slashes)).transpose();
-    let host = name.host();
-    let mut explanation = Explanation {
-        verdict: "refused",
-        reason: String::new(),
-        policy: None,
-        caller: caller.to_string(),
-        callee: service.identity.to_string(),
-        port: format!("{}/{}", port.port, port.protocol),
-        path: None,
-        policies: Vec::new(),
-        candidates: candidates(&relation),
-        picked: None,
-        index: table.index(),
-    };
+    let relation = Arc::new(Relation::new(table, &parties, service, port, place));
+    let mut explanation = Explanation::new(&relation, table.index());
+    let normal = http.map(|(_, path, _)| path::normalise(path, service.settings.escaped_slashes)).transpose();
     let normal = match normal {
         Ok(normal) => normal,
         Err(refusal) => {
@@ -135,17 +138,54 @@ pub(crate) fn explain(
             return Ok(explanation);
         }
     };
-    let call = http.zip(normal.as_deref()).filter(|_| port.protocol != Protocol::Tcp);
-    let call = call.map(|((method, _, headers), target)| {
-        let path = target.split('?').next().unwrap_or(target);
-        HttpCall { method, host: &host, path, headers }
+    let call = http.zip(normal).filter(|_| port.protocol != Protocol::Tcp);
+    let mut asked = call.map(|((method, _, headers), target)| {
+        let (path, query) = target.split_once('?').map_or((&*target, None), |(path, query)| (path, Some(query)));
+        let (path, query) = (path.to_owned(), query.map(str::to_owned));
+        Asked { method: method.to_owned(), host: name.host(), path, query, headers: headers.clone() }
     });
-    explanation.path = call.as_ref().map(|call| call.path.to_owned());
+    let relation = match &mut asked {
+        None => Some(relation),
+        Some(asked) => rules::follow((table, place), relation, asked, &mut explanation),
+    };
+    let Some(relation) = relation else { return Ok(explanation) };
+    explanation.callee = relation.service.identity.to_string();
+    explanation.port = format!("{}/{}", relation.port.port, relation.port.protocol);
+    explanation.candidates = candidates(&relation);
+    explanation.path = asked.as_ref().map(|asked| asked.path.clone());
+    let call = asked.as_ref().map(|asked| HttpCall {
+        method: &asked.method,
+        host: &asked.host,
+        path: &asked.path,
+        headers: &asked.headers,
+    });
     judge(&relation, call, &mut explanation);
     if explanation.verdict == "allowed" {
         pick(&relation, table.generation, &mut explanation);
     }
     Ok(explanation)
+}
+
+impl Explanation {
+    /// Nothing is known of a call but who calls whom.
+    fn new(relation: &Relation, index: u64) -> Self {
+        Self {
+            verdict: "refused",
+            reason: String::new(),
+            policy: None,
+            caller: relation.caller.identity().to_string(),
+            callee: relation.service.identity.to_string(),
+            port: format!("{}/{}", relation.port.port, relation.port.protocol),
+            path: None,
+            rule: None,
+            rules: Vec::new(),
+            treatment: Vec::new(),
+            policies: Vec::new(),
+            candidates: Vec::new(),
+            picked: None,
+            index,
+        }
+    }
 }
 
 fn where_it_is(endpoint: &EndpointDescription) -> String {
@@ -219,7 +259,8 @@ fn candidates(relation: &Relation) -> Vec<Candidate> {
             labels: endpoint.description.labels.clone(),
             denied: false,
             zone: endpoint.description.zone.clone(),
-            healthy: relation.candidates.contains(&index),
+            outside: !relation.is_in_subset(index),
+            healthy: relation.serves(index),
             avoided: slot.is_avoided(now),
             latency_us: latency.map(|latency| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX)),
             in_flight,

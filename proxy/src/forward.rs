@@ -5,6 +5,7 @@ pub(crate) mod bytes;
 pub(crate) mod disguise;
 pub(crate) mod http;
 pub(crate) mod http1;
+pub(crate) mod made;
 pub(crate) mod multiplexed;
 pub(crate) mod outgoing;
 pub(crate) mod pipe;

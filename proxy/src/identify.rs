@@ -5,10 +5,10 @@ use std::sync::Arc;
 use weft_proto::identity::Identity;
 use weft_proto::service::{InstanceName, ServicePort};
 
-use crate::call::{Destination, Parties, Peer};
+use crate::call::{Destination, End, Parties, Peer};
 use crate::connection::Connection;
 use crate::decide::identify::{fixed, named};
-use crate::decide::route::{self, Backend};
+use crate::decide::route::{self, Backend, Ruled};
 use crate::host::Host;
 use crate::lane::Leg;
 use crate::net::Net;
@@ -25,13 +25,14 @@ pub(crate) fn leg<N: Net>(connection: &Connection<N>, host: Option<&Arc<Host>>) 
     let leg = match known {
         Some(leg) => leg.clone(),
         None => {
-            let Backend { service, port } = route::route(asked(connection, &table, host)?);
+            let (service, port) = asked(connection, &table, host)?;
             let parties = Parties {
                 end: connection.end(),
                 caller: caller(connection, &table),
                 service: service.name.clone(),
                 port: port.port,
                 instance: instance(connection, &service, port),
+                subset: None,
             };
             let leg = connection.core.leg(&table, parties, &service, port);
             // Who leaves the choice of an instance to this node is not bound by it.
@@ -42,6 +43,31 @@ pub(crate) fn leg<N: Net>(connection: &Connection<N>, host: Option<&Arc<Host>>) 
         }
     };
     drop(memory);
+    certified(connection, leg)
+}
+
+/// The way of an exchange whose rule leads elsewhere than to what is asked for.
+pub(crate) fn backend<N: Net>(connection: &Connection<N>, leg: &Leg, ruled: &Ruled) -> Result<Arc<Leg>, Reject> {
+    let (place, to) = ruled.to().ok_or(Reject::NoBackend)?;
+    let find = || {
+        let table = connection.core.shared.table.load();
+        let Backend { service, port, subset } = route::backend(&table, &leg.relation, to)?;
+        let parties = Parties {
+            end: End::Caller,
+            caller: leg.relation.caller.identity().clone(),
+            service: service.name.clone(),
+            port: port.port,
+            instance: None,
+            subset,
+        };
+        Some(connection.core.leg(&table, parties, &service, port))
+    };
+    let way = leg.ways.get(place).ok_or(Reject::NoBackend)?;
+    let found = way.get_or_init(find).clone().ok_or(Reject::NoBackend)?;
+    certified(connection, found)
+}
+
+fn certified<N: Net>(connection: &Connection<N>, leg: Arc<Leg>) -> Result<Arc<Leg>, Reject> {
     let caller = leg.relation.caller.identity();
     if !leg.certified && !connection.core.shared.identities.holds(caller) {
         return Err(Reject::NoCertificate(format!("no certificate of {caller} has been issued to this node yet")));

@@ -12,6 +12,7 @@ use crate::call::{End, Parties};
 use crate::connect::instance::InstanceSlot;
 use crate::connect::link::LinkSlot;
 use crate::decide::relation::Relation;
+use crate::decide::route;
 use crate::record::Recorder;
 use crate::record::metrics::{Key, Series};
 
@@ -30,6 +31,8 @@ pub(crate) struct Leg {
     pub(crate) generation: u64,
     pub(crate) relation: Arc<Relation>,
     pub(crate) lane: Arc<Lane>,
+    /// Where the rules that count for these calls lead, by their document's backends; none of one that is not there.
+    pub(crate) ways: Vec<OnceLock<Option<Arc<Leg>>>>,
     /// Where links lead, by endpoint.
     pub(crate) links: Vec<OnceLock<Arc<LinkSlot>>>,
     /// By instance of this node.
@@ -42,9 +45,12 @@ pub(crate) struct Leg {
 #[derive(Debug, Default)]
 pub(crate) struct Lanes(Mutex<Known>);
 
+/// A caller, a callee, and which of its instances.
+type Way = (End, Identity, ServiceName, Option<Arc<str>>);
+
 #[derive(Debug, Default)]
 struct Known {
-    lanes: BTreeMap<(End, Identity, ServiceName), Arc<Lane>>,
+    lanes: BTreeMap<Way, Arc<Lane>>,
     generation: u64,
     legs: BTreeMap<Parties, Arc<Leg>>,
 }
@@ -76,7 +82,7 @@ impl Lanes {
 
 impl Known {
     fn lane(&mut self, parties: &Parties, recorder: &Recorder) -> Arc<Lane> {
-        let key = (parties.end, parties.caller.clone(), parties.service.clone());
+        let key = (parties.end, parties.caller.clone(), parties.service.clone(), parties.subset.clone());
         if let Some(lane) = self.lanes.get(&key) {
             return lane.clone();
         }
@@ -93,8 +99,10 @@ impl Known {
 
 impl Leg {
     fn new(generation: u64, relation: Arc<Relation>, lane: Arc<Lane>, certified: bool) -> Self {
+        let backends = route::routes(&relation).map_or(0, |routes| routes.backends.len());
         Self {
             generation,
+            ways: (0..backends).map(|_| OnceLock::new()).collect(),
             links: relation.service.endpoints.iter().map(|_| OnceLock::new()).collect(),
             instances: relation.service.instances.iter().map(|_| OnceLock::new()).collect(),
             relation,

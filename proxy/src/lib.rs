@@ -65,3 +65,7 @@ mod stream;
 mod task;
 pub mod tls;
 mod upgrade;
+
+#[cfg(test)]
+#[path = "../../proto/tests/support/golden.rs"]
+mod golden;

@@ -1,5 +1,6 @@
 //! The last step: one record of every exchange, at its true end, whether it finished, failed or was dropped.
 
+mod line;
 pub mod metrics;
 
 use std::collections::BTreeMap;
@@ -9,7 +10,6 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use parking_lot::Mutex;
-use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -17,6 +17,7 @@ use crate::balance::{Chosen, Flight};
 use crate::call::Answerer;
 use crate::decide::judge::Noting;
 use crate::decide::relation::{Current, Relation};
+use crate::decide::route::Ruled;
 use crate::hold::Hold;
 use crate::reject::Reject;
 use crate::table::authz::{PolicyId, verb};
@@ -24,57 +25,7 @@ use crate::table::endpoints::Endpoint;
 use crate::task::Random;
 use metrics::{Finished, Key, Series};
 
-/// What is known of one exchange after its end. The writer adds the time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Record {
-    /// `outbound` at the caller's node, `inbound` at the callee's.
-    pub direction: &'static str,
-    /// The caller: `namespace/name` of a service, else its principal.
-    pub source: String,
-    /// The callee, `namespace/name`; empty where none was found.
-    pub destination: String,
-    /// The callee's port.
-    pub port: u16,
-    /// `http/1.1`, `h2`, `quic` or `tcp`: what the exchange came over; `tcp` of an opaque stream.
-    pub protocol: &'static str,
-    /// HTTP method; empty on an opaque stream.
-    pub method: String,
-    /// Path without its query.
-    pub path: String,
-    /// Host that was asked for.
-    pub host: String,
-    /// HTTP status; 0 on an opaque stream that was let through.
-    pub code: u16,
-    /// Why Weft ended it; empty where the application answered.
-    pub reason: &'static str,
-    /// Who has to do something about it: `caller`, `policy` or `callee`.
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub fault: &'static str,
-    /// What a person needs to know of the reason.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub detail: String,
-    /// The rule that allowed or denied it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub policy: Option<String>,
-    /// What policies said that decide nothing.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub noted: Vec<String>,
-    /// The node that it was sent to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub node: Option<String>,
-    /// The instance on that node, or on this one, where it has a name of its own.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub instance: Option<String>,
-    /// Bytes of the request body.
-    pub request_bytes: u64,
-    /// Bytes of the response body.
-    pub response_bytes: u64,
-    /// From its first to its last moment.
-    pub duration_us: u64,
-    /// W3C trace id.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub trace_id: Option<String>,
-}
+pub use line::Record;
 
 /// Where a worker's exchanges are counted and recorded.
 #[derive(Debug)]
@@ -155,6 +106,7 @@ pub(crate) struct Open {
     fault: &'static str,
     detail: Option<String>,
     noting: Noting,
+    ruled: Option<Ruled>,
     endpoint: Option<usize>,
     flight: Option<Flight>,
     response_bytes: u64,
@@ -182,6 +134,7 @@ impl Open {
             fault: "",
             detail: None,
             noting: Noting::default(),
+            ruled: None,
             endpoint: None,
             flight: None,
             response_bytes: 0,
@@ -228,6 +181,11 @@ impl Open {
 
     pub(crate) fn noted(&mut self, noting: Noting) {
         self.noting = noting;
+    }
+
+    /// It falls under a rule.
+    pub(crate) fn ruled(&mut self, ruled: &Ruled) {
+        self.ruled = Some(ruled.clone());
     }
 
     /// A try begins.
@@ -355,6 +313,7 @@ impl Open {
             fault: self.fault,
             detail: self.detail.take().unwrap_or_default(),
             policy: self.noting.by.as_ref().map(ToString::to_string),
+            rule: self.ruled.as_ref().map(|ruled| ruled.rule().name.to_string()),
             noted: self.noting.noted.iter().map(|noted| format!("{} {}", noted.policy, verb(noted.says))).collect(),
             node: endpoint.map(|endpoint| endpoint.description.node.to_string()),
             instance: relation.and_then(|relation| instance(relation, endpoint)),

@@ -57,6 +57,10 @@ pub(crate) enum Reject {
     Denied,
     /// The calling service has no certificate on this node yet.
     NoCertificate(String),
+    /// No rule of the service's routes matches.
+    NoRoute,
+    /// The rule leads to a service, port or subset that is not there.
+    NoBackend,
     /// No healthy instance.
     NoInstance,
     /// No instance could be reached.
@@ -88,7 +92,10 @@ impl Reject {
             Self::UnknownHost(_) | Self::UnknownPort(_) | Self::Broken(_) | Self::NotUpgraded | Self::AnswerTooLong => {
                 StatusCode::BAD_GATEWAY
             }
-            Self::NoCertificate(_) | Self::NoInstance | Self::Unreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NoCertificate(_) | Self::NoBackend | Self::NoInstance | Self::Unreachable(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Misconfigured => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Gone => StatusCode::from_u16(CLIENT_CLOSED).expect("three digits"),
@@ -109,6 +116,8 @@ impl Reject {
             Self::UnknownPort(_) => "unknown-port",
             Self::Denied => "denied",
             Self::NoCertificate(_) => "no-certificate",
+            Self::NoRoute => "no-route",
+            Self::NoBackend => "no-backend",
             Self::NoInstance => NO_INSTANCE,
             Self::Unreachable(_) => UNREACHABLE,
             Self::Broken(_) => "broken",
@@ -125,6 +134,8 @@ impl Reject {
         match self {
             Self::BadRequest(_) | Self::Path(_) | Self::UriTooLong | Self::Method | Self::Gone => Fault::Caller,
             Self::UnknownHost(_) | Self::UnknownPort(_) | Self::HeadTooLong | Self::LastHop => Fault::Caller,
+            Self::NoRoute => Fault::Caller,
+            Self::NoBackend => Fault::Policy,
             Self::Denied | Self::Revoked | Self::NoCertificate(_) | Self::Misconfigured => Fault::Policy,
             _ => Fault::Callee,
         }
@@ -134,6 +145,7 @@ impl Reject {
     pub(crate) fn grpc_status(&self) -> &'static str {
         match self {
             Self::Denied | Self::Revoked => "7",
+            Self::NoRoute => "12",
             Self::Timeout => "4",
             Self::Gone => "1",
             Self::BadRequest(_) | Self::Path(_) | Self::UriTooLong | Self::HeadTooLong | Self::Method => "13",
@@ -158,6 +170,8 @@ impl Reject {
             }
             Self::UnknownPort(why) | Self::NoCertificate(why) => why.clone().into(),
             Self::Denied => "access denied".into(),
+            Self::NoRoute => "no rule of the service's routes matches".into(),
+            Self::NoBackend => "the route leads to a service or subset that is not there".into(),
             Self::NoInstance => "no healthy instance of the service".into(),
             Self::Unreachable(_) => "no instance of the service could be reached".into(),
             Self::Broken(_) => "the connection to the service broke".into(),

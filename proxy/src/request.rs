@@ -151,8 +151,7 @@ impl Received {
             "*" => Err(Reject::BadRequest("the request target '*' is for OPTIONS only")),
             "/" if options && self.bare => Ok(PathAndQuery::from_static("*")),
             "/" => Ok(root),
-            text if text.starts_with('?') => PathAndQuery::try_from(format!("/{text}"))
-                .map_err(|_| Reject::BadRequest("the request target is not one")),
+            text if text.starts_with('?') => PathAndQuery::try_from(format!("/{text}")).map_err(|_| NO_TARGET),
             _ => Ok(given.clone()),
         }
     }
@@ -162,9 +161,7 @@ impl Received {
         let target = self.target()?;
         let path = match path::normalise(target.as_str(), slashes).map_err(Reject::Path)? {
             std::borrow::Cow::Borrowed(_) => target,
-            std::borrow::Cow::Owned(normal) => {
-                PathAndQuery::try_from(normal).map_err(|_| Reject::BadRequest("the request target is not one"))?
-            }
+            std::borrow::Cow::Owned(normal) => PathAndQuery::try_from(normal).map_err(|_| NO_TARGET)?,
         };
         self.head.uri = Uri::from(path.clone());
         Ok(Asked {
@@ -177,5 +174,6 @@ impl Received {
     }
 }
 
+const NO_TARGET: Reject = Reject::BadRequest("the request target is not one");
 /// Longest request target, in bytes.
 const TARGET_LENGTH_MAX: usize = 16 << 10;

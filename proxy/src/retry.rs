@@ -8,6 +8,7 @@ use weft_proto::planted::{Bug, planted};
 use crate::balance::Chosen;
 use crate::call::End;
 use crate::connect::link::LinkError;
+use crate::decide::route::Ruled;
 use crate::lane::{Budget, Leg};
 use crate::reject::Reject;
 use crate::task::Random;
@@ -84,15 +85,17 @@ impl Failure {
 
 impl Tries {
     /// No try yet. What comes from another node is not repeated here: its node does that.
-    pub(crate) fn new(leg: &Leg) -> Self {
-        let left = Self::allowed(leg);
+    pub(crate) fn new(leg: &Leg, ruled: Option<&Ruled>) -> Self {
+        let left = Self::allowed(leg, ruled);
         Self { budget: leg.lane.begin(), tried: [usize::MAX; TRIES_MAX], count: 0, left, fresh: false }
     }
 
     /// How many tries may follow the first one.
-    pub(crate) fn allowed(leg: &Leg) -> u8 {
+    pub(crate) fn allowed(leg: &Leg, ruled: Option<&Ruled>) -> u8 {
         match leg.relation.end {
-            End::Caller => leg.relation.service.settings.retries,
+            End::Caller => {
+                ruled.and_then(|ruled| ruled.rule().retries).unwrap_or(leg.relation.service.settings.retries)
+            }
             End::Callee => 0,
         }
     }

@@ -6,6 +6,7 @@
 pub mod authz;
 pub mod description;
 pub mod endpoints;
+pub mod routes;
 mod service;
 
 use std::cmp::Ordering;

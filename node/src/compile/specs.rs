@@ -1,17 +1,22 @@
 //! What documents say, read once a version. Of a document that cannot be read the last form that could is kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use weft_consensus::state::State;
 use weft_proto::Index;
 use weft_proto::identity::TrustDomain;
 use weft_proto::kinds::authorization_policy::{AuthorizationPolicy, DRY_RUN_ANNOTATION};
+use weft_proto::kinds::destination_rule::DestinationRule;
+use weft_proto::kinds::istio::service_of;
 use weft_proto::kinds::service::ServiceSettings;
+use weft_proto::kinds::virtual_service::VirtualService;
 use weft_proto::kinds::{Kind, Kinds, Spec};
 use weft_proto::resource::{KindName, Resource, ResourceKey};
+use weft_proto::service::ServiceName;
 use weft_proto::wire::cluster as wire;
 use weft_proxy::table::authz::{Authorization, PolicyDescription};
+use weft_proxy::table::routes::{Document, RouteDocument, SubsetDocument};
 
 /// A document that is not enforced on this node, as it is or at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +50,17 @@ pub struct Specs {
     kinds: Kinds,
     policies: BTreeMap<ResourceKey, Kept<PolicyDescription>>,
     services: BTreeMap<ResourceKey, Kept<ServiceSettings>>,
+    routes: BTreeMap<ResourceKey, Kept<RouteDocument>>,
+    subsets: BTreeMap<ResourceKey, Kept<SubsetDocument>>,
+    calls: BTreeMap<ServiceName, Calls>,
     unknown: Vec<Unenforced>,
+}
+
+/// What documents say of the calls of a service, the oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    pub(super) routes: Vec<Arc<RouteDocument>>,
+    pub(super) subsets: Vec<Arc<SubsetDocument>>,
 }
 
 #[derive(Debug)]
@@ -59,14 +74,27 @@ struct Kept<T> {
 impl Specs {
     /// Nothing is read yet.
     pub fn new(kinds: Kinds) -> Self {
-        Self { kinds, policies: BTreeMap::new(), services: BTreeMap::new(), unknown: Vec::new() }
+        Self {
+            kinds,
+            policies: BTreeMap::new(),
+            services: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            subsets: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            unknown: Vec::new(),
+        }
     }
 
-    /// Reads what has changed, and forgets what is gone.
-    pub(super) fn read(&mut self, state: &State) {
+    /// Reads what has changed, and forgets what is gone. The services are told of whose calls documents say something else
+    /// than before.
+    pub(super) fn read(&mut self, state: &State) -> BTreeSet<ServiceName> {
         let there = |key: &ResourceKey| state.resources.contains_key(key);
         self.policies.retain(|key, _| there(key));
         self.services.retain(|key, _| there(key));
+        let documents = self.routes.len() + self.subsets.len();
+        self.routes.retain(|key, _| there(key));
+        self.subsets.retain(|key, _| there(key));
+        let mut others = self.routes.len() + self.subsets.len() < documents;
         self.unknown.clear();
         let trust_domain = state.trust_domain.as_ref();
         for resource in state.resources.values() {
@@ -79,6 +107,14 @@ impl Specs {
                     let read = || supported(kind, resource).and_then(|()| ServiceSettings::of(resource));
                     keep(&mut self.services, resource, read, || None);
                 }
+                Some(kind) if kind.key() == VirtualService::KIND.key() => {
+                    let read = || supported(kind, resource).and_then(|()| document(resource));
+                    others |= keep(&mut self.routes, resource, read, || None);
+                }
+                Some(kind) if kind.key() == DestinationRule::KIND.key() => {
+                    let read = || supported(kind, resource).and_then(|()| document(resource));
+                    others |= keep(&mut self.subsets, resource, read, || None);
+                }
                 _ => self.unknown.push(Unenforced {
                     key: resource.key.clone(),
                     version: resource.version,
@@ -86,6 +122,29 @@ impl Specs {
                 }),
             }
         }
+        if others { self.sort_calls() } else { BTreeSet::new() }
+    }
+
+    /// Puts the documents about calls to the services that they are about; tells of which they are others than before.
+    fn sort_calls(&mut self) -> BTreeSet<ServiceName> {
+        let mut calls: BTreeMap<ServiceName, Calls> = BTreeMap::new();
+        for document in by_age(&self.routes) {
+            let hosts = document.spec.hosts.iter();
+            let services: BTreeSet<_> = hosts.filter_map(|host| service_of(host, &document.key.namespace)).collect();
+            services.into_iter().for_each(|service| calls.entry(service).or_default().routes.push(document.clone()));
+        }
+        for document in by_age(&self.subsets) {
+            let service = service_of(&document.spec.host, &document.key.namespace);
+            service.into_iter().for_each(|service| calls.entry(service).or_default().subsets.push(document.clone()));
+        }
+        let before = std::mem::replace(&mut self.calls, calls);
+        let names = before.keys().chain(self.calls.keys());
+        names.filter(|name| !same_calls(before.get(*name), self.calls.get(*name))).cloned().collect()
+    }
+
+    /// What documents say of the calls of a service.
+    pub(super) fn calls(&self, service: &ServiceName) -> Option<&Calls> {
+        self.calls.get(service)
     }
 
     /// Every policy, as it is enforced.
@@ -114,33 +173,68 @@ impl Specs {
             };
             kept.unenforced(key, instead)
         });
-        policies.chain(services).chain(self.unknown.iter().cloned()).collect()
+        let routes = self.routes.iter().filter_map(|(key, kept)| kept.unenforced(key, kept.without_it()));
+        let subsets = self.subsets.iter().filter_map(|(key, kept)| kept.unenforced(key, kept.without_it()));
+        policies.chain(services).chain(routes).chain(subsets).chain(self.unknown.iter().cloned()).collect()
     }
 }
 
 impl<T> Kept<T> {
+    /// What holds in the place of a document about calls that cannot be read.
+    fn without_it(&self) -> &'static str {
+        match self.good {
+            Some(_) => "its last form that could be read stays in force",
+            None => "calls go as if it were not there",
+        }
+    }
+
     fn unenforced(&self, key: &ResourceKey, instead: &str) -> Option<Unenforced> {
         let why = self.fault.as_ref()?;
         Some(Unenforced { key: key.clone(), version: self.version, why: format!("{why}; {instead}") })
     }
 }
 
-/// Reads a document that has changed. What is enforced where it cannot be read is what is given, else what was before.
+/// Reads a document if it has changed, and tells whether it has. What is enforced where it cannot be read is what is given,
+/// else what was before.
 fn keep<T>(
     all: &mut BTreeMap<ResourceKey, Kept<T>>,
     resource: &Resource,
     read: impl FnOnce() -> Result<T, String>,
     instead: impl FnOnce() -> Option<T>,
-) {
+) -> bool {
     let before = all.get(&resource.key);
     if before.is_some_and(|kept| kept.version == resource.version) {
-        return;
+        return false;
     }
     let (good, fault) = match read() {
         Ok(good) => (Some(Arc::new(good)), None),
         Err(why) => (instead().map(Arc::new).or_else(|| before.and_then(|kept| kept.good.clone())), Some(why)),
     };
     all.insert(resource.key.clone(), Kept { version: resource.version, good, fault });
+    true
+}
+
+/// Those that can be read, the oldest first (Istio's order).
+fn by_age<T>(all: &BTreeMap<ResourceKey, Kept<Document<T>>>) -> Vec<Arc<Document<T>>> {
+    let mut documents: Vec<_> = all.values().filter_map(|kept| kept.good.clone()).collect();
+    documents.sort_by(|a, b| {
+        let order = |one: &Document<T>| (one.created, one.key.name.clone(), one.key.namespace.clone());
+        order(a).cmp(&order(b))
+    });
+    documents
+}
+
+fn same_calls(before: Option<&Calls>, now: Option<&Calls>) -> bool {
+    fn same<T>(a: &[Arc<T>], b: &[Arc<T>]) -> bool {
+        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
+    }
+    let none = Calls::default();
+    let (before, now) = (before.unwrap_or(&none), now.unwrap_or(&none));
+    same(&before.routes, &now.routes) && same(&before.subsets, &now.subsets)
+}
+
+fn document<T: Spec>(resource: &Resource) -> Result<Document<T>, String> {
+    Ok(Document { key: resource.key.clone(), created: resource.created, spec: T::of(resource)? })
 }
 
 fn supported(kind: &Kind, resource: &Resource) -> Result<(), String> {

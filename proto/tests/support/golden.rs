@@ -18,8 +18,13 @@ pub(crate) struct Line<'l> {
 
 impl<'l> Line<'l> {
     fn new(line: &'l str) -> Self {
-        let (named, words): (Vec<&str>, Vec<&str>) = line
-            .split_whitespace()
+        Self::of(&line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// A command of these words.
+    pub(crate) fn of(words: &[&'l str]) -> Self {
+        let (named, words): (Vec<&str>, Vec<&str>) = words
+            .iter()
             .partition(|word| word.split_once('=').is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_lowercase())));
         let named = named.into_iter().filter_map(|word| word.split_once('=')).collect();
         Self { words: words.into_iter(), named }

@@ -1,8 +1,5 @@
 //! Which instance gets a call, and what follows where it fails, as golden scripts: `tests/scripts/calls/`.
 
-#[path = "../../../proto/tests/support/golden.rs"]
-mod golden;
-
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr};
@@ -20,12 +17,12 @@ use crate::call::{Addresses, End, Parties};
 use crate::connect::link::LinkError;
 use crate::decide::relation::{Place, Relation};
 use crate::decide::{Decision, Question, decide};
+use crate::golden::{self, Line, Told};
 use crate::lane::Lanes;
 use crate::record::Recorder;
 use crate::retry::Again;
 use crate::table::Table;
 use crate::table::description::{Description, EndpointDescription, ServiceDescription};
-use golden::{Line, Told};
 
 use super::*;
 
@@ -141,6 +138,8 @@ impl Script {
             listened: Vec::new(),
             ports: vec![PORT],
             settings: Some(Arc::new(self.settings.clone())),
+            routes: Vec::new(),
+            subsets: Vec::new(),
             endpoints: self.instances.values().map(|(endpoint, _)| endpoint.clone()).collect(),
         };
         let description = Description {
@@ -164,7 +163,8 @@ impl Script {
         let table = self.table.as_ref().ok_or("there is no instance")?;
         let name: ServiceName = "web".parse()?;
         let caller = Identity::service(table.trust_domain.clone(), "shop".parse()?);
-        let parties = Parties { end: End::Caller, caller, service: name.clone(), port: PORT.port, instance: None };
+        let parties =
+            Parties { end: End::Caller, caller, service: name.clone(), port: PORT.port, instance: None, subset: None };
         let service = table.service(&name).ok_or("there is no service")?;
         let make =
             |parties: &Parties| (Relation::new(table, parties, service, PORT, Place { core: 0, cores: 1 }), true);
@@ -173,7 +173,7 @@ impl Script {
         let addresses = Addresses { source: nowhere, destination: nowhere };
         let question = Question { relation: &leg.relation, addresses, sni: "", http: None };
         match decide(&question).0 {
-            Decision::Forward(permit) => Ok(Route::new(leg, permit)),
+            Decision::Forward(permit) => Ok(Route::new(leg, permit, None)),
             Decision::Refuse(reject) => Err(format!("{reject:?}").into()),
         }
     }
@@ -181,7 +181,7 @@ impl Script {
     /// A call, try by try, as [`attempt`] makes it; one that stays open tells only where it went.
     async fn call(&mut self, stays: bool) -> Result<Vec<String>, Box<dyn Error>> {
         let route = self.route()?;
-        let (mut tries, mut told, random) = (Tries::new(route.leg()), Vec::new(), &self.recorder.random);
+        let (mut tries, mut told, random) = (Tries::new(route.leg(), None), Vec::new(), &self.recorder.random);
         let began = Instant::now();
         loop {
             let tried = |endpoint| tries.tried(endpoint);

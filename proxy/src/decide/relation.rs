@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderValue;
-use weft_proto::service::ServicePort;
+use weft_proto::identity::Identity;
+use weft_proto::service::{Labels, ServicePort};
 
 use crate::call::{Addresses, Asked, End, Parties};
 use crate::reject::Reject;
@@ -30,6 +31,10 @@ pub(crate) struct Relation {
     pub(crate) instance: Option<usize>,
     /// What the instance is told of both ends.
     pub(crate) forwarded: Option<HeaderValue>,
+    /// The labels that the instances must have which are meant: none of a subset that is not defined.
+    subset: Option<Option<Labels>>,
+    /// The caller's labels, where a rule asks for them.
+    pub(crate) labels: Labels,
     place: Place,
 }
 
@@ -61,30 +66,53 @@ impl Relation {
         port: ServicePort,
         place: Place,
     ) -> Self {
-        let serves = |index: &usize| {
-            let endpoint = &service.endpoints[*index];
-            let own = || service.instance(&endpoint.description.instance);
-            let ready = !endpoint.here || own().is_some_and(|own| service.instances[own].serves(port.port));
-            endpoint.description.healthy && endpoint.description.ports.contains(&port.port) && ready
-        };
-        let candidates = match parties.end {
-            End::Caller => (0..service.endpoints.len()).filter(serves).collect(),
-            End::Callee => Vec::new(),
-        };
         let target = Target::Service { service: service.name.clone(), port: Some(port.port) };
         let forwarded = format!("By={};URI={}", service.identity, parties.caller);
-        Self {
+        let mut relation = Self {
             end: parties.end,
             caller: Caller::new(parties.caller.clone()),
             service: service.clone(),
             port,
             server_name: target.server_name().to_str().into(),
             own_ip: table.own_ip(),
-            candidates,
+            candidates: Vec::new(),
+            subset: parties.subset.as_deref().map(|name| {
+                let labels = service.subset(name, namespace(&parties.caller));
+                labels.cloned()
+            }),
             instance: parties.instance.as_ref().and_then(|name| service.instance(name)),
             forwarded: HeaderValue::from_str(&forwarded).ok(),
+            labels: labels(table, parties, service),
             place,
+        };
+        if relation.end == End::Caller {
+            let candidate = |index: &usize| relation.serves(*index) && relation.is_in_subset(*index);
+            relation.candidates = (0..service.endpoints.len()).filter(candidate).collect();
         }
+        relation
+    }
+
+    /// Whether an instance may be called at the port.
+    pub(crate) fn serves(&self, index: usize) -> bool {
+        let (service, port) = (&self.service, self.port.port);
+        let endpoint = &service.endpoints[index];
+        let own = || service.instance(&endpoint.description.instance);
+        let ready = !endpoint.here || own().is_some_and(|own| service.instances[own].serves(port));
+        endpoint.description.healthy && endpoint.description.ports.contains(&port) && ready
+    }
+
+    /// Whether an instance is among those that are meant.
+    pub(crate) fn is_in_subset(&self, index: usize) -> bool {
+        let own = &self.service.endpoints[index].description.labels;
+        match &self.subset {
+            None => true,
+            Some(labels) => labels.as_ref().is_some_and(|labels| self.service.is_in(own, labels)),
+        }
+    }
+
+    /// The caller's namespace; that of the mesh itself for a node.
+    pub(crate) fn namespace(&self) -> &str {
+        namespace(self.caller.identity())
     }
 
     /// What this core has learned about an endpoint.
@@ -101,4 +129,18 @@ impl Relation {
     pub(crate) fn own_addresses(&self) -> Addresses {
         Addresses { source: self.own_ip, destination: self.own_ip }
     }
+}
+
+/// The namespace of an identity; empty for a node.
+fn namespace(identity: &Identity) -> &str {
+    identity.namespace().unwrap_or_default()
+}
+
+/// The labels of the calling service, where a rule of the called one asks for any.
+fn labels(table: &Table, parties: &Parties, service: &Service) -> Labels {
+    if parties.end == End::Callee || !service.routes.iter().any(|routes| routes.asks_for_labels()) {
+        return Labels::new();
+    }
+    let caller = table.services().find(|one| one.identity == parties.caller);
+    caller.map(|caller| caller.common_labels()).unwrap_or_default()
 }

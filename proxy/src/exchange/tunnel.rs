@@ -11,6 +11,7 @@ use http::HeaderValue;
 
 use crate::attempt::attempt;
 use crate::connection::Connection;
+use crate::decide::route;
 use crate::forward::bytes::{self, Begun, End as Far, Passed};
 use crate::forward::disguise::Disguise;
 use crate::forward::multiplexed::Purpose;
@@ -62,6 +63,10 @@ pub(crate) enum Trial {
 }
 
 async fn ask<N: Net>(connection: &Arc<Connection<N>>, hold: &Arc<Hold>, purpose: Purpose) -> Result<Trial, Reject> {
+    // Where requests go, only they tell.
+    if matches!(purpose, Purpose::Probe) && route::routes(&identify::leg(connection, None)?.relation).is_some() {
+        return Ok(Trial::HttpOnly);
+    }
     let mut open = Open::new(hold, &connection.core.recorder, "tcp");
     open.on_trial();
     match self::open(connection, open, purpose).await {
@@ -97,7 +102,7 @@ async fn run_stream<N: Net>(
     mut purpose: Purpose,
 ) -> Result<(Far, Option<Duration>), Reject> {
     let leg = identify::leg(connection, None)?;
-    let route = super::authorize(connection, leg, None, open)?;
+    let route = super::authorize(connection, (leg, None), None, open)?;
     let far = attempt(&connection.core, &route, &mut purpose, open).await?;
     open.streaming();
     Ok((far, super::settings(route.leg()).idle_timeout))

@@ -46,6 +46,11 @@ impl Answer {
     pub(crate) fn new(response: Response<AnswerBody>, tunnel: Option<Taken>) -> Self {
         Self { response, tunnel, by: Answerer::Application }
     }
+
+    /// One that this node made itself.
+    pub(crate) fn made(response: Response<AnswerBody>) -> Self {
+        Self { response, tunnel: None, by: Answerer::Node }
+    }
 }
 
 /// An upgrade that was taken.

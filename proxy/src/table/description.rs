@@ -10,6 +10,7 @@ use weft_proto::kinds::service::ServiceSettings;
 use weft_proto::service::{InstanceId, InstanceName, Labels, Protocol, ServiceName, ServicePort};
 
 use super::authz::PolicyDescription;
+use super::routes::{RouteDocument, SubsetDocument};
 
 /// All that the data plane of one node needs to know.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,6 +56,10 @@ pub struct ServiceDescription {
     pub ports: Vec<ServicePort>,
     /// Its settings; none where they cannot be understood: calls of it are answered with 500.
     pub settings: Option<Arc<ServiceSettings>>,
+    /// Rules for its calls, of which the first document counts that the caller sees.
+    pub routes: Vec<Arc<RouteDocument>>,
+    /// Subsets of its instances.
+    pub subsets: Vec<Arc<SubsetDocument>>,
     /// Its instances.
     pub endpoints: Vec<EndpointDescription>,
 }

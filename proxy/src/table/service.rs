@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
-use weft_proto::kinds::authorization_policy::AuthorizationPolicy;
+use weft_proto::kinds::authorization_policy::{APP_LABEL, AuthorizationPolicy};
 use weft_proto::kinds::service::{EscapedSlashes, ServiceSettings, Span, UnderscoreHeaders};
 use weft_proto::service::{InstanceName, Labels, Protocol, ServiceName, ServicePort};
 
 use super::authz::{Authorization, CompileError, PolicyDescription};
 use super::description::{EndpointDescription, LocalInstance, LocalPort, ServiceDescription};
 use super::endpoints::{Endpoint, Statistics};
+use super::routes::{self, Routes};
 
 /// A service, compiled.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub struct Service {
     pub(crate) addresses_matter: bool,
     /// Whether a policy asks for a header.
     pub(crate) headers_matter: bool,
+    /// Rules for its calls, of which the first document counts that the caller sees.
+    pub(crate) routes: Vec<Arc<Routes>>,
     groups: Groups,
     /// Where this node is reached, where it has an instance.
     pub(super) own_ip: Option<IpAddr>,
@@ -114,6 +117,7 @@ impl Context<'_> {
             authorizations: groups.compile(before, self.deny_by_default)?,
             addresses_matter: selected().any(|policy| asks_for_addresses(&policy.policy)),
             headers_matter: selected().any(|policy| asks_for_headers(&policy.policy)),
+            routes: routes(before, &description),
             groups,
             own_ip: endpoints.iter().find(|one| one.here).map(|one| one.description.address.ip()),
             endpoints,
@@ -121,6 +125,13 @@ impl Context<'_> {
             description,
         }))
     }
+}
+
+/// Its rules, compiled; those of `before` where they are of the same documents.
+fn routes(before: Option<&Arc<Service>>, description: &ServiceDescription) -> Vec<Arc<Routes>> {
+    let known = |document| before?.routes.iter().find(|routes| routes.is_of(document)).cloned();
+    let compile = |document| known(document).unwrap_or_else(|| Arc::new(Routes::compile(document)));
+    description.routes.iter().map(compile).collect()
 }
 
 /// Instances of a service by the policies that their labels select.
@@ -242,6 +253,34 @@ impl Service {
     /// Whether a policy asks for what only a request has, so that the verdict on a stream says nothing of requests.
     pub(crate) fn needs_http(&self) -> bool {
         self.authorizations.iter().any(|authorization| authorization.needs_http())
+    }
+
+    /// The labels of a subset, as callers of the namespace see it; none where no document defines it.
+    pub(crate) fn subset(&self, name: &str, caller: &str) -> Option<&Labels> {
+        routes::subset(&self.description.subsets, &self.name, caller, name)
+    }
+
+    /// Whether an instance with these labels of its own is in a subset that asks for labels.
+    pub(crate) fn is_in(&self, own: &Labels, subset: &Labels) -> bool {
+        let label = label_of(&self.description, own);
+        let has = |(name, value): (&String, &String)| match name.as_str() {
+            APP_LABEL => *value == self.name.name(),
+            name => label(name) == Some(value),
+        };
+        subset.iter().all(has)
+    }
+
+    /// The labels that all its instances on this node have.
+    pub(crate) fn common_labels(&self) -> Labels {
+        let mut labels = self.description.labels.clone();
+        labels.insert(APP_LABEL.to_owned(), self.name.name().to_owned());
+        let mut own = self.instances.iter().map(|instance| &instance.description.labels);
+        if let Some(first) = own.next() {
+            let mut common = first.clone();
+            own.for_each(|other| common.retain(|name, value| other.get(name) == Some(value)));
+            labels.extend(common);
+        }
+        labels
     }
 
     /// Whether its service account has another name than it.

@@ -19,6 +19,7 @@ use weft_proto::document;
 use weft_proto::identity::{Identity, TrustDomain};
 use weft_proto::kinds::authorization_policy::AuthorizationPolicy;
 use weft_proto::kinds::{Kinds, Spec};
+use weft_proto::resource::Resource;
 use weft_proto::service::{InstanceId, InstanceName, Labels, Protocol, ServiceName, ServicePort};
 use weft_proxy::net::Net;
 use weft_proxy::net::host::{HostNet, HostStream};
@@ -29,6 +30,7 @@ use weft_proxy::table::authz::PolicyDescription;
 use weft_proxy::table::description::{
     Bind, Description, EndpointDescription, LocalInstance, LocalPort, ServiceDescription,
 };
+use weft_proxy::table::routes::Document;
 use weft_proxy::tls::{Identities, IdentitySet, provider};
 
 /// Bound on everything that a test waits for.
@@ -268,7 +270,7 @@ impl<N: Net> Mesh<N> {
         mesh
     }
 
-    /// Puts policies in force at both nodes.
+    /// Puts policies, and documents about calls of `web`, in force at both nodes.
     pub(crate) fn enforce(&mut self, policies: &str, setup: &Setup) {
         self.enforce_at(&[true, false], policies, setup);
     }
@@ -290,7 +292,7 @@ impl<N: Net> Mesh<N> {
         } else {
             document::parse(Kinds::ALL, "test", policies).expect("valid")
         };
-        let describe = |resource: &weft_proto::resource::Resource| PolicyDescription {
+        let describe = |resource: &Resource| PolicyDescription {
             key: resource.key.clone(),
             policy: AuthorizationPolicy::of(resource).expect("checked"),
             dry_run: false,
@@ -335,15 +337,26 @@ impl<N: Net> Mesh<N> {
                 listened: Vec::new(),
                 ports: self.ports.iter().map(|(port, _)| *port).collect(),
                 settings: Some(Arc::default()),
+                routes: resources.iter().filter_map(document).collect(),
+                subsets: resources.iter().filter_map(document).collect(),
                 endpoints: self.instances.iter().map(endpoint).collect(),
             })],
-            policies: resources.iter().map(describe).map(Arc::new).collect(),
+            policies: resources.iter().filter(is::<AuthorizationPolicy>).map(describe).map(Arc::new).collect(),
             local: self.instances.iter().filter(|instance| instance.node == here).map(local).collect(),
             caller_any: at_a.then(|| service("front")),
             binds: if at_a { self.ways_in.iter().map(bind).collect() } else { Vec::new() },
             ..empty(here)
         }
     }
+}
+
+fn is<T: Spec>(resource: &&Resource) -> bool {
+    resource.key.kind == T::KIND.key()
+}
+
+fn document<T: Spec>(resource: &Resource) -> Option<Arc<Document<T>>> {
+    let spec = is::<T>(&resource).then(|| T::of(resource).expect("checked"))?;
+    Some(Arc::new(Document { key: resource.key.clone(), created: 1, spec }))
 }
 
 fn empty(node: &str) -> Description {

@@ -1,0 +1,262 @@
+//! Which rule a call falls under, where it goes and what is done to it, as golden scripts: `tests/scripts/routes/`, with
+//! documents from `tests/documents/`.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt::Write;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::Arc;
+
+use http::header::HOST;
+use http::{HeaderName, Request};
+use weft_proto::document;
+use weft_proto::identity::Identity;
+use weft_proto::kinds::istio::service_of;
+use weft_proto::kinds::{Kinds, Spec};
+use weft_proto::resource::Resource;
+use weft_proto::service::{Protocol, ServiceName, ServicePort};
+
+use crate::call::{End, Parties};
+use crate::decide::relation::Place;
+use crate::golden::{self, Line, Told};
+use crate::request::{Origin, read};
+use crate::table::Table;
+use crate::table::description::{Description, EndpointDescription, ServiceDescription};
+use crate::table::routes::{Document, RouteDocument, SubsetDocument};
+
+use super::*;
+
+/// Services, and the documents about their calls.
+struct Script {
+    services: BTreeMap<ServiceName, ServiceDescription>,
+    routes: Vec<Arc<RouteDocument>>,
+    subsets: Vec<Arc<SubsetDocument>>,
+    random: Random,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self { services: BTreeMap::new(), routes: Vec::new(), subsets: Vec::new(), random: Random::new(7) }
+    }
+}
+
+impl Script {
+    fn run(&mut self, mut line: Line<'_>) -> Told {
+        let told = match line.word()? {
+            "service" => self.service(&mut line)?,
+            "apply" => self.apply(line.word()?)?,
+            "call" => self.call(&mut line)?,
+            // Many calls: where they went.
+            "calls" => {
+                let number: usize = line.word()?.parse()?;
+                let words: Vec<&str> = std::iter::from_fn(|| line.word().ok()).collect();
+                let mut shares: BTreeMap<String, usize> = BTreeMap::new();
+                for _ in 0..number {
+                    *shares.entry(self.call(&mut Line::of(&words))?).or_default() += 1;
+                }
+                shares.iter().map(|(told, count)| format!("{count} x {told}")).collect()
+            }
+            other => return Err(format!("there is no command {other}").into()),
+        };
+        line.end()?;
+        Ok(told)
+    }
+
+    /// `service NAME PORT VERSION...`: a service with an instance of each version.
+    fn service(&mut self, line: &mut Line<'_>) -> Told {
+        let name: ServiceName = line.word()?.parse()?;
+        let ports: Vec<ServicePort> = line.word()?.split(',').map(port).collect::<Result<_, _>>()?;
+        let versions: Vec<&str> = std::iter::from_fn(|| line.word().ok()).collect();
+        let endpoint = |version: &&str| EndpointDescription {
+            node: format!("n-{version}").parse().expect("a name"),
+            instance: version.parse().expect("a name"),
+            labels: [("version".to_owned(), (*version).to_owned())].into(),
+            address: (Ipv4Addr::new(10, 0, 0, 1), 7946).into(),
+            zone: String::new(),
+            ports: ports.iter().map(|port| port.port).collect(),
+            weight: 100,
+            healthy: true,
+        };
+        let service = ServiceDescription {
+            name: name.clone(),
+            account: name.clone(),
+            labels: [("tier".to_owned(), name.name().to_owned())].into(),
+            address: None,
+            listened: Vec::new(),
+            endpoints: versions.iter().map(endpoint).collect(),
+            ports,
+            settings: Some(Arc::default()),
+            routes: Vec::new(),
+            subsets: Vec::new(),
+        };
+        self.services.insert(name, service);
+        Ok(String::new())
+    }
+
+    /// Documents as they are; another form of one takes its place.
+    fn apply(&mut self, name: &str) -> Told {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/documents/{name}.yaml"));
+        let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let resources = match document::parse(Kinds::ALL, name, &text) {
+            Ok(resources) => resources,
+            Err(faults) => return Ok(faults.iter().map(|fault| format!("{fault}\n")).collect()),
+        };
+        for resource in resources {
+            match resource.key.kind.name.as_str() {
+                "VirtualService" => put(&mut self.routes, &resource)?,
+                _ => put(&mut self.subsets, &resource)?,
+            }
+        }
+        Ok(String::new())
+    }
+
+    fn table(&self) -> Result<Table, Box<dyn Error>> {
+        let called = |name: &ServiceName| {
+            let routed = |one: &&Arc<RouteDocument>| {
+                one.spec.hosts.iter().any(|host| service_of(host, &one.key.namespace).as_ref() == Some(name))
+            };
+            let sub =
+                |one: &&Arc<SubsetDocument>| service_of(&one.spec.host, &one.key.namespace).as_ref() == Some(name);
+            let routes: Vec<_> = self.routes.iter().filter(routed).cloned().collect();
+            (routes, self.subsets.iter().filter(sub).cloned().collect::<Vec<_>>())
+        };
+        let services = self.services.values().map(|service| {
+            let (routes, subsets) = called(&service.name);
+            Arc::new(ServiceDescription { routes, subsets, ..service.clone() })
+        });
+        let description = Description {
+            index: 1,
+            trust_domain: "mesh.test".parse()?,
+            node: "me".parse()?,
+            zone: String::new(),
+            deny_by_default: false,
+            services: services.collect(),
+            policies: Vec::new(),
+            local: Vec::new(),
+            callers: BTreeMap::new(),
+            caller_any: None,
+            binds: Vec::new(),
+        };
+        Ok(Table::build(description, None)?)
+    }
+
+    /// `call METHOD SERVICE[:PORT]/PATH [from=CALLER] [host=HOST] [NAME:VALUE...]`
+    fn call(&self, line: &mut Line<'_>) -> Told {
+        let (method, target) = (line.word()?, line.word()?);
+        let (authority, path) = target.split_at(target.find('/').ok_or("no path")?);
+        let (name, number) = authority.split_once(':').map_or((authority, None), |(name, port)| (name, Some(port)));
+        let caller: ServiceName = line.named("from")?.unwrap_or("shop".parse()?);
+        let host: String = line.named("host")?.unwrap_or_else(|| authority.to_owned());
+        let mut request = Request::builder().method(method).uri(path).header(HOST, host);
+        while let Ok(field) = line.word() {
+            let (name, value) = field.split_once(':').ok_or("a field is NAME:VALUE")?;
+            request = request.header(name, value);
+        }
+        let table = self.table()?;
+        let service = table.service(&name.parse()?).ok_or("there is no such service")?;
+        let port = match number {
+            Some(number) => service.port(number.parse()?),
+            None => service.ports.first().copied(),
+        };
+        let port = port.ok_or("there is no such port")?;
+        let parties = Parties {
+            end: End::Caller,
+            caller: Identity::service(table.trust_domain.clone(), caller),
+            service: service.name.clone(),
+            port: port.port,
+            instance: None,
+            subset: None,
+        };
+        let relation = Relation::new(&table, &parties, service, port, Place { core: 0, cores: 1 });
+        let origin = Origin { from_node: false, host: None };
+        let before = request.body(())?.into_parts().0;
+        let received = read(before, &mut None, &origin, &self.random).map_err(|reject| format!("{reject:?}"))?;
+        Ok(self.follow(&table, &relation, received) + "\n")
+    }
+
+    fn follow(&self, table: &Table, relation: &Relation, mut received: Received) -> String {
+        let slashes = relation.service.settings.escaped_slashes;
+        let rejected = |reject: &Reject| format!("{} {}", reject.status().as_u16(), reject.reason());
+        let mut asked = match received.normalise(slashes) {
+            Ok(asked) => asked,
+            Err(reject) => return rejected(&reject),
+        };
+        let ruled = match find(relation, &received, &asked, &self.random) {
+            Ok(None) => return format!("{} by no rule", relation.service.name),
+            Ok(Some(ruled)) => ruled,
+            Err(reject) => return rejected(&reject),
+        };
+        let rule = &ruled.rule().name;
+        if let Some(mut response) = answer(&ruled, &asked) {
+            change_answer(&ruled, response.headers_mut());
+            let fields = shown(response.headers(), &["content-length", "content-type"]);
+            return format!("{}{fields} by {rule}", response.status().as_u16());
+        }
+        let Some(backend) = ruled.to().and_then(|(_, to)| route::backend(table, relation, to)) else {
+            return format!("{} by {rule}", rejected(&Reject::NoBackend));
+        };
+        let (path, host) = (asked.path.clone(), asked.host.clone());
+        if let Err(reject) = change(&mut received, &ruled, slashes, &mut asked) {
+            return rejected(&reject);
+        }
+        let mut told = backend.service.name.to_string();
+        told += &backend.subset.map(|subset| format!(" {subset}")).unwrap_or_default();
+        if backend.port != relation.port {
+            write!(told, " at {}", backend.port.port).expect("a string takes all");
+        }
+        if asked.path != path {
+            write!(told, ", path {}", asked.path).expect("a string takes all");
+        }
+        if asked.host.value != host.value {
+            write!(told, ", host {}", asked.host.authority).expect("a string takes all");
+        }
+        told += &shown(&received.head.headers, &["traceparent"]);
+        let mut answered = HeaderMap::new();
+        change_answer(&ruled, &mut answered);
+        if !answered.is_empty() {
+            write!(told, ", answered with{}", shown(&answered, &[])).expect("a string takes all");
+        }
+        match fault(&ruled, &self.random) {
+            (None, None) => {}
+            (delay, abort) => {
+                told += &delay.map(|delay| format!(", delayed by {delay:?}")).unwrap_or_default();
+                let grpc = |response: &Response<AnswerBody>| response.headers().get("grpc-status").cloned();
+                let failed = |one: Response<AnswerBody>| format!(", failed with {} {:?}", one.status(), grpc(&one));
+                told += &abort.map(failed).unwrap_or_default();
+            }
+        }
+        told += &ruled.rule().timeout.map(|timeout| format!(", within {timeout:?}")).unwrap_or_default();
+        told += &ruled.rule().retries.map(|retries| format!(", {retries} retries")).unwrap_or_default();
+        format!("{told} by {rule}")
+    }
+}
+
+/// Fields but for those that are of no interest.
+fn shown(headers: &HeaderMap, without: &[&str]) -> String {
+    let fields = headers.iter().filter(|(name, _)| !without.contains(&name.as_str()));
+    let text = |(name, value): (&HeaderName, &http::HeaderValue)| format!(" {name}:{}", value.to_str().unwrap_or("?"));
+    fields.map(text).collect()
+}
+
+fn put<T: Spec + Clone>(documents: &mut Vec<Arc<Document<T>>>, resource: &Resource) -> Result<(), String> {
+    let known = documents.iter().position(|one| one.key == resource.key);
+    let created = known.map_or(documents.len() as u64, |at| documents[at].created);
+    let document = Arc::new(Document { key: resource.key.clone(), created, spec: T::of(resource)? });
+    match known {
+        Some(at) => documents[at] = document,
+        None => documents.push(document),
+    }
+    Ok(())
+}
+
+fn port(text: &str) -> Result<ServicePort, Box<dyn Error>> {
+    let (number, protocol) = text.split_once('/').unwrap_or((text, "http"));
+    Ok(ServicePort { port: number.parse()?, protocol: protocol.parse::<Protocol>()? })
+}
+
+#[test]
+fn calls_fall_under_the_rules_that_the_scripts_say() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts/routes");
+    golden::run(&folder, Script::run);
+}

@@ -1,0 +1,156 @@
+//! Which rule of a service's routes a call falls under, why others do not, and what the rule does.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use serde::Serialize;
+
+use super::{Explanation, Place};
+use crate::call::{End, Parties};
+use crate::decide::relation::Relation;
+use crate::decide::route::{self, Backend, Ruled};
+use crate::path;
+use crate::reject::Reject;
+use crate::table::Table;
+use crate::table::routes::{Abort, Action, Asking, Match, Routes, Rule};
+use crate::task::Random;
+
+/// What one rule says of the call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RuleWord {
+    /// `namespace/name[place] name`.
+    pub rule: String,
+    /// Whether it is the one that the call falls under.
+    pub matched: bool,
+    /// What each of its blocks lacks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub because: Vec<String>,
+}
+
+/// A call on its way through the rules, which may change it.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) method: String,
+    pub(super) host: String,
+    pub(super) path: String,
+    pub(super) query: Option<String>,
+    pub(super) headers: HeaderMap,
+}
+
+/// The relation that the call is judged by after the rules; none where a rule or the lack of one ends it.
+pub(super) fn follow(
+    (table, place): (&Table, Place),
+    relation: Arc<Relation>,
+    asked: &mut Asked,
+    explanation: &mut Explanation,
+) -> Option<Arc<Relation>> {
+    let Some(routes) = route::routes(&relation) else { return Some(relation) };
+    let asking = Asking {
+        method: &asked.method,
+        path: &asked.path,
+        query: asked.query.as_deref(),
+        authority: &asked.host,
+        headers: &asked.headers,
+        port: relation.port.port,
+        namespace: Some(relation.namespace()),
+        labels: &relation.labels,
+    };
+    let random = Random::new(table.generation);
+    let ruled = route::route(&relation, &asking, || random.share());
+    let matched = routes.find(&asking).map(|(at, _)| at);
+    explanation.rules = routes.rules.iter().enumerate().map(|one| word(one, matched, &asking)).collect();
+    let ruled = match ruled {
+        Ok(Some(ruled)) => ruled,
+        Ok(None) => return Some(relation),
+        Err(reject) => return end(&reject, explanation),
+    };
+    explanation.rule = Some(ruled.rule().name.to_string());
+    explanation.treatment = treatment(routes, ruled.rule());
+    if ruled.to().is_none() {
+        explanation.verdict = "answered";
+        explanation.reason = "the rule answers itself".into();
+        return None;
+    }
+    let Some(backend) = ruled.to().and_then(|(_, to)| route::backend(table, &relation, to)) else {
+        return end(&Reject::NoBackend, explanation);
+    };
+    change(asked, &ruled, &backend);
+    let parties = Parties {
+        end: End::Caller,
+        caller: relation.caller.identity().clone(),
+        service: backend.service.name.clone(),
+        port: backend.port.port,
+        instance: None,
+        subset: backend.subset.clone(),
+    };
+    Some(Arc::new(Relation::new(table, &parties, &backend.service, backend.port, place)))
+}
+
+fn end(reject: &Reject, explanation: &mut Explanation) -> Option<Arc<Relation>> {
+    explanation.verdict = "refused";
+    explanation.reason = format!("{}: {}", reject.status().as_u16(), reject.text());
+    None
+}
+
+fn word((at, rule): (usize, &Rule), matched: Option<usize>, asking: &Asking<'_>) -> RuleWord {
+    let because = match matched {
+        Some(first) if first < at => vec!["a rule before it matches".to_owned()],
+        Some(first) if first == at => Vec::new(),
+        _ => rule.matches.iter().map(|block| format!("does not match: {}", lacks(block, asking))).collect(),
+    };
+    RuleWord { rule: rule.name.to_string(), matched: matched == Some(at), because }
+}
+
+fn lacks(block: &Match, asking: &Asking<'_>) -> String {
+    block.lacks(asking).join(", ")
+}
+
+/// What a rule does, a line each.
+fn treatment(routes: &Routes, rule: &Rule) -> Vec<String> {
+    let mut lines = Vec::new();
+    match &rule.action {
+        Action::Forward(shares) => {
+            for share in &shares.shares {
+                let to = &routes.backends[share.backend];
+                let subset = to.subset.as_ref().map(|subset| format!(", subset {subset}")).unwrap_or_default();
+                let part = if shares.shares.len() == 1 { (1, 1) } else { (share.weight, shares.sum) };
+                lines.push(format!("{} of {} to {}{subset}", part.0, part.1, to.service));
+            }
+        }
+        Action::Redirect(to) => lines.push(format!("answers {} with another place", to.status.as_u16())),
+        Action::Answer { status, .. } => lines.push(format!("answers {}", status.as_u16())),
+    }
+    if rule.rewrite.is_some() {
+        lines.push("rewrites path or host".into());
+    }
+    if let Some(fault) = &rule.fault {
+        if let Some((chance, span)) = fault.delay {
+            lines.push(format!("delays {chance} by {span:?}"));
+        }
+        match fault.abort {
+            Some((chance, Abort::Http(status))) => lines.push(format!("fails {chance} with {}", status.as_u16())),
+            Some((chance, Abort::Grpc(code))) => lines.push(format!("fails {chance} with the gRPC status {code}")),
+            None => {}
+        }
+    }
+    lines.extend(rule.timeout.map(|timeout| format!("at most {timeout:?}")));
+    lines.extend(rule.retries.map(|retries| format!("at most {retries} retries")));
+    lines
+}
+
+fn change(asked: &mut Asked, ruled: &Ruled, backend: &Backend) {
+    let rule = ruled.rule();
+    if let Some(rewrite) = &rule.rewrite {
+        if let Some(path) = &rewrite.path {
+            let new = path.apply(&asked.path, ruled.block().and_then(Match::prefix)).into_owned();
+            let new = if new.starts_with('/') { new } else { format!("/{new}") };
+            let normal = path::normalise(&new, backend.service.settings.escaped_slashes);
+            asked.path = normal.map_or(new.clone(), std::borrow::Cow::into_owned);
+        }
+        asked.host = rewrite.authority.as_deref().map_or_else(|| asked.host.clone(), str::to_owned);
+    }
+    for changes in [Some(&rule.changes), ruled.share().map(|share| &share.changes)].into_iter().flatten() {
+        changes.request.apply(&mut asked.headers);
+        asked.host = changes.request.host.as_deref().map_or_else(|| asked.host.clone(), str::to_owned);
+    }
+}

@@ -1,0 +1,49 @@
+//! Answers that a rule makes.
+
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION};
+use http::uri::PathAndQuery;
+use http::{Response, StatusCode};
+
+use super::answer::AnswerBody;
+use crate::host::Host;
+use crate::table::routes::{Abort, Redirect};
+
+/// An answer of a fixed text.
+pub(crate) fn text(status: StatusCode, body: &str) -> Response<AnswerBody> {
+    let mut response = Response::new(AnswerBody::full(body.to_owned()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    if !body.is_empty() {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    response
+}
+
+/// Another place.
+pub(crate) fn redirect(to: &Redirect, host: &Host, path: &PathAndQuery) -> Response<AnswerBody> {
+    let mut response = text(to.status, "");
+    if let Ok(location) = HeaderValue::from_str(&to.location(&host.authority, path)) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+}
+
+/// A failure.
+pub(crate) fn abort(abort: Abort) -> Response<AnswerBody> {
+    match abort {
+        Abort::Http(status) => text(status, ABORTED),
+        Abort::Grpc(code) => {
+            let mut response = text(StatusCode::OK, "");
+            let headers = response.headers_mut();
+            headers.remove(CONTENT_LENGTH);
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            headers.insert("grpc-status", HeaderValue::from(code));
+            headers.insert("grpc-message", HeaderValue::from_static(ABORTED));
+            response
+        }
+    }
+}
+
+/// The body of an abort, as Envoy has it.
+const ABORTED: &str = "fault filter abort";

@@ -1,0 +1,273 @@
+//! Where calls of a service go, compiled: the one form that documents of every family take.
+
+mod changes;
+mod istio;
+mod matching;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use http::uri::PathAndQuery;
+use weft_proto::kinds::destination_rule::DestinationRule;
+use weft_proto::kinds::istio::is_exported;
+use weft_proto::kinds::virtual_service::VirtualService;
+use weft_proto::resource::ResourceKey;
+use weft_proto::service::{Labels, ServiceName};
+
+pub(crate) use changes::{Changes, Rewrite};
+pub(crate) use matching::{Asking, Match};
+
+/// A document about calls, as it was applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document<T> {
+    /// Its name.
+    pub key: ResourceKey,
+    /// Index of the decision that made it: of several the oldest goes first.
+    pub created: u64,
+    /// What it says.
+    pub spec: T,
+}
+
+/// A document with rules for calls.
+pub type RouteDocument = Document<VirtualService>;
+/// A document with subsets.
+pub type SubsetDocument = Document<DestinationRule>;
+
+/// The rules of one document.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    document: Arc<RouteDocument>,
+    pub(crate) rules: Vec<Rule>,
+    /// Where its rules lead.
+    pub(crate) backends: Vec<BackendRef>,
+}
+
+/// Where a rule leads.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct BackendRef {
+    /// None where the host names no service of the mesh.
+    pub(crate) service: ServiceName,
+    pub(crate) subset: Option<Arc<str>>,
+    pub(crate) port: Option<u16>,
+}
+
+/// A rule: what it matches, and what becomes of the call.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    /// How records and explanations name it.
+    pub(crate) name: Box<str>,
+    /// It matches if one of these does; none: it matches everything.
+    pub(crate) matches: Vec<Match>,
+    pub(crate) action: Action,
+    /// Changes of the request and of the answer.
+    pub(crate) changes: Sides,
+    pub(crate) rewrite: Option<Rewrite>,
+    /// Bound on the whole call; none: what the service's settings say.
+    pub(crate) timeout: Option<Duration>,
+    /// Tries after the first one; none: what the service's settings say.
+    pub(crate) retries: Option<u8>,
+    pub(crate) fault: Option<Fault>,
+}
+
+/// Changes of both directions.
+#[derive(Debug, Default)]
+pub(crate) struct Sides {
+    pub(crate) request: Changes,
+    pub(crate) response: Changes,
+}
+
+/// What becomes of a call that a rule matches.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// It goes to one of these, by weight.
+    Forward(Shares),
+    /// It is told another place.
+    Redirect(Redirect),
+    /// It is answered.
+    Answer { status: StatusCode, body: Box<str> },
+}
+
+/// Destinations by weight.
+#[derive(Debug)]
+pub(crate) struct Shares {
+    pub(crate) shares: Vec<Share>,
+    pub(crate) sum: u64,
+}
+
+/// A destination of a rule.
+#[derive(Debug)]
+pub(crate) struct Share {
+    pub(crate) weight: u64,
+    /// Among the backends of the document.
+    pub(crate) backend: usize,
+    pub(crate) changes: Sides,
+}
+
+/// Another place: what is not said is kept.
+#[derive(Debug)]
+pub(crate) struct Redirect {
+    pub(crate) status: StatusCode,
+    pub(crate) scheme: Option<Box<str>>,
+    pub(crate) authority: Option<Box<str>>,
+    /// None keeps that of the authority.
+    pub(crate) port: Option<u16>,
+    pub(crate) path: Option<Box<str>>,
+}
+
+/// A failure that is made.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    pub(crate) delay: Option<(Chance, Duration)>,
+    pub(crate) abort: Option<(Chance, Abort)>,
+}
+
+/// What an abort answers with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Abort {
+    Http(StatusCode),
+    /// The number of the status.
+    Grpc(usize),
+}
+
+/// How many of a million.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Chance(u32);
+
+impl Chance {
+    /// Of a percentage.
+    fn of(percent: f64) -> Self {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped; `as` saturates")]
+        Self((percent.clamp(0.0, 100.0) * 10_000.0).round() as u32)
+    }
+
+    /// Whether it hits, by a share of the whole.
+    pub(crate) fn hits(self, share: f64) -> bool {
+        share * 1e6 < f64::from(self.0)
+    }
+}
+
+impl fmt::Display for Chance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} %", f64::from(self.0) / 10_000.0)
+    }
+}
+
+impl Routes {
+    /// Compiles a document. Its expressions were tried when it was accepted; what cannot be compiled all the same matches
+    /// nothing.
+    pub(super) fn compile(document: &Arc<RouteDocument>) -> Self {
+        istio::compile(document)
+    }
+
+    /// Whether it was compiled from this document.
+    pub(super) fn is_of(&self, document: &Arc<RouteDocument>) -> bool {
+        Arc::ptr_eq(&self.document, document)
+    }
+
+    /// Whether a rule asks for labels of the caller.
+    pub(crate) fn asks_for_labels(&self) -> bool {
+        self.rules.iter().flat_map(|rule| &rule.matches).any(|block| !block.labels.is_empty())
+    }
+
+    /// Whether callers of the namespace see it.
+    pub(crate) fn is_seen_by(&self, namespace: &str) -> bool {
+        is_exported(&self.document.spec.export_to, &self.document.key.namespace, namespace)
+    }
+
+    /// The first rule that matches and the block of it that does, by their places.
+    pub(crate) fn find(&self, asking: &Asking<'_>) -> Option<(usize, Option<usize>)> {
+        self.rules.iter().enumerate().find_map(|(at, rule)| {
+            if rule.matches.is_empty() {
+                return Some((at, None));
+            }
+            rule.matches.iter().position(|block| block.fits(asking)).map(|block| (at, Some(block)))
+        })
+    }
+
+    /// Whether a rule could match some call of this caller at the port, whatever it asks for. Where none could the plain
+    /// service is called (Istio's rule).
+    pub(crate) fn may_concern(&self, asking: &Asking<'_>) -> bool {
+        let blocks =
+            |rule: &Rule| rule.matches.is_empty() || rule.matches.iter().any(|block| block.fits_caller(asking));
+        self.rules.iter().any(blocks)
+    }
+}
+
+impl Shares {
+    /// The destination that a share of the whole falls on.
+    pub(crate) fn pick(&self, share: f64) -> Option<usize> {
+        if self.shares.len() == 1 {
+            return Some(0);
+        }
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a sum of a few 32-bit weights"
+        )]
+        let mut left = (share * self.sum as f64) as u64;
+        self.shares.iter().position(|one| match left.checked_sub(one.weight) {
+            Some(rest) => {
+                left = rest;
+                false
+            }
+            None => true,
+        })
+    }
+}
+
+impl Redirect {
+    /// Where to.
+    pub(crate) fn location(&self, authority: &http::uri::Authority, path: &PathAndQuery) -> String {
+        let scheme = self.scheme.as_deref().unwrap_or("http");
+        let given = self.authority.as_deref().and_then(|text| text.parse::<http::uri::Authority>().ok());
+        let host = given.as_ref().unwrap_or(authority);
+        let port = self.port.or_else(|| host.port_u16());
+        let default = if scheme == "https" { 443 } else { 80 };
+        let port = port.filter(|port| *port != default).map(|port| format!(":{port}")).unwrap_or_default();
+        let (kept, query) = (path.path(), path.query().map(|query| format!("?{query}")).unwrap_or_default());
+        format!("{scheme}://{}{port}{}{query}", host.host(), self.path.as_deref().unwrap_or(kept))
+    }
+}
+
+/// The labels that a subset asks for, as a caller of the namespace sees it; none where no document defines it. Documents are
+/// looked for in the caller's namespace, in that of the service, in the mesh's own (Istio's order).
+pub(crate) fn subset<'d>(
+    documents: &'d [Arc<SubsetDocument>],
+    service: &ServiceName,
+    caller: &str,
+    name: &str,
+) -> Option<&'d Labels> {
+    let roots = weft_proto::kinds::authorization_policy::ROOT_NAMESPACES;
+    let places = [caller, service.namespace()].into_iter().chain(roots);
+    let seen = |place: &str| {
+        let mut there: Vec<_> = documents
+            .iter()
+            .filter(|one| one.key.namespace == place && is_exported(&one.spec.export_to, place, caller))
+            .collect();
+        there.sort_by_key(|one| (one.created, &one.key.name));
+        there
+    };
+    let there = places.map(seen).find(|there| !there.is_empty())?;
+    there.into_iter().flat_map(|one| &one.spec.subsets).find(|subset| subset.name == name).map(|subset| &subset.labels)
+}
+
+/// The backends of a document, each once.
+#[derive(Default)]
+struct Backends(BTreeMap<BackendRef, usize>);
+
+impl Backends {
+    fn place(&mut self, backend: BackendRef) -> usize {
+        let next = self.0.len();
+        *self.0.entry(backend).or_insert(next)
+    }
+
+    fn into_list(self) -> Vec<BackendRef> {
+        let mut list: Vec<_> = self.0.into_iter().collect();
+        list.sort_by_key(|(_, at)| *at);
+        list.into_iter().map(|(backend, _)| backend).collect()
+    }
+}

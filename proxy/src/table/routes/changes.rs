@@ -1,0 +1,59 @@
+//! What a rule changes of a message.
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use regex::Regex;
+
+/// Changes of header fields: removed, overwritten, added, in this order.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    pub(crate) remove: Vec<HeaderName>,
+    pub(crate) set: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) add: Vec<(HeaderName, HeaderValue)>,
+    /// In the place of the authority.
+    pub(crate) host: Option<Box<str>>,
+}
+
+/// Another path or authority.
+#[derive(Debug)]
+pub(crate) struct Rewrite {
+    pub(crate) authority: Option<Box<str>>,
+    pub(crate) path: Option<PathRewrite>,
+}
+
+/// Another path.
+#[derive(Debug)]
+pub(crate) enum PathRewrite {
+    /// In the place of the prefix that matched, or else of the whole.
+    Matched(Box<str>),
+    /// Every place where the expression matches; `$1` is its first group.
+    Regex(Regex, Box<str>),
+}
+
+impl Changes {
+    pub(crate) fn apply(&self, headers: &mut HeaderMap) {
+        for name in &self.remove {
+            headers.remove(name);
+        }
+        for (name, value) in &self.set {
+            headers.insert(name, value.clone());
+        }
+        for (name, value) in &self.add {
+            headers.append(name, value.clone());
+        }
+    }
+}
+
+impl PathRewrite {
+    /// The path then; `prefix` is the one that matched.
+    pub(crate) fn apply<'p>(&self, path: &'p str, prefix: Option<&str>) -> Cow<'p, str> {
+        match self {
+            Self::Matched(new) => match prefix.and_then(|prefix| path.get(prefix.len()..)) {
+                Some(rest) => format!("{new}{rest}").into(),
+                None => Cow::Owned(new.to_string()),
+            },
+            Self::Regex(regex, new) => regex.replace_all(path, &**new),
+        }
+    }
+}

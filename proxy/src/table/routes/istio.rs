@@ -1,0 +1,170 @@
+//! From a `VirtualService` to the form in which rules are asked.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use weft_proto::kinds::istio::{StringMatch, anywhere, expression, grpc_code, is_host, service_of};
+use weft_proto::kinds::virtual_service as istio;
+
+use super::changes::PathRewrite;
+use super::matching::{PathMatch, Text};
+use super::{
+    Abort, Action, BackendRef, Backends, Chance, Changes, Fault, Match, Redirect, Rewrite, RouteDocument, Routes, Rule,
+    Share, Shares, Sides,
+};
+
+pub(super) fn compile(document: &Arc<RouteDocument>) -> Routes {
+    let name = format!("{}/{}", document.key.namespace, document.key.name);
+    let mut backends = Backends::default();
+    let rule = |(at, one): (usize, &istio::HttpRoute)| rule(document, (at, one), &name, &mut backends);
+    let rules = document.spec.http.iter().enumerate().map(rule).collect();
+    Routes { document: document.clone(), rules, backends: backends.into_list() }
+}
+
+fn rule(document: &RouteDocument, (at, rule): (usize, &istio::HttpRoute), name: &str, backends: &mut Backends) -> Rule {
+    let own = if rule.name.is_empty() { String::new() } else { format!(" {}", rule.name) };
+    Rule {
+        name: format!("{name}[{at}]{own}").into(),
+        matches: rule.matches.iter().map(block).collect(),
+        action: action(document, rule, backends),
+        changes: sides(rule.headers.as_ref()),
+        rewrite: rule.rewrite.as_ref().map(rewrite),
+        timeout: rule.timeout.map(|timeout| timeout.0),
+        retries: rule.retries.as_ref().map(|retries| retries.attempts),
+        fault: rule.fault.as_ref().map(fault),
+    }
+}
+
+fn block(block: &istio::HttpMatch) -> Match {
+    let fields = |fields: &BTreeMap<String, StringMatch>| -> Vec<(HeaderName, Text)> {
+        let named = |(name, text): (&String, &StringMatch)| Some((name.parse().ok()?, self::text(text)));
+        fields.iter().filter_map(named).collect()
+    };
+    Match {
+        path: block.uri.as_ref().map(|uri| PathMatch { text: text(uri), ignores_case: block.ignore_uri_case }),
+        scheme: block.scheme.as_ref().map(text),
+        method: block.method.as_ref().map(text),
+        authority: block.authority.as_ref().map(text),
+        headers: fields(&block.headers),
+        without: fields(&block.without_headers),
+        query: block.query_params.iter().map(|(name, value)| (name.as_str().into(), text(value))).collect(),
+        port: block.port,
+        namespace: Some(&*block.source_namespace).filter(|name| !name.is_empty()).map(Into::into),
+        labels: block.source_labels.clone(),
+    }
+}
+
+fn text(text: &StringMatch) -> Text {
+    if text.is_presence() {
+        return Text::Present;
+    }
+    match (&text.exact, &text.prefix, &text.regex) {
+        (Some(exact), ..) => Text::Exact(exact.as_str().into()),
+        (_, Some(prefix), _) => Text::Prefix(prefix.as_str().into()),
+        (.., Some(regex)) => expression(regex).map_or(Text::Nothing, Text::Regex),
+        _ => Text::Present,
+    }
+}
+
+fn action(document: &RouteDocument, rule: &istio::HttpRoute, backends: &mut Backends) -> Action {
+    if let Some(to) = &rule.redirect {
+        return Action::Redirect(redirect(to));
+    }
+    if let Some(answer) = &rule.direct_response {
+        let body = answer.body.as_ref().and_then(|body| body.string.as_deref()).unwrap_or_default();
+        return Action::Answer { status: status(answer.status), body: body.into() };
+    }
+    let shares = rule.route.iter().filter_map(|to| {
+        let service = service_of(&to.destination.host, &document.key.namespace)?;
+        let subset = Some(&*to.destination.subset).filter(|subset| !subset.is_empty()).map(Into::into);
+        let port = to.destination.port.map(|port| port.number.get());
+        let backend = backends.place(BackendRef { service, subset, port });
+        Some(Share { weight: to.weight.into(), backend, changes: sides(to.headers.as_ref()) })
+    });
+    let shares: Vec<Share> = shares.collect();
+    Action::Forward(Shares { sum: shares.iter().map(|share| share.weight).sum(), shares })
+}
+
+fn redirect(to: &istio::Redirect) -> Redirect {
+    let said = |text: &str| Some(text).filter(|text| !text.is_empty()).map(Into::into);
+    let port = match to.derive_port {
+        Some(istio::DerivePort::FromProtocolDefault) => Some(if to.scheme == "https" { 443 } else { 80 }),
+        Some(istio::DerivePort::FromRequestPort) | None => to.port,
+    };
+    Redirect {
+        status: status(to.redirect_code.unwrap_or(301)),
+        scheme: said(&to.scheme),
+        authority: said(&to.authority),
+        port,
+        path: said(&to.uri),
+    }
+}
+
+fn rewrite(to: &istio::Rewrite) -> Rewrite {
+    let regex = to.uri_regex_rewrite.as_ref().and_then(|both| {
+        let regex = anywhere(&both.r#match).ok()?;
+        Some(PathRewrite::Regex(regex, groups(&both.rewrite).into()))
+    });
+    let whole = Some(&to.uri).filter(|uri| !uri.is_empty()).map(|uri| PathRewrite::Matched(uri.as_str().into()));
+    let authority = Some(&*to.authority).filter(|authority| !authority.is_empty()).map(Into::into);
+    Rewrite { authority, path: regex.or(whole) }
+}
+
+/// `\1` in the words of the library: `${1}`.
+fn groups(text: &str) -> String {
+    let (mut out, mut rest) = (String::new(), text.chars());
+    while let Some(letter) = rest.next() {
+        match letter {
+            '\\' => match rest.next() {
+                Some(digit) if digit.is_ascii_digit() => out.extend(["${", &digit.to_string(), "}"]),
+                other => out.extend(other),
+            },
+            '$' => out.push_str("$$"),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+fn sides(headers: Option<&istio::Headers>) -> Sides {
+    let changes = |operations: Option<&istio::HeaderOperations>| operations.map(changes).unwrap_or_default();
+    headers.map_or_else(Sides::default, |headers| Sides {
+        request: changes(headers.request.as_ref()),
+        response: changes(headers.response.as_ref()),
+    })
+}
+
+fn changes(operations: &istio::HeaderOperations) -> Changes {
+    let fields = |fields: &BTreeMap<String, String>| -> Vec<(HeaderName, HeaderValue)> {
+        let field = |(name, value): (&String, &String)| Some((name.parse().ok()?, value.parse().ok()?));
+        fields.iter().filter(|(name, _)| !is_host(name)).filter_map(field).collect()
+    };
+    let host = operations.set.iter().chain(&operations.add).find(|(name, _)| is_host(name));
+    Changes {
+        remove: operations.remove.iter().filter_map(|name| name.parse().ok()).collect(),
+        set: fields(&operations.set),
+        add: fields(&operations.add),
+        host: host.map(|(_, value)| value.as_str().into()),
+    }
+}
+
+fn fault(made: &istio::Fault) -> Fault {
+    let delay = made.delay.as_ref().map(|delay| {
+        let percent = delay.percentage.map_or(f64::from(delay.percent), |percentage| percentage.value);
+        (Chance::of(percent), delay.fixed_delay.0)
+    });
+    let abort = made.abort.as_ref().and_then(|abort| {
+        let kind = match abort.http_status {
+            Some(number) => Abort::Http(status(number)),
+            None => Abort::Grpc(grpc_code(&abort.grpc_status)?),
+        };
+        Some((Chance::of(abort.percentage.unwrap_or_default().value), kind))
+    });
+    Fault { delay: delay.filter(|(_, span)| *span > Duration::ZERO), abort }
+}
+
+fn status(number: u16) -> StatusCode {
+    StatusCode::from_u16(number).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}

@@ -1,0 +1,171 @@
+//! Whether a rule matches a call.
+
+use http::{HeaderMap, HeaderName};
+use regex::Regex;
+use weft_proto::service::Labels;
+
+/// A call as rules see it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asking<'a> {
+    pub(crate) method: &'a str,
+    /// In its normal form, without the query.
+    pub(crate) path: &'a str,
+    pub(crate) query: Option<&'a str>,
+    /// The Host as it was given, with a port where it has one.
+    pub(crate) authority: &'a str,
+    pub(crate) headers: &'a HeaderMap,
+    /// The service's port that is called.
+    pub(crate) port: u16,
+    /// The caller's namespace; none of a node.
+    pub(crate) namespace: Option<&'a str>,
+    /// The caller's labels.
+    pub(crate) labels: &'a Labels,
+}
+
+/// What must hold of a call, all of it.
+#[derive(Debug, Default)]
+pub(crate) struct Match {
+    pub(crate) path: Option<PathMatch>,
+    pub(crate) scheme: Option<Text>,
+    pub(crate) method: Option<Text>,
+    pub(crate) authority: Option<Text>,
+    pub(crate) headers: Vec<(HeaderName, Text)>,
+    pub(crate) without: Vec<(HeaderName, Text)>,
+    pub(crate) query: Vec<(Box<str>, Text)>,
+    pub(crate) port: Option<u16>,
+    pub(crate) namespace: Option<Box<str>>,
+    pub(crate) labels: Labels,
+}
+
+/// How a text is compared.
+#[derive(Debug)]
+pub(crate) enum Text {
+    /// It is there.
+    Present,
+    Exact(Box<str>),
+    Prefix(Box<str>),
+    /// Covers the whole.
+    Regex(Regex),
+    /// What cannot be compiled matches nothing.
+    Nothing,
+}
+
+/// How a path is compared.
+#[derive(Debug)]
+pub(crate) struct PathMatch {
+    pub(crate) text: Text,
+    /// Without regard to case; not for expressions.
+    pub(crate) ignores_case: bool,
+}
+
+impl Match {
+    /// Whether it matches.
+    pub(crate) fn fits(&self, asking: &Asking<'_>) -> bool {
+        let text = |text: &Option<Text>, value: &str| text.as_ref().is_none_or(|text| text.fits(value));
+        self.fits_caller(asking)
+            && self.path.as_ref().is_none_or(|path| path.fits(asking.path))
+            && text(&self.method, asking.method)
+            && text(&self.authority, asking.authority)
+            && text(&self.scheme, "http")
+            && self.headers.iter().all(|(name, text)| has(asking.headers, name, text))
+            && !self.without.iter().any(|(name, text)| has_or_lacks(asking.headers, name, text))
+            && self.query.iter().all(|(name, text)| asks(asking.query, name, text))
+    }
+
+    /// What does not depend on what is asked for.
+    pub(crate) fn fits_caller(&self, asking: &Asking<'_>) -> bool {
+        self.port.is_none_or(|port| port == asking.port)
+            && self.namespace.as_deref().is_none_or(|namespace| asking.namespace == Some(namespace))
+            && self.labels.iter().all(|(name, value)| asking.labels.get(name) == Some(value))
+    }
+
+    /// What of it does not hold, in the words of the document.
+    pub(crate) fn lacks(&self, asking: &Asking<'_>) -> Vec<String> {
+        let mut lacks = Vec::new();
+        let mut note = |holds: bool, what: String| {
+            if !holds {
+                lacks.push(what);
+            }
+        };
+        note(self.port.is_none_or(|port| port == asking.port), "port".into());
+        let namespace = self.namespace.as_deref();
+        note(namespace.is_none_or(|namespace| asking.namespace == Some(namespace)), "sourceNamespace".into());
+        let labels = self.labels.iter().all(|(name, value)| asking.labels.get(name) == Some(value));
+        note(labels, "sourceLabels".into());
+        note(self.path.as_ref().is_none_or(|path| path.fits(asking.path)), "uri".into());
+        let text = |text: &Option<Text>, value: &str| text.as_ref().is_none_or(|text| text.fits(value));
+        note(text(&self.method, asking.method), "method".into());
+        note(text(&self.authority, asking.authority), "authority".into());
+        note(text(&self.scheme, "http"), "scheme".into());
+        for (name, text) in &self.headers {
+            note(has(asking.headers, name, text), format!("headers.{name}"));
+        }
+        for (name, text) in &self.without {
+            note(!has_or_lacks(asking.headers, name, text), format!("withoutHeaders.{name}"));
+        }
+        for (name, text) in &self.query {
+            note(asks(asking.query, name, text), format!("queryParams.{name}"));
+        }
+        lacks
+    }
+
+    /// The prefix of a path that it asks for.
+    pub(crate) fn prefix(&self) -> Option<&str> {
+        match self.path.as_ref().map(|path| &path.text) {
+            Some(Text::Prefix(prefix)) => Some(prefix),
+            _ => None,
+        }
+    }
+}
+
+impl Text {
+    pub(crate) fn fits(&self, value: &str) -> bool {
+        match self {
+            Self::Present => true,
+            Self::Exact(text) => **text == *value,
+            Self::Prefix(text) => value.starts_with(&**text),
+            Self::Regex(regex) => regex.is_match(value),
+            Self::Nothing => false,
+        }
+    }
+}
+
+impl PathMatch {
+    fn fits(&self, path: &str) -> bool {
+        match &self.text {
+            Text::Exact(text) if self.ignores_case => text.eq_ignore_ascii_case(path),
+            Text::Prefix(text) if self.ignores_case => {
+                path.get(..text.len()).is_some_and(|start| start.eq_ignore_ascii_case(text))
+            }
+            text => text.fits(path),
+        }
+    }
+}
+
+/// Whether a field matches; several values count as one with commas between (RFC 9110, 5.3).
+fn has(headers: &HeaderMap, name: &HeaderName, text: &Text) -> bool {
+    let mut values = headers.get_all(name).iter();
+    let Some(first) = values.next() else { return false };
+    let Some(second) = values.next() else { return text.fits(&String::from_utf8_lossy(first.as_bytes())) };
+    let all = [first, second].into_iter().chain(values).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    text.fits(&all.collect::<Vec<_>>().join(","))
+}
+
+/// The same for what must not match: a field that is not there counts as an empty one, unless its presence is meant.
+fn has_or_lacks(headers: &HeaderMap, name: &HeaderName, text: &Text) -> bool {
+    match text {
+        Text::Present => headers.contains_key(name),
+        text if headers.contains_key(name) => has(headers, name, text),
+        text => text.fits(""),
+    }
+}
+
+/// Whether the first parameter of that name matches. Names and values compare as they are written, as in Envoy.
+fn asks(query: Option<&str>, name: &str, text: &Text) -> bool {
+    let mut pairs = query.unwrap_or_default().split('&');
+    let found = pairs.find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (key == name).then_some(value)
+    });
+    found.is_some_and(|value| text.fits(value))
+}

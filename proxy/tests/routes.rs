@@ -1,0 +1,221 @@
+//! Rules for calls, through both nodes and to applications: where a call goes, what it is by then, and what comes back.
+
+mod support {
+    pub(crate) mod mesh;
+}
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+use weft_proto::service::Protocol;
+use weft_proxy::plane::Transport;
+
+use support::mesh::{Mesh, Setup, TestInstance, localhost, soon};
+
+const HTTP: u16 = 8080;
+
+/// Two versions of `web` on the other node, each of which tells what it was asked.
+struct Stage {
+    mesh: Mesh,
+    setup: Setup,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Stage {
+    async fn over(transport: Transport) -> Self {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (v1, v2) = (application("v1", &asked).await, application("v2", &asked).await);
+        let setup = Setup::over(transport);
+        let mut mesh = Mesh::start(&setup, &[(HTTP, Protocol::Http, v1)]).await;
+        mesh.instances = vec![
+            TestInstance { name: "default", labels: &[("version", "v1")], node: "b", target: Some(v1) },
+            TestInstance { name: "v2", labels: &[("version", "v2")], node: "b", target: Some(v2) },
+        ];
+        mesh.enforce("", &setup);
+        Self { mesh, setup, asked }
+    }
+
+    /// Puts these rules in force, for subsets by version.
+    fn rules(&mut self, rules: &str) {
+        let document = format!("{SUBSETS}---\n{ROUTES}{}", rules.replace('\n', "\n  "));
+        self.mesh.enforce(&document, &self.setup);
+    }
+
+    async fn call(&self, path: &str, fields: &[(&str, &str)]) -> (StatusCode, HeaderMap, String) {
+        let address = self.mesh.ways_in[&HTTP];
+        soon("an answer", async {
+            let stream = TcpStream::connect(address).await.expect("connects");
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
+            tokio::spawn(connection);
+            let mut request = Request::get(path).header("host", "web.mesh");
+            for (name, value) in fields {
+                request = request.header(*name, *value);
+            }
+            let request = request.body(Full::<Bytes>::default()).expect("valid");
+            let response = sender.send_request(request).await.expect("an answer");
+            let (head, body) = response.into_parts();
+            let body = body.collect().await.expect("a body").to_bytes();
+            (head.status, head.headers, String::from_utf8_lossy(&body).into_owned())
+        })
+        .await
+    }
+}
+
+const SUBSETS: &str = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: web}
+spec:
+  host: web
+  subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]
+";
+const ROUTES: &str = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: web}
+spec:
+  hosts: [web]
+  http:
+  ";
+
+/// An application that tells its name, the target, the host and the fields that begin with `x-`.
+async fn application(name: &'static str, asked: &Arc<AtomicUsize>) -> SocketAddr {
+    let listener = TcpListener::bind(localhost(0)).await.expect("an address");
+    let (address, asked) = (listener.local_addr().expect("it has one"), asked.clone());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let asked = asked.clone();
+            let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                asked.fetch_add(1, Ordering::Relaxed);
+                let fields = request.headers().iter().filter(|(name, _)| name.as_str().starts_with("x-m"));
+                let fields: Vec<String> =
+                    fields.map(|(name, value)| format!("{name}={}", value.to_str().unwrap_or("?"))).collect();
+                let host = request.headers().get("host").and_then(|host| host.to_str().ok()).unwrap_or("none");
+                let told = format!("{name} {} {host} {}", request.uri(), fields.join(" "));
+                let slow = request.uri().path() == "/slow";
+                async move {
+                    if slow {
+                        std::future::pending::<()>().await;
+                    }
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(told))))
+                }
+            });
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn calls_go_by_weight_and_by_what_they_say() {
+    for transport in [Transport::Tcp, Transport::Quic] {
+        let mut stage = Stage::over(transport).await;
+        stage.rules(
+            "- match: [{headers: {end-user: {exact: jason}}}]
+  route: [{destination: {host: web, subset: v2}}]
+- route:
+  - {destination: {host: web, subset: v1}, weight: 3}
+  - {destination: {host: web, subset: v2}, weight: 1}
+",
+        );
+        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        for _ in 0..200 {
+            *seen.entry(stage.call("/", &[]).await.2[..2].to_owned()).or_default() += 1;
+        }
+        // 150 are expected, with a deviation of 6.
+        assert!((120..=180).contains(&seen["v1"]) && seen["v1"] + seen["v2"] == 200, "{seen:?}");
+        for _ in 0..20 {
+            assert!(stage.call("/", &[("end-user", "jason")]).await.2.starts_with("v2"));
+        }
+        // All that is moved is moved at once.
+        stage.rules("- route: [{destination: {host: web, subset: v2}}]\n");
+        for _ in 0..20 {
+            assert!(stage.call("/", &[]).await.2.starts_with("v2"));
+        }
+        let record = stage.mesh.a.record(|record| record.direction == "outbound").await;
+        assert_eq!(record.rule.as_deref(), Some("default/web[1]"));
+    }
+}
+
+#[tokio::test]
+async fn requests_and_answers_are_changed() {
+    let mut stage = Stage::over(Transport::Tcp).await;
+    stage.rules(
+        "- match: [{uri: {prefix: /old/}}]
+  rewrite: {uri: /new/, authority: web.example}
+  headers:
+    request: {set: {x-me: rule}, remove: [x-mine]}
+    response: {set: {x-answer: rule}, remove: [date]}
+  route:
+  - destination: {host: web, subset: v1}
+    headers: {request: {add: {x-me: share}}}
+- match: [{uri: {exact: /moved}}]
+  redirect: {uri: /there, redirectCode: 308}
+- directResponse: {status: 418, body: {string: no coffee}}
+",
+    );
+    let (status, headers, body) = stage.call("/old/a?b=c", &[("x-mine", "1")]).await;
+    assert_eq!((status.as_u16(), &*body), (200, "v1 /new/a?b=c web.example x-me=rule x-me=share"));
+    assert_eq!(headers.get("x-answer").expect("set"), "rule");
+    let (status, headers, _) = stage.call("/moved", &[]).await;
+    assert_eq!((status.as_u16(), &headers["location"]), (308, &HeaderValue::from_static("http://web.mesh/there")));
+    let asked = stage.asked.load(Ordering::Relaxed);
+    let (status, _, body) = stage.call("/else", &[]).await;
+    assert_eq!((status.as_u16(), &*body), (418, "no coffee"));
+    assert_eq!(stage.asked.load(Ordering::Relaxed), asked, "the application was not asked");
+}
+
+#[tokio::test]
+async fn faults_are_made_and_time_is_bounded() {
+    let mut stage = Stage::over(Transport::Tcp).await;
+    stage.rules(
+        "- match: [{uri: {exact: /abort}}]
+  fault: {abort: {percentage: {value: 100}, httpStatus: 500}}
+  route: [{destination: {host: web, subset: v1}}]
+- match: [{uri: {exact: /delay}}]
+  fault: {delay: {percentage: {value: 100}, fixedDelay: 700ms}}
+  timeout: 0.5s
+  route: [{destination: {host: web, subset: v1}}]
+- timeout: 0.3s
+  route: [{destination: {host: web, subset: v1}}]
+",
+    );
+    let (status, _, body) = stage.call("/abort", &[]).await;
+    assert_eq!((status.as_u16(), &*body, stage.asked.load(Ordering::Relaxed)), (500, "fault filter abort", 0));
+    let began = Instant::now();
+    let (status, ..) = stage.call("/delay", &[]).await;
+    // The delay is none of the callee's: it does not count against the bound.
+    assert_eq!(status.as_u16(), 200);
+    assert!(began.elapsed() >= Duration::from_millis(700));
+    assert_eq!(stage.call("/slow", &[]).await.0.as_u16(), 504);
+}
+
+#[tokio::test]
+async fn what_no_rule_matches_and_what_is_not_there_is_told() {
+    let mut stage = Stage::over(Transport::Tcp).await;
+    stage.rules(
+        "- match: [{uri: {exact: /a}}]
+  route: [{destination: {host: nobody}}]
+- match: [{uri: {exact: /b}}]
+  route: [{destination: {host: web, subset: v9}}]
+",
+    );
+    for (path, status, reason) in [("/a", 503, "no-backend"), ("/b", 503, "no-backend"), ("/c", 404, "no-route")] {
+        assert_eq!(stage.call(path, &[]).await.0.as_u16(), status, "{path}");
+        let record = stage.mesh.a.record(|record| record.path == path).await;
+        assert_eq!((record.code, record.reason), (status, reason));
+    }
+    assert_eq!(stage.asked.load(Ordering::Relaxed), 0);
+}

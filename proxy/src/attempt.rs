@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use http::uri::Authority;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::balance::{self, Chosen};
+use crate::call::Answerer;
 use crate::connect::instance::Reuse;
 use crate::core::Core;
 use crate::decide::Permit;
@@ -19,7 +20,7 @@ use crate::net::Net;
 use crate::reach::{self, StreamUpstream, Wanted};
 use crate::record::Open;
 use crate::reject::Reject;
-use crate::retry::{Failure, Tries};
+use crate::retry::{Again, Failure, Tries};
 
 /// What is tried.
 pub(crate) trait Attempt<N: Net> {
@@ -54,6 +55,11 @@ impl Route {
 
     pub(crate) fn ruled(&self) -> Option<&Ruled> {
         self.ruled.as_ref()
+    }
+
+    /// Whether its rule may ask for another try though the callee may have acted.
+    pub(crate) fn asks_more(&self) -> bool {
+        self.ruled.as_ref().and_then(|ruled| ruled.rule().retries.as_ref()).is_some_and(|policy| policy.on.is_any())
     }
 
     pub(crate) fn leg(&self) -> &Arc<Leg> {
@@ -95,16 +101,51 @@ impl<N: Net> Attempt<N> for Outgoing {
         tries: &Tries,
         open: &mut Open,
     ) -> Result<Answer, Failure> {
-        let reuse = if tries.fresh() { Reuse::Never } else { self.reuse() };
-        let wanted = Wanted { http2: self.http2, reuse, repeats: tries.may_repeat() };
-        let reached = reach::http(&core.dialer, leg, &chosen, wanted).await;
-        let upstream = reached.map_err(|error| blamed(Failure::of_link(error), &chosen, false))?;
-        if upstream.is_new() {
-            open.connected();
-        }
-        let answer = forward::http::send(&chosen, upstream, self, tries.may_repeat()).await;
-        answer.map_err(|failure| blamed(failure, &chosen, true))
+        let sent = send(core, leg, &chosen, tries, (self, open));
+        let sent = match tries.bound() {
+            None => sent.await,
+            Some(bound) => match Box::pin(timeout(bound, sent)).await {
+                Ok(sent) => sent,
+                Err(_) => Err(Failure::never(Reject::Timeout)),
+            },
+        };
+        let failure = match sent {
+            Ok(answer) => {
+                let status = answer.response.status();
+                let wanted = match answer.by {
+                    Answerer::Application => answer.tunnel.is_none() && tries.wants(status, answer.response.headers()),
+                    Answerer::Node => answer.broke && tries.wants_after_reset(),
+                };
+                if !(wanted && self.recover()) {
+                    return Ok(answer);
+                }
+                Failure { reject: Reject::Broken(format!("it answered {status}")), again: Again::Told }
+            }
+            Err(failure) => tries.judge(failure),
+        };
+        Err(match failure.again {
+            Again::Told if !self.recover() => Failure::never(failure.reject),
+            _ => failure,
+        })
     }
+}
+
+async fn send<N: Net>(
+    core: &Core<N>,
+    leg: &Leg,
+    chosen: &Chosen,
+    tries: &Tries,
+    (outgoing, open): (&mut Outgoing, &mut Open),
+) -> Result<Answer, Failure> {
+    let reuse = if tries.fresh() { Reuse::Never } else { outgoing.reuse() };
+    let wanted = Wanted { http2: outgoing.http2, reuse, repeats: tries.may_repeat() };
+    let reached = reach::http(&core.dialer, leg, chosen, wanted).await;
+    let upstream = reached.map_err(|error| blamed(Failure::of_link(error), chosen, false))?;
+    if upstream.is_new() {
+        open.connected();
+    }
+    let answer = forward::http::send(chosen, upstream, outgoing, tries.may_repeat()).await;
+    answer.map_err(|failure| blamed(failure, chosen, true))
 }
 
 /// An opaque stream: its other end.

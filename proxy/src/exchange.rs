@@ -188,8 +188,11 @@ fn permit<N: Net>(
     let expects = received.expects && !body.is_end_stream();
     let mut upload = Upload::new(body, hold, repeats);
     let gate = expects.then(|| upload.wait());
+    let asks_more = matches!(&next, Next::Send(route) if route.asks_more());
+    let spare = (asks_more && repeats).then(|| upload.spare());
     let informed = Informed::new(hold, received.head.version, gate);
-    let outgoing = Outgoing::new(received, upload, informed);
+    let mut outgoing = Outgoing::new(received, upload, informed);
+    outgoing.spare = spare;
     Ok(Permitted { next, outgoing, delay, limit })
 }
 
@@ -304,7 +307,7 @@ fn grpc_timeout(text: &[u8]) -> Option<Duration> {
 impl Done {
     fn outcome(self, mut open: Open, hold: &Arc<Hold>, version: Version) -> Outcome {
         let wanted = self.outgoing.informed.wants();
-        let Answer { mut response, tunnel, by } = self.answer;
+        let Answer { mut response, tunnel, by, .. } = self.answer;
         *response.version_mut() = version;
         if let (Some(taken), Some(upgrade)) = (tunnel, &self.outgoing.upgrade) {
             if version < Version::HTTP_2 {

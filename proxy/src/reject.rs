@@ -120,7 +120,7 @@ impl Reject {
             Self::NoBackend => "no-backend",
             Self::NoInstance => NO_INSTANCE,
             Self::Unreachable(_) => UNREACHABLE,
-            Self::Broken(_) => "broken",
+            Self::Broken(_) => BROKEN,
             Self::Timeout => "timeout",
             Self::Gone => "caller-gone",
             Self::NotUpgraded => "not-upgraded",
@@ -199,6 +199,12 @@ pub(crate) fn untouched(reason: &HeaderValue) -> bool {
     [NO_INSTANCE, UNREACHABLE].iter().any(|name| reason == name)
 }
 
+/// Whether another node's own answer says that its application broke off.
+pub(crate) fn broken(reason: &HeaderValue) -> bool {
+    reason == BROKEN
+}
+
+const BROKEN: &str = "broken";
 const NO_INSTANCE: &str = "no-instance";
 const UNREACHABLE: &str = "unreachable";
 /// Never sent; what records and metrics show of a caller that went away.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::{HeaderMap, StatusCode};
 use tokio::time::sleep;
 use weft_proto::planted::{Bug, planted};
 
@@ -11,6 +12,7 @@ use crate::connect::link::LinkError;
 use crate::decide::route::Ruled;
 use crate::lane::{Budget, Leg};
 use crate::reject::Reject;
+use crate::table::routes::RetryPolicy;
 use crate::task::Random;
 
 /// Why a try failed, and whether another one is safe.
@@ -32,6 +34,8 @@ pub(crate) enum Again {
     Lost,
     /// The endpoint refused without having acted: after a while.
     Later,
+    /// The callee has answered, or may be about to, and the rule asks for another try all the same: after a while.
+    Told,
     /// A pooled connection turned out to be closed: at once, at the same place, on a fresh one.
     Fresh,
 }
@@ -40,6 +44,7 @@ pub(crate) enum Again {
 #[derive(Debug)]
 pub(crate) struct Tries {
     budget: Budget,
+    policy: Option<RetryPolicy>,
     tried: [usize; TRIES_MAX],
     count: usize,
     left: u8,
@@ -87,22 +92,49 @@ impl Tries {
     /// No try yet. What comes from another node is not repeated here: its node does that.
     pub(crate) fn new(leg: &Leg, ruled: Option<&Ruled>) -> Self {
         let left = Self::allowed(leg, ruled);
-        Self { budget: leg.lane.begin(), tried: [usize::MAX; TRIES_MAX], count: 0, left, fresh: false }
+        let policy = ruled.and_then(|ruled| ruled.rule().retries.clone()).filter(|_| left > 0);
+        Self { budget: leg.lane.begin(), policy, tried: [usize::MAX; TRIES_MAX], count: 0, left, fresh: false }
     }
 
     /// How many tries may follow the first one.
     pub(crate) fn allowed(leg: &Leg, ruled: Option<&Ruled>) -> u8 {
         match leg.relation.end {
             End::Caller => {
-                ruled.and_then(|ruled| ruled.rule().retries).unwrap_or(leg.relation.service.settings.retries)
+                let ruled = ruled.and_then(|ruled| ruled.rule().retries.as_ref());
+                ruled.map_or(leg.relation.service.settings.retries, |policy| policy.attempts)
             }
             End::Callee => 0,
         }
     }
 
-    /// Whether the endpoint had a try.
+    /// Whether the endpoint had a try, and others go before it.
     pub(crate) fn tried(&self, endpoint: usize) -> bool {
-        self.tried.contains(&endpoint)
+        self.tried.contains(&endpoint) && !self.policy.as_ref().is_some_and(|policy| policy.previous)
+    }
+
+    /// Bound on one try.
+    pub(crate) fn bound(&self) -> Option<Duration> {
+        self.policy.as_ref().and_then(|policy| policy.per_try)
+    }
+
+    /// Whether a rule asks for another try after an answer, and there may be one.
+    pub(crate) fn wants(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        let wants = |policy: &RetryPolicy| policy.on.wants(status, headers);
+        self.left > 0 && self.policy.as_ref().is_some_and(wants) && self.budget.allows()
+    }
+
+    /// The same after a try that broke off, or took too long.
+    pub(crate) fn wants_after_reset(&self) -> bool {
+        self.left > 0 && self.policy.as_ref().is_some_and(|policy| policy.on.reset) && self.budget.allows()
+    }
+
+    /// What a failure is where a rule asks for more tries.
+    pub(crate) fn judge(&self, failure: Failure) -> Failure {
+        let broke = matches!(failure.reject, Reject::Broken(_) | Reject::Timeout);
+        match failure.again {
+            Again::Never if broke && self.wants_after_reset() => Failure { again: Again::Told, ..failure },
+            _ => failure,
+        }
     }
 
     /// Whether the next try must not take a pooled connection.
@@ -134,7 +166,7 @@ impl Tries {
             }
             Again::Lost => Duration::ZERO,
             Again::Elsewhere if self.count == 0 => Duration::ZERO,
-            Again::Elsewhere | Again::Later => self.backoff(random),
+            Again::Elsewhere | Again::Later | Again::Told => self.backoff(random),
         };
         if self.left == 0 || !(failure.again == Again::Lost || self.budget.allows()) {
             return Err(failure.reject);
@@ -148,9 +180,10 @@ impl Tries {
         Ok(())
     }
 
-    /// Doubles from 25 ms to 250 ms; somewhere in its upper half.
+    /// Doubles from 25 ms, or what the rule says, to ten times that; somewhere in its upper half.
     fn backoff(&self, random: &Random) -> Duration {
-        let doubled = BACKOFF_MIN.saturating_mul(1 << self.count.min(8)).min(BACKOFF_MAX);
+        let least = self.policy.as_ref().and_then(|policy| policy.backoff).unwrap_or(BACKOFF_MIN);
+        let doubled = least.saturating_mul(1 << self.count.min(8)).min(least.saturating_mul(BACKOFF_GROWTH));
         let half = doubled / 2;
         let spread = usize::try_from(half.as_micros()).unwrap_or(usize::MAX).max(1);
         half + Duration::from_micros(random.below(spread) as u64)
@@ -160,4 +193,4 @@ impl Tries {
 /// Endpoints that are remembered as tried.
 const TRIES_MAX: usize = 4;
 const BACKOFF_MIN: Duration = Duration::from_millis(25);
-const BACKOFF_MAX: Duration = Duration::from_millis(250);
+const BACKOFF_GROWTH: u32 = 10;

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use parking_lot::Mutex;
 
 use crate::body::{Body, BodyError};
 use crate::hold::Hold;
@@ -28,6 +29,17 @@ pub(crate) struct Upload {
     replay: bool,
     /// Whether something that was given out is no longer there.
     lost: bool,
+    /// What is kept beside it, for a try after one that has taken the body away.
+    spare: Option<Arc<Mutex<Spare>>>,
+}
+
+/// What was given out of a body.
+#[derive(Debug, Default)]
+pub(crate) struct Spare {
+    bytes: Vec<Bytes>,
+    length: usize,
+    /// Whether that is all of it.
+    whole: bool,
 }
 
 impl Upload {
@@ -35,6 +47,23 @@ impl Upload {
     pub(crate) fn new(body: Body, hold: &Arc<Hold>, replay: bool) -> Self {
         let hold = (!body.is_end_stream()).then(|| hold.clone());
         Self { body, hold, replay, ..Self::default() }
+    }
+
+    /// Keeps what it gives out beside it too: a try may take it away and another one follow all the same.
+    pub(crate) fn spare(&mut self) -> Arc<Mutex<Spare>> {
+        let spare = Spare { whole: self.body.is_end_stream(), ..Spare::default() };
+        self.spare.insert(Arc::new(Mutex::new(spare))).clone()
+    }
+
+    /// Makes it from what was kept, if that is all of it.
+    pub(crate) fn of(spare: &Arc<Mutex<Spare>>) -> Option<Self> {
+        let kept = spare.lock();
+        kept.whole.then(|| Self { kept: kept.bytes.clone(), kept_length: kept.length, replay: true, ..Self::default() })
+    }
+
+    /// Whether a try has taken it away.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.hold.is_none() && self.kept.is_empty() && self.body.is_end_stream()
     }
 
     /// Waits until it is wanted.
@@ -61,11 +90,28 @@ impl Upload {
             hold.request_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
         }
         self.kept_length += data.len();
+        if let Some(spare) = &self.spare {
+            spare.lock().keep(data, self.body.is_end_stream());
+        }
         if !self.replay || self.kept_length > REPLAY_MAX {
             return self.forget();
         }
         self.kept.push(data.clone());
         self.given = self.kept.len();
+    }
+}
+
+impl Spare {
+    fn keep(&mut self, data: &Bytes, end: bool) {
+        self.length += data.len();
+        if self.length > REPLAY_MAX {
+            self.bytes = Vec::new();
+            return;
+        }
+        if !data.is_empty() {
+            self.bytes.push(data.clone());
+        }
+        self.whole = end;
     }
 }
 
@@ -90,7 +136,10 @@ impl HttpBody for Upload {
             Some(Ok(frame)) => match frame.data_ref() {
                 Some(data) => this.keep(data),
                 // Trailers are not kept.
-                None => this.forget(),
+                None => {
+                    this.forget();
+                    this.spare = None;
+                }
             },
             Some(Err(error)) => {
                 this.lost = true;
@@ -98,7 +147,11 @@ impl HttpBody for Upload {
                     hold.request_broke(error.reject());
                 }
             }
-            None => {}
+            None => {
+                if let Some(spare) = &this.spare {
+                    spare.lock().keep(&Bytes::new(), true);
+                }
+            }
         }
         Poll::Ready(frame)
     }

@@ -5,7 +5,6 @@ mod support {
 }
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -53,17 +52,26 @@ impl Stage {
     }
 
     async fn call(&self, path: &str, fields: &[(&str, &str)]) -> (StatusCode, HeaderMap, String) {
+        self.send(Request::get(path), fields, "").await
+    }
+
+    async fn send(
+        &self,
+        mut request: http::request::Builder,
+        fields: &[(&str, &str)],
+        body: &'static str,
+    ) -> (StatusCode, HeaderMap, String) {
         let address = self.mesh.ways_in[&HTTP];
         soon("an answer", async {
             let stream = TcpStream::connect(address).await.expect("connects");
             let (mut sender, connection) =
                 hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
             tokio::spawn(connection);
-            let mut request = Request::get(path).header("host", "web.mesh");
+            request = request.header("host", "web.mesh");
             for (name, value) in fields {
                 request = request.header(*name, *value);
             }
-            let request = request.body(Full::<Bytes>::default()).expect("valid");
+            let request = request.body(Full::new(Bytes::from_static(body.as_bytes()))).expect("valid");
             let response = sender.send_request(request).await.expect("an answer");
             let (head, body) = response.into_parts();
             let body = body.collect().await.expect("a body").to_bytes();
@@ -90,7 +98,8 @@ spec:
   http:
   ";
 
-/// An application that tells its name, the target, the host and the fields that begin with `x-`.
+/// An application that tells its name, the target, the host, the fields that begin with `x-m` and the body. It never
+/// answers `/slow`; of `/flaky` it answers the first two that both are asked with 503, and of `/cut` it breaks them off.
 async fn application(name: &'static str, asked: &Arc<AtomicUsize>) -> SocketAddr {
     let listener = TcpListener::bind(localhost(0)).await.expect("an address");
     let (address, asked) = (listener.local_addr().expect("it has one"), asked.clone());
@@ -98,24 +107,34 @@ async fn application(name: &'static str, asked: &Arc<AtomicUsize>) -> SocketAddr
         while let Ok((stream, _)) = listener.accept().await {
             let asked = asked.clone();
             let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-                asked.fetch_add(1, Ordering::Relaxed);
-                let fields = request.headers().iter().filter(|(name, _)| name.as_str().starts_with("x-m"));
-                let fields: Vec<String> =
-                    fields.map(|(name, value)| format!("{name}={}", value.to_str().unwrap_or("?"))).collect();
-                let host = request.headers().get("host").and_then(|host| host.to_str().ok()).unwrap_or("none");
-                let told = format!("{name} {} {host} {}", request.uri(), fields.join(" "));
-                let slow = request.uri().path() == "/slow";
-                async move {
-                    if slow {
-                        std::future::pending::<()>().await;
-                    }
-                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(told))))
-                }
+                let count = asked.fetch_add(1, Ordering::Relaxed);
+                answer(name, count, request)
             });
             tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
         }
     });
     address
+}
+
+async fn answer(
+    name: &'static str,
+    count: usize,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, std::io::Error> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.expect("a body").to_bytes();
+    let mut status = StatusCode::OK;
+    match head.uri.path() {
+        "/slow" => std::future::pending::<()>().await,
+        "/flaky" if count < 2 => status = StatusCode::SERVICE_UNAVAILABLE,
+        "/cut" if count < 2 => return Err(std::io::ErrorKind::ConnectionReset.into()),
+        _ => {}
+    }
+    let fields = head.headers.iter().filter(|(name, _)| name.as_str().starts_with("x-m"));
+    let fields: Vec<String> = fields.map(|(name, value)| format!("{name}={}", value.to_str().unwrap_or("?"))).collect();
+    let host = head.headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or("none");
+    let told = format!("{name} {} {host} {}{}", head.uri, fields.join(" "), String::from_utf8_lossy(&body));
+    Ok(Response::builder().status(status).body(Full::new(Bytes::from(told))).expect("valid"))
 }
 
 #[tokio::test]
@@ -218,4 +237,43 @@ async fn what_no_rule_matches_and_what_is_not_there_is_told() {
         assert_eq!((record.code, record.reason), (status, reason));
     }
     assert_eq!(stage.asked.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn tries_are_repeated_as_the_rule_says() {
+    for transport in [Transport::Tcp, Transport::Quic] {
+        // A rule that does not ask for it leaves the answer as it is.
+        let mut stage = Stage::over(transport).await;
+        stage.rules("- retries: {attempts: 3}\n  route: [{destination: {host: web}}]\n");
+        assert_eq!(stage.call("/flaky", &[]).await.0.as_u16(), 503);
+        assert_eq!(stage.asked.load(Ordering::Relaxed), 1);
+        for (on, path, attempts, status) in [
+            ("5xx", "/flaky", 3, 200),
+            ("gateway-error", "/flaky", 2, 200),
+            ("503", "/flaky", 1, 503),
+            ("500", "/flaky", 3, 503),
+            ("reset", "/cut", 3, 200),
+            ("503", "/cut", 3, 502),
+        ] {
+            stage.asked.store(0, Ordering::Relaxed);
+            stage.rules(&format!(
+                "- retries: {{attempts: {attempts}, retryOn: \"{on}\", backoff: 1ms}}\n  route: [{{destination: {{host: web}}}}]\n"
+            ));
+            let (found, _, body) = stage.send(Request::post(path), &[], "a body").await;
+            assert_eq!(found.as_u16(), status, "{on} {path}");
+            assert!(status != 200 || body.ends_with("a body"), "{on} {path}: {body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_try_has_a_bound_of_its_own() {
+    let mut stage = Stage::over(Transport::Tcp).await;
+    stage.rules(
+        "- retries: {attempts: 2, retryOn: 5xx, perTryTimeout: 100ms, backoff: 1ms}
+  route: [{destination: {host: web}}]
+",
+    );
+    assert_eq!(stage.call("/slow", &[]).await.0.as_u16(), 504);
+    assert_eq!(stage.asked.load(Ordering::Relaxed), 3);
 }

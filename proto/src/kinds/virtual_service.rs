@@ -229,7 +229,40 @@ pub struct RegexRewrite {
 pub struct Retries {
     /// Tries after the first one. 0: none.
     pub attempts: u8,
+    /// Bound on one try. Unset: that on the whole call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_try_timeout: Option<GoDuration>,
+    /// What a try is repeated after, with commas between: see [`RETRY_CONDITIONS`]; numbers are statuses of answers. Empty:
+    /// `connect-failure,refused-stream,unavailable,cancelled`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub retry_on: String,
+    /// Whether an instance that has failed is tried again only where there is no other. Unset: true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_ignore_previous_hosts: Option<bool>,
+    /// What the first pause is taken from. Unset: 25ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<GoDuration>,
 }
+
+/// What a try may be repeated after, besides numbers.
+pub const RETRY_CONDITIONS: [&str; 16] = [
+    "5xx",
+    "gateway-error",
+    "reset",
+    "reset-before-request",
+    "connect-failure",
+    "retriable-4xx",
+    "refused-stream",
+    "retriable-status-codes",
+    "retriable-headers",
+    "envoy-ratelimited",
+    "http3-post-connect-failure",
+    "cancelled",
+    "deadline-exceeded",
+    "internal",
+    "resource-exhausted",
+    "unavailable",
+];
 
 /// Delays and failures that are made, drawn apart from each other; the delay comes first.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

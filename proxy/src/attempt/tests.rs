@@ -20,7 +20,6 @@ use crate::decide::{Decision, Question, decide};
 use crate::golden::{self, Line, Told};
 use crate::lane::Lanes;
 use crate::record::Recorder;
-use crate::retry::Again;
 use crate::table::Table;
 use crate::table::description::{Description, EndpointDescription, ServiceDescription};
 

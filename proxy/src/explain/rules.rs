@@ -134,7 +134,7 @@ fn treatment(routes: &Routes, rule: &Rule) -> Vec<String> {
         }
     }
     lines.extend(rule.timeout.map(|timeout| format!("at most {timeout:?}")));
-    lines.extend(rule.retries.map(|retries| format!("at most {retries} retries")));
+    lines.extend(rule.retries.as_ref().map(|retries| format!("at most {} retries", retries.attempts)));
     lines
 }
 

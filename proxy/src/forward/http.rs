@@ -11,7 +11,7 @@ use crate::balance::Chosen;
 use crate::call::Answerer;
 use crate::decide::relation::Relation;
 use crate::reach::Upstream;
-use crate::reject::REASON_HEADER;
+use crate::reject::{REASON_HEADER, broken};
 use crate::retry::Failure;
 use crate::{headers, upgrade};
 
@@ -34,8 +34,9 @@ pub(crate) async fn send(
             })
             .await?;
             multiplexed::refusal(&answer)?;
-            if answer.response.headers().contains_key(REASON_HEADER) {
+            if let Some(reason) = answer.response.headers().get(REASON_HEADER) {
                 answer.by = Answerer::Node;
+                answer.broke = broken(reason);
             }
             clean(&mut answer.response);
             Ok(answer)
@@ -46,7 +47,7 @@ pub(crate) async fn send(
             Ok(answer)
         }
         Upstream::Instance(lease) => {
-            let mut answer = http1::send(lease, outgoing, |parts| introduce(parts, relation)).await?;
+            let mut answer = http1::send(lease, outgoing, keep, |parts| introduce(parts, relation)).await?;
             clean(&mut answer.response);
             Ok(answer)
         }

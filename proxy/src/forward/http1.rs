@@ -21,6 +21,7 @@ use crate::upload::Upload;
 pub(crate) async fn send(
     mut lease: Lease,
     outgoing: &mut Outgoing,
+    keep: bool,
     finish: impl FnOnce(&mut Parts),
 ) -> Result<Answer, Failure> {
     if !outgoing.upload.rewind() {
@@ -28,7 +29,7 @@ pub(crate) async fn send(
     }
     let stale = lease.idle().is_some_and(|idle| idle >= RACE);
     let repeatable = stale && outgoing.upload.is_end_stream();
-    let mut parts = outgoing.head(repeatable);
+    let mut parts = outgoing.head(repeatable || keep);
     let repeatable = repeatable && parts.method.is_idempotent();
     finish(&mut parts);
     parts.version = Version::HTTP_11;

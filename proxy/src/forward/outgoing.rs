@@ -6,6 +6,7 @@ use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Response, Uri};
 use http_body::Body as HttpBody;
+use parking_lot::Mutex;
 
 use super::answer::AnswerBody;
 use super::bytes::End as Far;
@@ -15,7 +16,7 @@ use crate::host::Host;
 use crate::inform::Informed;
 use crate::request::Received;
 use crate::upgrade::Upgrade;
-use crate::upload::Upload;
+use crate::upload::{Spare, Upload};
 
 /// A request on its way. Its head has no `Host`, nothing of the hop it came over, and only a path as its URI.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(crate) struct Outgoing {
     head: Option<Parts>,
     pub(crate) host: Arc<Host>,
     pub(crate) upload: Upload,
+    /// What is kept of its body where a rule may ask for another try after an answer.
+    pub(crate) spare: Option<Arc<Mutex<Spare>>>,
     pub(crate) informed: Informed,
     /// Whether an instance whose port does not say is spoken to in HTTP/2.
     pub(crate) http2: bool,
@@ -40,16 +43,18 @@ pub(crate) struct Answer {
     pub(crate) tunnel: Option<Taken>,
     /// Whose it is.
     pub(crate) by: Answerer,
+    /// Whether it is the callee's node's, which says that the application broke off.
+    pub(crate) broke: bool,
 }
 
 impl Answer {
     pub(crate) fn new(response: Response<AnswerBody>, tunnel: Option<Taken>) -> Self {
-        Self { response, tunnel, by: Answerer::Application }
+        Self { response, tunnel, by: Answerer::Application, broke: false }
     }
 
     /// One that this node made itself.
     pub(crate) fn made(response: Response<AnswerBody>) -> Self {
-        Self { response, tunnel: None, by: Answerer::Node }
+        Self { response, tunnel: None, by: Answerer::Node, broke: false }
     }
 }
 
@@ -66,7 +71,7 @@ impl Outgoing {
     pub(crate) fn new(received: Received, upload: Upload, informed: Informed) -> Self {
         let Received { head, host, http2, upgrade, .. } = received;
         let idempotent = head.method.is_idempotent() && upgrade.is_none();
-        Self { head: Some(head), host, upload, informed, http2, idempotent, upgrade }
+        Self { head: Some(head), host, upload, spare: None, informed, http2, idempotent, upgrade }
     }
 
     /// Which connections that were used before it may be sent on.
@@ -78,6 +83,16 @@ impl Outgoing {
     pub(crate) fn head(&mut self, keep: bool) -> Parts {
         let head = if keep { self.head.clone() } else { self.head.take() };
         head.expect("a try that takes the head for good is the last one")
+    }
+
+    /// Makes it whole again after a try that may have taken its body; false if that is not possible.
+    pub(crate) fn recover(&mut self) -> bool {
+        if !self.upload.is_gone() {
+            return true;
+        }
+        let Some(upload) = self.spare.as_ref().and_then(Upload::of) else { return false };
+        self.upload = upload;
+        self.head.is_some()
     }
 
     /// Gives the head back after a try that did not use it.

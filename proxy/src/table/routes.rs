@@ -3,6 +3,7 @@
 mod changes;
 mod istio;
 mod matching;
+mod retries;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +20,7 @@ use weft_proto::service::{Labels, ServiceName};
 
 pub(crate) use changes::{Changes, Rewrite};
 pub(crate) use matching::{Asking, Match};
+pub(crate) use retries::{RetryOn, RetryPolicy};
 
 /// A document about calls, as it was applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,8 +69,8 @@ pub(crate) struct Rule {
     pub(crate) rewrite: Option<Rewrite>,
     /// Bound on the whole call; none: what the service's settings say.
     pub(crate) timeout: Option<Duration>,
-    /// Tries after the first one; none: what the service's settings say.
-    pub(crate) retries: Option<u8>,
+    /// When a try is repeated; none: what the service's settings say.
+    pub(crate) retries: Option<RetryPolicy>,
     pub(crate) fault: Option<Fault>,
 }
 

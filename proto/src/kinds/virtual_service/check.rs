@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Abort, Fault, HeaderOperations, Headers, HttpMatch, HttpRoute, Redirect, Rewrite, VirtualService};
+use super::{
+    Abort, Fault, HeaderOperations, Headers, HttpMatch, HttpRoute, RETRY_CONDITIONS, Redirect, Retries, Rewrite,
+    VirtualService,
+};
 use crate::kinds::Faults;
 use crate::kinds::istio::{StringMatch, anywhere, check_export, grpc_code, is_field_name, is_host, service_of};
 use crate::service::DEFAULT_NAMESPACE;
@@ -84,6 +87,9 @@ fn http(rule: &HttpRoute, path: &str, faults: &mut Faults) {
     authorities(rule, path, faults);
     if let Some(timeout) = rule.timeout {
         timeout.check(&format!("{path}.timeout"), true, faults);
+    }
+    if let Some(again) = &rule.retries {
+        retries(again, &format!("{path}.retries"), faults);
     }
     if let Some(made) = &rule.fault {
         fault(made, &format!("{path}.fault"), faults);
@@ -200,6 +206,25 @@ fn rewrite(to: &Rewrite, path: &str, faults: &mut Faults) {
         }
         if let Err(why) = anywhere(&regex.r#match) {
             faults.push((format!("{path}.uriRegexRewrite.match"), why));
+        }
+    }
+}
+
+fn retries(again: &Retries, path: &str, faults: &mut Faults) {
+    let Retries { attempts, per_try_timeout, retry_on, backoff, .. } = again;
+    for (name, given) in [("perTryTimeout", per_try_timeout.is_some()), ("retryOn", !retry_on.is_empty())] {
+        if *attempts == 0 && given {
+            faults.push((format!("{path}.{name}"), "attempts is 0".into()));
+        }
+    }
+    for (name, span) in [("perTryTimeout", per_try_timeout), ("backoff", backoff)] {
+        span.iter().for_each(|span| span.check(&format!("{path}.{name}"), false, faults));
+    }
+    for word in retry_on.split(',').filter(|_| !retry_on.is_empty()) {
+        let number = word.parse::<u16>().is_ok_and(|number| (100..600).contains(&number));
+        if !number && !RETRY_CONDITIONS.contains(&word) {
+            let text = format!("{word:?} is none of {} or a status", RETRY_CONDITIONS.join(", "));
+            faults.push((format!("{path}.retryOn"), text));
         }
     }
 }

@@ -227,7 +227,8 @@ impl Script {
             }
         }
         told += &ruled.rule().timeout.map(|timeout| format!(", within {timeout:?}")).unwrap_or_default();
-        told += &ruled.rule().retries.map(|retries| format!(", {retries} retries")).unwrap_or_default();
+        let retries = ruled.rule().retries.as_ref();
+        told += &retries.map(|retries| format!(", {} retries", retries.attempts)).unwrap_or_default();
         format!("{told} by {rule}")
     }
 }

@@ -11,8 +11,8 @@ use weft_proto::kinds::virtual_service as istio;
 use super::changes::PathRewrite;
 use super::matching::{PathMatch, Text};
 use super::{
-    Abort, Action, BackendRef, Backends, Chance, Changes, Fault, Match, Redirect, Rewrite, RouteDocument, Routes, Rule,
-    Share, Shares, Sides,
+    Abort, Action, BackendRef, Backends, Chance, Changes, Fault, Match, Redirect, RetryOn, RetryPolicy, Rewrite,
+    RouteDocument, Routes, Rule, Share, Shares, Sides,
 };
 
 pub(super) fn compile(document: &Arc<RouteDocument>) -> Routes {
@@ -32,7 +32,7 @@ fn rule(document: &RouteDocument, (at, rule): (usize, &istio::HttpRoute), name: 
         changes: sides(rule.headers.as_ref()),
         rewrite: rule.rewrite.as_ref().map(rewrite),
         timeout: rule.timeout.map(|timeout| timeout.0),
-        retries: rule.retries.as_ref().map(|retries| retries.attempts),
+        retries: rule.retries.as_ref().map(retries),
         fault: rule.fault.as_ref().map(fault),
     }
 }
@@ -147,6 +147,16 @@ fn changes(operations: &istio::HeaderOperations) -> Changes {
         set: fields(&operations.set),
         add: fields(&operations.add),
         host: host.map(|(_, value)| value.as_str().into()),
+    }
+}
+
+fn retries(again: &istio::Retries) -> RetryPolicy {
+    RetryPolicy {
+        attempts: again.attempts,
+        per_try: again.per_try_timeout.map(|span| span.0),
+        on: RetryOn::read(&again.retry_on),
+        previous: again.retry_ignore_previous_hosts == Some(false),
+        backoff: again.backoff.map(|span| span.0),
     }
 }
 

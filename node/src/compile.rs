@@ -295,6 +295,7 @@ fn describe_service(
         ports,
         settings,
         routes: calls.map(|calls| calls.routes.clone()).unwrap_or_default(),
+        gateway_routes: calls.map(|calls| calls.gateway_routes.clone()).unwrap_or_default(),
         subsets: calls.map(|calls| calls.subsets.clone()).unwrap_or_default(),
         endpoints: Vec::new(),
     }

@@ -3,6 +3,7 @@
 
 pub mod authorization_policy;
 pub mod destination_rule;
+pub mod http_route;
 pub mod istio;
 pub mod service;
 pub mod virtual_service;
@@ -13,6 +14,7 @@ use serde_json::Value;
 use crate::resource::{KindName, Resource};
 use authorization_policy::AuthorizationPolicy;
 use destination_rule::DestinationRule;
+use http_route::HttpRoute;
 use service::ServiceSettings;
 use virtual_service::VirtualService;
 
@@ -118,7 +120,8 @@ fn hints<T: Spec>(spec: &str) -> Vec<String> {
     serde_json::from_str::<T>(spec).map(|spec| spec.hints()).unwrap_or_default()
 }
 
-static ALL: [Kind; 4] = [AuthorizationPolicy::KIND, DestinationRule::KIND, ServiceSettings::KIND, VirtualService::KIND];
+static ALL: [Kind; 5] =
+    [AuthorizationPolicy::KIND, DestinationRule::KIND, HttpRoute::KIND, ServiceSettings::KIND, VirtualService::KIND];
 
 /// What a build knows of kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,7 +172,7 @@ mod tests {
             assert_eq!(Kinds::ALL.named(text).expect(text).name, "AuthorizationPolicy");
         }
         let error = Kinds::ALL.named("gizmo").expect_err("unknown");
-        assert!(error.contains("AuthorizationPolicy, DestinationRule, Service"), "{error}");
+        assert!(error.contains("AuthorizationPolicy, DestinationRule, HTTPRoute, Service"), "{error}");
         assert!(Kinds::lacking(&["AuthorizationPolicy"]).named("ap").is_err());
     }
 

@@ -48,7 +48,7 @@ pub(crate) fn leg<N: Net>(connection: &Connection<N>, host: Option<&Arc<Host>>) 
 
 /// The way of an exchange whose rule leads elsewhere than to what is asked for.
 pub(crate) fn backend<N: Net>(connection: &Connection<N>, leg: &Leg, ruled: &Ruled) -> Result<Arc<Leg>, Reject> {
-    let (place, to) = ruled.to().ok_or(Reject::NoBackend)?;
+    let (place, to) = ruled.to().ok_or_else(|| ruled.missing())?;
     let find = || {
         let table = connection.core.shared.table.load();
         let Backend { service, port, subset } = route::backend(&table, &leg.relation, to)?;
@@ -62,8 +62,8 @@ pub(crate) fn backend<N: Net>(connection: &Connection<N>, leg: &Leg, ruled: &Rul
         };
         Some(connection.core.leg(&table, parties, &service, port))
     };
-    let way = leg.ways.get(place).ok_or(Reject::NoBackend)?;
-    let found = way.get_or_init(find).clone().ok_or(Reject::NoBackend)?;
+    let way = leg.ways.get(place).ok_or_else(|| ruled.missing())?;
+    let found = way.get_or_init(find).clone().ok_or_else(|| ruled.missing())?;
     certified(connection, found)
 }
 

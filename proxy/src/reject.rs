@@ -59,8 +59,8 @@ pub(crate) enum Reject {
     NoCertificate(String),
     /// No rule of the service's routes matches.
     NoRoute,
-    /// The rule leads to a service, port or subset that is not there.
-    NoBackend,
+    /// The rule leads to a service, port or subset that is not there, which is answered so.
+    NoBackend(StatusCode),
     /// No healthy instance.
     NoInstance,
     /// No instance could be reached.
@@ -93,9 +93,8 @@ impl Reject {
                 StatusCode::BAD_GATEWAY
             }
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::NoCertificate(_) | Self::NoBackend | Self::NoInstance | Self::Unreachable(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoBackend(status) => *status,
+            Self::NoCertificate(_) | Self::NoInstance | Self::Unreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Misconfigured => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Gone => StatusCode::from_u16(CLIENT_CLOSED).expect("three digits"),
@@ -117,7 +116,7 @@ impl Reject {
             Self::Denied => "denied",
             Self::NoCertificate(_) => "no-certificate",
             Self::NoRoute => "no-route",
-            Self::NoBackend => "no-backend",
+            Self::NoBackend(_) => "no-backend",
             Self::NoInstance => NO_INSTANCE,
             Self::Unreachable(_) => UNREACHABLE,
             Self::Broken(_) => BROKEN,
@@ -135,7 +134,7 @@ impl Reject {
             Self::BadRequest(_) | Self::Path(_) | Self::UriTooLong | Self::Method | Self::Gone => Fault::Caller,
             Self::UnknownHost(_) | Self::UnknownPort(_) | Self::HeadTooLong | Self::LastHop => Fault::Caller,
             Self::NoRoute => Fault::Caller,
-            Self::NoBackend => Fault::Policy,
+            Self::NoBackend(_) => Fault::Policy,
             Self::Denied | Self::Revoked | Self::NoCertificate(_) | Self::Misconfigured => Fault::Policy,
             _ => Fault::Callee,
         }
@@ -171,7 +170,7 @@ impl Reject {
             Self::UnknownPort(why) | Self::NoCertificate(why) => why.clone().into(),
             Self::Denied => "access denied".into(),
             Self::NoRoute => "no rule of the service's routes matches".into(),
-            Self::NoBackend => "the route leads to a service or subset that is not there".into(),
+            Self::NoBackend(_) => "the route leads to a service or subset that is not there".into(),
             Self::NoInstance => "no healthy instance of the service".into(),
             Self::Unreachable(_) => "no instance of the service could be reached".into(),
             Self::Broken(_) => "the connection to the service broke".into(),

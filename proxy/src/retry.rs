@@ -92,7 +92,7 @@ impl Tries {
     /// No try yet. What comes from another node is not repeated here: its node does that.
     pub(crate) fn new(leg: &Leg, ruled: Option<&Ruled>) -> Self {
         let left = Self::allowed(leg, ruled);
-        let policy = ruled.and_then(|ruled| ruled.rule().retries.clone()).filter(|_| left > 0);
+        let policy = ruled.and_then(|ruled| ruled.rule().retries.clone());
         Self { budget: leg.lane.begin(), policy, tried: [usize::MAX; TRIES_MAX], count: 0, left, fresh: false }
     }
 
@@ -101,7 +101,7 @@ impl Tries {
         match leg.relation.end {
             End::Caller => {
                 let ruled = ruled.and_then(|ruled| ruled.rule().retries.as_ref());
-                ruled.map_or(leg.relation.service.settings.retries, |policy| policy.attempts)
+                ruled.and_then(|policy| policy.attempts).unwrap_or(leg.relation.service.settings.retries)
             }
             End::Callee => 0,
         }

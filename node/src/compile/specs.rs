@@ -8,6 +8,7 @@ use weft_proto::Index;
 use weft_proto::identity::TrustDomain;
 use weft_proto::kinds::authorization_policy::{AuthorizationPolicy, DRY_RUN_ANNOTATION};
 use weft_proto::kinds::destination_rule::DestinationRule;
+use weft_proto::kinds::http_route::HttpRoute;
 use weft_proto::kinds::istio::service_of;
 use weft_proto::kinds::service::ServiceSettings;
 use weft_proto::kinds::virtual_service::VirtualService;
@@ -16,7 +17,7 @@ use weft_proto::resource::{KindName, Resource, ResourceKey};
 use weft_proto::service::ServiceName;
 use weft_proto::wire::cluster as wire;
 use weft_proxy::table::authz::{Authorization, PolicyDescription};
-use weft_proxy::table::routes::{Document, RouteDocument, SubsetDocument};
+use weft_proxy::table::routes::{Document, GatewayDocument, RouteDocument, SubsetDocument};
 
 /// A document that is not enforced on this node, as it is or at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +52,7 @@ pub struct Specs {
     policies: BTreeMap<ResourceKey, Kept<PolicyDescription>>,
     services: BTreeMap<ResourceKey, Kept<ServiceSettings>>,
     routes: BTreeMap<ResourceKey, Kept<RouteDocument>>,
+    gateway_routes: BTreeMap<ResourceKey, Kept<GatewayDocument>>,
     subsets: BTreeMap<ResourceKey, Kept<SubsetDocument>>,
     calls: BTreeMap<ServiceName, Calls>,
     unknown: Vec<Unenforced>,
@@ -60,6 +62,7 @@ pub struct Specs {
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     pub(super) routes: Vec<Arc<RouteDocument>>,
+    pub(super) gateway_routes: Vec<Arc<GatewayDocument>>,
     pub(super) subsets: Vec<Arc<SubsetDocument>>,
 }
 
@@ -79,6 +82,7 @@ impl Specs {
             policies: BTreeMap::new(),
             services: BTreeMap::new(),
             routes: BTreeMap::new(),
+            gateway_routes: BTreeMap::new(),
             subsets: BTreeMap::new(),
             calls: BTreeMap::new(),
             unknown: Vec::new(),
@@ -91,10 +95,12 @@ impl Specs {
         let there = |key: &ResourceKey| state.resources.contains_key(key);
         self.policies.retain(|key, _| there(key));
         self.services.retain(|key, _| there(key));
-        let documents = self.routes.len() + self.subsets.len();
+        let count = |specs: &Self| specs.routes.len() + specs.gateway_routes.len() + specs.subsets.len();
+        let documents = count(self);
         self.routes.retain(|key, _| there(key));
+        self.gateway_routes.retain(|key, _| there(key));
         self.subsets.retain(|key, _| there(key));
-        let mut others = self.routes.len() + self.subsets.len() < documents;
+        let mut others = count(self) < documents;
         self.unknown.clear();
         let trust_domain = state.trust_domain.as_ref();
         for resource in state.resources.values() {
@@ -110,6 +116,10 @@ impl Specs {
                 Some(kind) if kind.key() == VirtualService::KIND.key() => {
                     let read = || supported(kind, resource).and_then(|()| document(resource));
                     others |= keep(&mut self.routes, resource, read, || None);
+                }
+                Some(kind) if kind.key() == HttpRoute::KIND.key() => {
+                    let read = || supported(kind, resource).and_then(|()| document(resource));
+                    others |= keep(&mut self.gateway_routes, resource, read, || None);
                 }
                 Some(kind) if kind.key() == DestinationRule::KIND.key() => {
                     let read = || supported(kind, resource).and_then(|()| document(resource));
@@ -132,6 +142,16 @@ impl Specs {
             let hosts = document.spec.hosts.iter();
             let services: BTreeSet<_> = hosts.filter_map(|host| service_of(host, &document.key.namespace)).collect();
             services.into_iter().for_each(|service| calls.entry(service).or_default().routes.push(document.clone()));
+        }
+        for document in by_age(&self.gateway_routes) {
+            let own = &document.key.namespace;
+            let parents = document
+                .spec
+                .parent_refs
+                .iter()
+                .filter_map(|parent| ServiceName::new(parent.namespace.as_ref().unwrap_or(own), &parent.name).ok());
+            let services: BTreeSet<_> = parents.collect();
+            services.into_iter().for_each(|one| calls.entry(one).or_default().gateway_routes.push(document.clone()));
         }
         for document in by_age(&self.subsets) {
             let service = service_of(&document.spec.host, &document.key.namespace);
@@ -175,7 +195,14 @@ impl Specs {
         });
         let routes = self.routes.iter().filter_map(|(key, kept)| kept.unenforced(key, kept.without_it()));
         let subsets = self.subsets.iter().filter_map(|(key, kept)| kept.unenforced(key, kept.without_it()));
-        policies.chain(services).chain(routes).chain(subsets).chain(self.unknown.iter().cloned()).collect()
+        let gateway = self.gateway_routes.iter().filter_map(|(key, kept)| kept.unenforced(key, kept.without_it()));
+        policies
+            .chain(services)
+            .chain(routes)
+            .chain(gateway)
+            .chain(subsets)
+            .chain(self.unknown.iter().cloned())
+            .collect()
     }
 }
 
@@ -230,7 +257,9 @@ fn same_calls(before: Option<&Calls>, now: Option<&Calls>) -> bool {
     }
     let none = Calls::default();
     let (before, now) = (before.unwrap_or(&none), now.unwrap_or(&none));
-    same(&before.routes, &now.routes) && same(&before.subsets, &now.subsets)
+    same(&before.routes, &now.routes)
+        && same(&before.gateway_routes, &now.gateway_routes)
+        && same(&before.subsets, &now.subsets)
 }
 
 fn document<T: Spec>(resource: &Resource) -> Result<Document<T>, String> {

@@ -138,6 +138,7 @@ impl Script {
             ports: vec![PORT],
             settings: Some(Arc::new(self.settings.clone())),
             routes: Vec::new(),
+            gateway_routes: Vec::new(),
             subsets: Vec::new(),
             endpoints: self.instances.values().map(|(endpoint, _)| endpoint.clone()).collect(),
         };

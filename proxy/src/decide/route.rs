@@ -52,7 +52,7 @@ pub(crate) fn route(
         return if routes.may_concern(asking) { Err(Reject::NoRoute) } else { Ok(None) };
     };
     let share = match &routes.rules[rule].action {
-        Action::Forward(shares) => Some(shares.pick(draw()).ok_or(Reject::NoBackend)?),
+        Action::Forward(shares) => Some(shares.pick(draw()).ok_or(Reject::NoBackend(routes.missing))?),
         Action::Redirect(_) | Action::Answer { .. } => None,
     };
     Ok(Some(Ruled { routes: routes.clone(), rule, block, share }))
@@ -60,7 +60,7 @@ pub(crate) fn route(
 
 /// What a rule's destination is under a table; nothing where there is no such service, port or subset.
 pub(crate) fn backend(table: &Table, relation: &Relation, to: &BackendRef) -> Option<Backend> {
-    let service = table.service(&to.service)?;
+    let service = table.service(to.service.as_ref()?)?;
     let port = match (to.port, &service.ports[..]) {
         (Some(number), _) => service.port(number)?,
         (None, [only]) => *only,
@@ -87,6 +87,11 @@ impl Ruled {
     /// Where its share leads, by its place among the backends of the document.
     pub(crate) fn to(&self) -> Option<(usize, &BackendRef)> {
         self.share().map(|share| (share.backend, &self.routes.backends[share.backend]))
+    }
+
+    /// What a call is refused with that leads to what is not there.
+    pub(crate) fn missing(&self) -> Reject {
+        Reject::NoBackend(self.routes.missing)
     }
 
     /// The block that matched.

@@ -83,7 +83,9 @@ fn rename(received: &mut Received, host: Option<&str>, asked: &mut Asked) -> Res
 pub(super) fn answer(ruled: &Ruled, asked: &Asked) -> Option<Response<AnswerBody>> {
     match &ruled.rule().action {
         Action::Forward(_) => None,
-        Action::Redirect(to) => Some(made::redirect(to, &asked.host, &asked.path)),
+        Action::Redirect(to) => {
+            Some(made::redirect(to, &asked.host, &asked.path, ruled.block().and_then(Match::prefix)))
+        }
         Action::Answer { status, body } => Some(made::text(*status, body)),
     }
 }

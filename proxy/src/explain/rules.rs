@@ -72,7 +72,7 @@ pub(super) fn follow(
         return None;
     }
     let Some(backend) = ruled.to().and_then(|(_, to)| route::backend(table, &relation, to)) else {
-        return end(&Reject::NoBackend, explanation);
+        return end(&ruled.missing(), explanation);
     };
     change(asked, &ruled, &backend);
     let parties = Parties {
@@ -114,7 +114,8 @@ fn treatment(routes: &Routes, rule: &Rule) -> Vec<String> {
                 let to = &routes.backends[share.backend];
                 let subset = to.subset.as_ref().map(|subset| format!(", subset {subset}")).unwrap_or_default();
                 let part = if shares.shares.len() == 1 { (1, 1) } else { (share.weight, shares.sum) };
-                lines.push(format!("{} of {} to {}{subset}", part.0, part.1, to.service));
+                let to = to.service.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string);
+                lines.push(format!("{} of {} to {to}{subset}", part.0, part.1));
             }
         }
         Action::Redirect(to) => lines.push(format!("answers {} with another place", to.status.as_u16())),
@@ -134,7 +135,9 @@ fn treatment(routes: &Routes, rule: &Rule) -> Vec<String> {
         }
     }
     lines.extend(rule.timeout.map(|timeout| format!("at most {timeout:?}")));
-    lines.extend(rule.retries.as_ref().map(|retries| format!("at most {} retries", retries.attempts)));
+    lines.extend(
+        rule.retries.as_ref().and_then(|retries| retries.attempts).map(|most| format!("at most {most} retries")),
+    );
     lines
 }
 

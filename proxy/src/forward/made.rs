@@ -21,9 +21,9 @@ pub(crate) fn text(status: StatusCode, body: &str) -> Response<AnswerBody> {
 }
 
 /// Another place.
-pub(crate) fn redirect(to: &Redirect, host: &Host, path: &PathAndQuery) -> Response<AnswerBody> {
+pub(crate) fn redirect(to: &Redirect, host: &Host, path: &PathAndQuery, prefix: Option<&str>) -> Response<AnswerBody> {
     let mut response = text(to.status, "");
-    if let Ok(location) = HeaderValue::from_str(&to.location(&host.authority, path)) {
+    if let Ok(location) = HeaderValue::from_str(&to.location(&host.authority, path, prefix)) {
         response.headers_mut().insert(LOCATION, location);
     }
     response

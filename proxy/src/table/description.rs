@@ -10,7 +10,7 @@ use weft_proto::kinds::service::ServiceSettings;
 use weft_proto::service::{InstanceId, InstanceName, Labels, Protocol, ServiceName, ServicePort};
 
 use super::authz::PolicyDescription;
-use super::routes::{RouteDocument, SubsetDocument};
+use super::routes::{GatewayDocument, RouteDocument, SubsetDocument};
 
 /// All that the data plane of one node needs to know.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,6 +58,8 @@ pub struct ServiceDescription {
     pub settings: Option<Arc<ServiceSettings>>,
     /// Rules for its calls, of which the first document counts that the caller sees.
     pub routes: Vec<Arc<RouteDocument>>,
+    /// Rules in the words of the Gateway API, which go before those.
+    pub gateway_routes: Vec<Arc<GatewayDocument>>,
     /// Subsets of its instances.
     pub subsets: Vec<Arc<SubsetDocument>>,
     /// Its instances.

@@ -1,6 +1,7 @@
 //! Where calls of a service go, compiled: the one form that documents of every family take.
 
 mod changes;
+mod gateway;
 mod istio;
 mod matching;
 mod retries;
@@ -13,12 +14,13 @@ use std::time::Duration;
 use http::StatusCode;
 use http::uri::PathAndQuery;
 use weft_proto::kinds::destination_rule::DestinationRule;
+use weft_proto::kinds::http_route::HttpRoute;
 use weft_proto::kinds::istio::is_exported;
 use weft_proto::kinds::virtual_service::VirtualService;
 use weft_proto::resource::ResourceKey;
 use weft_proto::service::{Labels, ServiceName};
 
-pub(crate) use changes::{Changes, Rewrite};
+pub(crate) use changes::{Changes, PathRewrite, Rewrite};
 pub(crate) use matching::{Asking, Match};
 pub(crate) use retries::{RetryOn, RetryPolicy};
 
@@ -35,23 +37,45 @@ pub struct Document<T> {
 
 /// A document with rules for calls.
 pub type RouteDocument = Document<VirtualService>;
+/// A document with rules for calls, in the words of the Gateway API.
+pub type GatewayDocument = Document<HttpRoute>;
 /// A document with subsets.
 pub type SubsetDocument = Document<DestinationRule>;
 
-/// The rules of one document.
+/// Rules that count together.
 #[derive(Debug)]
 pub(crate) struct Routes {
-    document: Arc<RouteDocument>,
+    source: Source,
+    seen: Seen,
     pub(crate) rules: Vec<Rule>,
     /// Where its rules lead.
     pub(crate) backends: Vec<BackendRef>,
+    /// What a call is answered with that is led to what is not there.
+    pub(crate) missing: StatusCode,
+}
+
+/// What rules were compiled from.
+#[derive(Debug)]
+enum Source {
+    Istio(Arc<RouteDocument>),
+    Gateway(Vec<Arc<GatewayDocument>>),
+}
+
+/// Which callers see rules.
+#[derive(Debug)]
+enum Seen {
+    ByAll,
+    /// Those of this namespace.
+    From(String),
+    /// Those that the document says.
+    AsExported,
 }
 
 /// Where a rule leads.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct BackendRef {
-    /// None where the host names no service of the mesh.
-    pub(crate) service: ServiceName,
+    /// None where it may not lead there, or the name is none.
+    pub(crate) service: Option<ServiceName>,
     pub(crate) subset: Option<Arc<str>>,
     pub(crate) port: Option<u16>,
 }
@@ -116,7 +140,9 @@ pub(crate) struct Redirect {
     pub(crate) authority: Option<Box<str>>,
     /// None keeps that of the authority.
     pub(crate) port: Option<u16>,
-    pub(crate) path: Option<Box<str>>,
+    /// Whether another authority without a port keeps the one that was called.
+    pub(crate) keeps_port: bool,
+    pub(crate) path: Option<PathRewrite>,
 }
 
 /// A failure that is made.
@@ -158,25 +184,48 @@ impl fmt::Display for Chance {
 }
 
 impl Routes {
-    /// Compiles a document. Its expressions were tried when it was accepted; what cannot be compiled all the same matches
-    /// nothing.
-    pub(super) fn compile(document: &Arc<RouteDocument>) -> Self {
-        istio::compile(document)
+    /// Compiles what documents say of the calls of a service: what is looked at first stands first. Their expressions were
+    /// tried when they were accepted; what cannot be compiled all the same matches nothing. What was compiled before from the
+    /// same documents is taken over.
+    pub(super) fn compile(
+        (istio, gateway): (&[Arc<RouteDocument>], &[Arc<GatewayDocument>]),
+        service: &ServiceName,
+        before: &[Arc<Self>],
+    ) -> Vec<Arc<Self>> {
+        let mut by_namespace: BTreeMap<&str, Vec<Arc<GatewayDocument>>> = BTreeMap::new();
+        for document in gateway {
+            by_namespace.entry(&document.key.namespace).or_default().push(document.clone());
+        }
+        // A caller's own routes go before those of the service, and those of the Gateway API before those of Istio.
+        let producers = by_namespace.remove(service.namespace());
+        let groups = by_namespace.into_values().chain(producers);
+        let groups = groups.map(|documents| {
+            let known = before.iter().find(|routes| routes.source.is_of(&documents)).cloned();
+            known.unwrap_or_else(|| Arc::new(gateway::compile(documents, service)))
+        });
+        let single = istio.iter().map(|document| {
+            let same =
+                |routes: &&Arc<Self>| matches!(&routes.source, Source::Istio(known) if Arc::ptr_eq(known, document));
+            before.iter().find(same).cloned().unwrap_or_else(|| Arc::new(istio::compile(document)))
+        });
+        groups.chain(single).collect()
     }
 
-    /// Whether it was compiled from this document.
-    pub(super) fn is_of(&self, document: &Arc<RouteDocument>) -> bool {
-        Arc::ptr_eq(&self.document, document)
+    /// Whether callers of the namespace see it.
+    pub(crate) fn is_seen_by(&self, namespace: &str) -> bool {
+        match (&self.seen, &self.source) {
+            (Seen::ByAll, _) => true,
+            (Seen::From(own), _) => own == namespace,
+            (Seen::AsExported, Source::Istio(document)) => {
+                is_exported(&document.spec.export_to, &document.key.namespace, namespace)
+            }
+            (Seen::AsExported, Source::Gateway(_)) => false,
+        }
     }
 
     /// Whether a rule asks for labels of the caller.
     pub(crate) fn asks_for_labels(&self) -> bool {
         self.rules.iter().flat_map(|rule| &rule.matches).any(|block| !block.labels.is_empty())
-    }
-
-    /// Whether callers of the namespace see it.
-    pub(crate) fn is_seen_by(&self, namespace: &str) -> bool {
-        is_exported(&self.document.spec.export_to, &self.document.key.namespace, namespace)
     }
 
     /// The first rule that matches and the block of it that does, by their places.
@@ -195,6 +244,13 @@ impl Routes {
         let blocks =
             |rule: &Rule| rule.matches.is_empty() || rule.matches.iter().any(|block| block.fits_caller(asking));
         self.rules.iter().any(blocks)
+    }
+}
+
+impl Source {
+    fn is_of(&self, documents: &[Arc<GatewayDocument>]) -> bool {
+        let Self::Gateway(known) = self else { return false };
+        known.len() == documents.len() && known.iter().zip(documents).all(|(a, b)| Arc::ptr_eq(a, b))
     }
 }
 
@@ -222,16 +278,23 @@ impl Shares {
 }
 
 impl Redirect {
-    /// Where to.
-    pub(crate) fn location(&self, authority: &http::uri::Authority, path: &PathAndQuery) -> String {
+    /// Where to; `prefix` is the part of the path that matched.
+    pub(crate) fn location(
+        &self,
+        authority: &http::uri::Authority,
+        path: &PathAndQuery,
+        prefix: Option<&str>,
+    ) -> String {
         let scheme = self.scheme.as_deref().unwrap_or("http");
         let given = self.authority.as_deref().and_then(|text| text.parse::<http::uri::Authority>().ok());
         let host = given.as_ref().unwrap_or(authority);
-        let port = self.port.or_else(|| host.port_u16());
+        let called = || authority.port_u16().filter(|_| self.keeps_port);
+        let port = self.port.or_else(|| host.port_u16()).or_else(called);
         let default = if scheme == "https" { 443 } else { 80 };
         let port = port.filter(|port| *port != default).map(|port| format!(":{port}")).unwrap_or_default();
-        let (kept, query) = (path.path(), path.query().map(|query| format!("?{query}")).unwrap_or_default());
-        format!("{scheme}://{}{port}{}{query}", host.host(), self.path.as_deref().unwrap_or(kept))
+        let query = path.query().map(|query| format!("?{query}")).unwrap_or_default();
+        let path = self.path.as_ref().map_or_else(|| path.path().into(), |new| new.apply(path.path(), prefix));
+        format!("{scheme}://{}{port}{path}{query}", host.host())
     }
 }
 

@@ -117,7 +117,11 @@ impl Context<'_> {
             authorizations: groups.compile(before, self.deny_by_default)?,
             addresses_matter: selected().any(|policy| asks_for_addresses(&policy.policy)),
             headers_matter: selected().any(|policy| asks_for_headers(&policy.policy)),
-            routes: routes(before, &description),
+            routes: Routes::compile(
+                (&description.routes, &description.gateway_routes),
+                &description.name,
+                before.map(|service| &service.routes[..]).unwrap_or_default(),
+            ),
             groups,
             own_ip: endpoints.iter().find(|one| one.here).map(|one| one.description.address.ip()),
             endpoints,
@@ -125,13 +129,6 @@ impl Context<'_> {
             description,
         }))
     }
-}
-
-/// Its rules, compiled; those of `before` where they are of the same documents.
-fn routes(before: Option<&Arc<Service>>, description: &ServiceDescription) -> Vec<Arc<Routes>> {
-    let known = |document| before?.routes.iter().find(|routes| routes.is_of(document)).cloned();
-    let compile = |document| known(document).unwrap_or_else(|| Arc::new(Routes::compile(document)));
-    description.routes.iter().map(compile).collect()
 }
 
 /// Instances of a service by the policies that their labels select.

@@ -338,6 +338,7 @@ impl<N: Net> Mesh<N> {
                 ports: self.ports.iter().map(|(port, _)| *port).collect(),
                 settings: Some(Arc::default()),
                 routes: resources.iter().filter_map(document).collect(),
+                gateway_routes: resources.iter().filter_map(document).collect(),
                 subsets: resources.iter().filter_map(document).collect(),
                 endpoints: self.instances.iter().map(endpoint).collect(),
             })],

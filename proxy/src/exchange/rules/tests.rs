@@ -23,7 +23,7 @@ use crate::golden::{self, Line, Told};
 use crate::request::{Origin, read};
 use crate::table::Table;
 use crate::table::description::{Description, EndpointDescription, ServiceDescription};
-use crate::table::routes::{Document, RouteDocument, SubsetDocument};
+use crate::table::routes::{Document, GatewayDocument, RouteDocument, SubsetDocument};
 
 use super::*;
 
@@ -31,13 +31,15 @@ use super::*;
 struct Script {
     services: BTreeMap<ServiceName, ServiceDescription>,
     routes: Vec<Arc<RouteDocument>>,
+    gateway: Vec<Arc<GatewayDocument>>,
     subsets: Vec<Arc<SubsetDocument>>,
     random: Random,
 }
 
 impl Default for Script {
     fn default() -> Self {
-        Self { services: BTreeMap::new(), routes: Vec::new(), subsets: Vec::new(), random: Random::new(7) }
+        let (services, routes, gateway, subsets) = (BTreeMap::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { services, routes, gateway, subsets, random: Random::new(7) }
     }
 }
 
@@ -88,6 +90,7 @@ impl Script {
             ports,
             settings: Some(Arc::default()),
             routes: Vec::new(),
+            gateway_routes: Vec::new(),
             subsets: Vec::new(),
         };
         self.services.insert(name, service);
@@ -105,6 +108,7 @@ impl Script {
         for resource in resources {
             match resource.key.kind.name.as_str() {
                 "VirtualService" => put(&mut self.routes, &resource)?,
+                "HTTPRoute" => put(&mut self.gateway, &resource)?,
                 _ => put(&mut self.subsets, &resource)?,
             }
         }
@@ -118,12 +122,19 @@ impl Script {
             };
             let sub =
                 |one: &&Arc<SubsetDocument>| service_of(&one.spec.host, &one.key.namespace).as_ref() == Some(name);
+            let attached = |one: &&Arc<GatewayDocument>| {
+                let own = &one.key.namespace;
+                one.spec.parent_refs.iter().any(|parent| {
+                    parent.name == name.name() && parent.namespace.as_ref().unwrap_or(own) == name.namespace()
+                })
+            };
             let routes: Vec<_> = self.routes.iter().filter(routed).cloned().collect();
-            (routes, self.subsets.iter().filter(sub).cloned().collect::<Vec<_>>())
+            let gateway: Vec<_> = self.gateway.iter().filter(attached).cloned().collect();
+            (routes, gateway, self.subsets.iter().filter(sub).cloned().collect::<Vec<_>>())
         };
         let services = self.services.values().map(|service| {
-            let (routes, subsets) = called(&service.name);
-            Arc::new(ServiceDescription { routes, subsets, ..service.clone() })
+            let (routes, gateway_routes, subsets) = called(&service.name);
+            Arc::new(ServiceDescription { routes, gateway_routes, subsets, ..service.clone() })
         });
         let description = Description {
             index: 1,
@@ -194,7 +205,7 @@ impl Script {
             return format!("{}{fields} by {rule}", response.status().as_u16());
         }
         let Some(backend) = ruled.to().and_then(|(_, to)| route::backend(table, relation, to)) else {
-            return format!("{} by {rule}", rejected(&Reject::NoBackend));
+            return format!("{} by {rule}", rejected(&ruled.missing()));
         };
         let (path, host) = (asked.path.clone(), asked.host.clone());
         if let Err(reject) = change(&mut received, &ruled, slashes, &mut asked) {
@@ -228,7 +239,8 @@ impl Script {
         }
         told += &ruled.rule().timeout.map(|timeout| format!(", within {timeout:?}")).unwrap_or_default();
         let retries = ruled.rule().retries.as_ref();
-        told += &retries.map(|retries| format!(", {} retries", retries.attempts)).unwrap_or_default();
+        told +=
+            &retries.and_then(|retries| retries.attempts).map(|most| format!(", {most} retries")).unwrap_or_default();
         format!("{told} by {rule}")
     }
 }

@@ -12,7 +12,7 @@ use super::changes::PathRewrite;
 use super::matching::{PathMatch, Text};
 use super::{
     Abort, Action, BackendRef, Backends, Chance, Changes, Fault, Match, Redirect, RetryOn, RetryPolicy, Rewrite,
-    RouteDocument, Routes, Rule, Share, Shares, Sides,
+    RouteDocument, Routes, Rule, Seen, Share, Shares, Sides, Source,
 };
 
 pub(super) fn compile(document: &Arc<RouteDocument>) -> Routes {
@@ -20,7 +20,13 @@ pub(super) fn compile(document: &Arc<RouteDocument>) -> Routes {
     let mut backends = Backends::default();
     let rule = |(at, one): (usize, &istio::HttpRoute)| rule(document, (at, one), &name, &mut backends);
     let rules = document.spec.http.iter().enumerate().map(rule).collect();
-    Routes { document: document.clone(), rules, backends: backends.into_list() }
+    Routes {
+        source: Source::Istio(document.clone()),
+        seen: Seen::AsExported,
+        rules,
+        backends: backends.into_list(),
+        missing: StatusCode::SERVICE_UNAVAILABLE,
+    }
 }
 
 fn rule(document: &RouteDocument, (at, rule): (usize, &istio::HttpRoute), name: &str, backends: &mut Backends) -> Rule {
@@ -76,12 +82,12 @@ fn action(document: &RouteDocument, rule: &istio::HttpRoute, backends: &mut Back
         let body = answer.body.as_ref().and_then(|body| body.string.as_deref()).unwrap_or_default();
         return Action::Answer { status: status(answer.status), body: body.into() };
     }
-    let shares = rule.route.iter().filter_map(|to| {
-        let service = service_of(&to.destination.host, &document.key.namespace)?;
+    let shares = rule.route.iter().map(|to| {
+        let service = service_of(&to.destination.host, &document.key.namespace);
         let subset = Some(&*to.destination.subset).filter(|subset| !subset.is_empty()).map(Into::into);
         let port = to.destination.port.map(|port| port.number.get());
         let backend = backends.place(BackendRef { service, subset, port });
-        Some(Share { weight: to.weight.into(), backend, changes: sides(to.headers.as_ref()) })
+        Share { weight: to.weight.into(), backend, changes: sides(to.headers.as_ref()) }
     });
     let shares: Vec<Share> = shares.collect();
     Action::Forward(Shares { sum: shares.iter().map(|share| share.weight).sum(), shares })
@@ -98,7 +104,8 @@ fn redirect(to: &istio::Redirect) -> Redirect {
         scheme: said(&to.scheme),
         authority: said(&to.authority),
         port,
-        path: said(&to.uri),
+        keeps_port: false,
+        path: Some(&to.uri).filter(|uri| !uri.is_empty()).map(|uri| PathRewrite::Whole(uri.as_str().into())),
     }
 }
 
@@ -146,13 +153,14 @@ fn changes(operations: &istio::HeaderOperations) -> Changes {
         remove: operations.remove.iter().filter_map(|name| name.parse().ok()).collect(),
         set: fields(&operations.set),
         add: fields(&operations.add),
+        remove_last: Vec::new(),
         host: host.map(|(_, value)| value.as_str().into()),
     }
 }
 
 fn retries(again: &istio::Retries) -> RetryPolicy {
     RetryPolicy {
-        attempts: again.attempts,
+        attempts: Some(again.attempts),
         per_try: again.per_try_timeout.map(|span| span.0),
         on: RetryOn::read(&again.retry_on),
         previous: again.retry_ignore_previous_hosts == Some(false),

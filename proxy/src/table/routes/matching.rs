@@ -44,6 +44,8 @@ pub(crate) enum Text {
     Present,
     Exact(Box<str>),
     Prefix(Box<str>),
+    /// Its whole segments, without `/` at the end.
+    Segments(Box<str>),
     /// Covers the whole.
     Regex(Regex),
     /// What cannot be compiled matches nothing.
@@ -112,7 +114,7 @@ impl Match {
     /// The prefix of a path that it asks for.
     pub(crate) fn prefix(&self) -> Option<&str> {
         match self.path.as_ref().map(|path| &path.text) {
-            Some(Text::Prefix(prefix)) => Some(prefix),
+            Some(Text::Prefix(prefix) | Text::Segments(prefix)) => Some(prefix),
             _ => None,
         }
     }
@@ -124,6 +126,9 @@ impl Text {
             Self::Present => true,
             Self::Exact(text) => **text == *value,
             Self::Prefix(text) => value.starts_with(&**text),
+            Self::Segments(text) => {
+                value.strip_prefix(&**text).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
             Self::Regex(regex) => regex.is_match(value),
             Self::Nothing => false,
         }

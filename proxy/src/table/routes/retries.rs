@@ -7,8 +7,8 @@ use http::{HeaderMap, StatusCode};
 /// When a try is repeated, beyond those that the callee cannot have acted on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RetryPolicy {
-    /// Tries after the first one.
-    pub(crate) attempts: u8,
+    /// Tries after the first one; none: as the service's settings say.
+    pub(crate) attempts: Option<u8>,
     /// Bound on one try.
     pub(crate) per_try: Option<Duration>,
     pub(crate) on: RetryOn,
@@ -53,6 +53,11 @@ impl RetryOn {
             }
         }
         on
+    }
+
+    /// These answers and nothing else.
+    pub(crate) fn statuses(statuses: Vec<u16>) -> Self {
+        Self { statuses, ..Self::default() }
     }
 
     /// Whether an answer of the application is one to try again after.

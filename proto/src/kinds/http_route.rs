@@ -1,0 +1,332 @@
+//! Where calls of a service go, field for field as the Gateway API's `HTTPRoute` (gateway.networking.k8s.io/v1) with
+//! services as its parents. A field that is not listed is refused.
+
+mod check;
+
+use serde::{Deserialize, Serialize};
+
+use super::service::Span;
+use super::{Faults, Kind, Names, Spec};
+
+/// `spec` of an `HTTPRoute`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HttpRoute {
+    /// The services whose calls it is about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parent_refs: Vec<ParentRef>,
+    /// Its rules, of which the most specific that matches counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
+}
+
+/// A service whose calls a route is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ParentRef {
+    /// Empty or `core`: that of `Service`.
+    #[serde(default)]
+    pub group: String,
+    /// `Service`.
+    pub kind: String,
+    /// The service.
+    pub name: String,
+    /// Its namespace; unset: that of the route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Its port; unset: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<std::num::NonZeroU16>,
+}
+
+/// A rule: what it matches, and what becomes of the call.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rule {
+    /// Its name in records.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// It matches if one of these does; none: it matches everything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub matches: Vec<Match>,
+    /// What is done to the call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<Filter>,
+    /// Where it goes, by weight.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backend_refs: Vec<BackendRef>,
+    /// Bounds on its time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+    /// When a try is repeated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+}
+
+/// What must hold of a call, all of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Match {
+    /// The path; unset: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathMatch>,
+    /// Header fields; of several of one name the first counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<NamedMatch>,
+    /// Parameters of the query; of several of one name the first counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub query_params: Vec<NamedMatch>,
+    /// The method.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
+}
+
+/// Methods, in capitals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+#[expect(missing_docs, reason = "they are what they are called")]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Delete,
+    Connect,
+    Options,
+    Trace,
+    Patch,
+}
+
+/// How a path is compared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PathMatch {
+    /// Unset: `PathPrefix`.
+    #[serde(default)]
+    pub r#type: PathType,
+    /// Unset: `/`.
+    #[serde(default = "root")]
+    pub value: String,
+}
+
+/// How a path is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum PathType {
+    /// Whole, with case.
+    Exact,
+    /// By whole segments: `/abc` matches `/abc` and `/abc/d`, not `/abcd`.
+    #[default]
+    PathPrefix,
+    /// An expression (RE2) that covers the whole path.
+    RegularExpression,
+}
+
+/// How the value of a name is compared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NamedMatch {
+    /// Unset: `Exact`.
+    #[serde(default)]
+    pub r#type: ValueType,
+    /// The name.
+    pub name: String,
+    /// The value.
+    pub value: String,
+}
+
+/// How a value is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum ValueType {
+    /// Whole, with case.
+    #[default]
+    Exact,
+    /// An expression (RE2) that covers the whole value.
+    RegularExpression,
+}
+
+/// What is done to a call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", deny_unknown_fields)]
+pub enum Filter {
+    /// Changes header fields of the request.
+    #[serde(rename_all = "camelCase")]
+    RequestHeaderModifier {
+        /// What is changed.
+        request_header_modifier: HeaderModifier,
+    },
+    /// Changes header fields of the answer.
+    #[serde(rename_all = "camelCase")]
+    ResponseHeaderModifier {
+        /// What is changed.
+        response_header_modifier: HeaderModifier,
+    },
+    /// Answers with another place.
+    #[serde(rename_all = "camelCase")]
+    RequestRedirect {
+        /// Where to.
+        request_redirect: RequestRedirect,
+    },
+    /// Changes path or host.
+    #[serde(rename = "URLRewrite", rename_all = "camelCase")]
+    UrlRewrite {
+        /// What is changed.
+        url_rewrite: UrlRewrite,
+    },
+}
+
+/// Changes of header fields: overwritten, added, removed, in this order.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HeaderModifier {
+    /// In the place of all values there are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub set: Vec<NamedValue>,
+    /// Beside the values there are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub add: Vec<NamedValue>,
+    /// Gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remove: Vec<String>,
+}
+
+/// A header field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NamedValue {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// Another place: what is not said is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RequestRedirect {
+    /// `http` or `https`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<String>,
+    /// The host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// The path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathModifier>,
+    /// The port; unset: that of the scheme where one is given, else the one that was called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<std::num::NonZeroU16>,
+    /// 301, 302, 303, 307 or 308. Unset: 302.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_code: Option<u16>,
+}
+
+/// Another path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", deny_unknown_fields)]
+pub enum PathModifier {
+    /// In the place of the whole.
+    #[serde(rename_all = "camelCase")]
+    ReplaceFullPath {
+        /// The path.
+        replace_full_path: String,
+    },
+    /// In the place of the prefix that matched.
+    #[serde(rename_all = "camelCase")]
+    ReplacePrefixMatch {
+        /// The prefix.
+        replace_prefix_match: String,
+    },
+}
+
+/// Another path or host.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UrlRewrite {
+    /// In the place of the Host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// The path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathModifier>,
+}
+
+/// Where a share of the calls goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BackendRef {
+    /// Empty or `core`: that of `Service`.
+    #[serde(default)]
+    pub group: String,
+    /// `Service`.
+    #[serde(default = "service_kind")]
+    pub kind: String,
+    /// The service.
+    pub name: String,
+    /// Its namespace, which must be that of the route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Its port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<std::num::NonZeroU16>,
+    /// Its share of the sum of all weights. Unset: 1.
+    #[serde(default = "one")]
+    pub weight: u32,
+    /// What is done to this share, after the rule's own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<Filter>,
+}
+
+/// Bounds on the time of a call.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Timeouts {
+    /// On the whole call. 0: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Span>,
+    /// On one try. 0: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend_request: Option<Span>,
+}
+
+/// When a try is repeated.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Retry {
+    /// Statuses to try again after.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub codes: Vec<u16>,
+    /// Tries after the first one. Unset: 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u8>,
+    /// What the first pause is taken from. Unset: 25ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<Span>,
+}
+
+impl Spec for HttpRoute {
+    const KIND: Kind = Kind::new::<Self>(Names {
+        name: "HTTPRoute",
+        group: "gateway.networking.k8s.io",
+        versions: &["v1", "v1beta1"],
+        plural: "httproutes",
+        short: &[],
+        about: "where calls of a service go, as the Gateway API has it",
+        example: include_str!("http_route.yaml"),
+    });
+
+    fn check(&self, faults: &mut Faults) {
+        check::http_route(self, faults);
+    }
+}
+
+fn root() -> String {
+    "/".into()
+}
+
+fn service_kind() -> String {
+    "Service".into()
+}
+
+fn one() -> u32 {
+    1
+}

@@ -1,0 +1,160 @@
+//! The rules that an `HTTPRoute` keeps beyond its form (the standard's own).
+
+use super::{
+    BackendRef, Filter, HeaderModifier, HttpRoute, Match, NamedMatch, PathModifier, PathType, Rule, ValueType,
+};
+use crate::kinds::Faults;
+use crate::kinds::istio::{expression, is_field_name, is_host};
+use crate::service::{DEFAULT_NAMESPACE, ServiceName};
+
+pub(super) fn http_route(route: &HttpRoute, faults: &mut Faults) {
+    if route.parent_refs.is_empty() {
+        faults.push(("spec.parentRefs".into(), "name at least one service".into()));
+    }
+    for (at, parent) in route.parent_refs.iter().enumerate() {
+        let path = format!("spec.parentRefs[{at}]");
+        if parent.kind != "Service" || !is_core(&parent.group) {
+            let text = "only a Service (of the group \"\") can be the parent in this version of weft";
+            faults.push((format!("{path}.kind"), text.into()));
+        }
+        let namespace = parent.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+        if ServiceName::new(namespace, &parent.name).is_err() {
+            faults.push((format!("{path}.name"), "it is not the name of a service".into()));
+        }
+        if route.parent_refs[..at].contains(parent) {
+            faults.push((path, "it is listed twice".into()));
+        }
+    }
+    if route.rules.is_empty() {
+        faults.push(("spec.rules".into(), "give at least one rule".into()));
+    }
+    for (at, one) in route.rules.iter().enumerate() {
+        rule(one, &format!("spec.rules[{at}]"), faults);
+    }
+}
+
+fn rule(rule: &Rule, path: &str, faults: &mut Faults) {
+    for (at, block) in rule.matches.iter().enumerate() {
+        matches(block, &format!("{path}.matches[{at}]"), faults);
+    }
+    filters(&rule.filters, path, faults);
+    let redirects = rule.filters.iter().any(|filter| matches!(filter, Filter::RequestRedirect { .. }));
+    if redirects && !rule.backend_refs.is_empty() {
+        faults.push((format!("{path}.backendRefs"), "RequestRedirect answers itself".into()));
+    }
+    // A prefix can be replaced only where one is asked for.
+    let prefixes =
+        rule.matches.iter().all(|block| block.path.as_ref().is_none_or(|path| path.r#type == PathType::PathPrefix));
+    if !prefixes && rule.filters.iter().any(replaces_prefix) {
+        faults.push((format!("{path}.filters"), "ReplacePrefixMatch needs matches of the type PathPrefix".into()));
+    }
+    for (at, to) in rule.backend_refs.iter().enumerate() {
+        backend(to, &format!("{path}.backendRefs[{at}]"), faults);
+    }
+    if let Some(timeouts) = &rule.timeouts
+        && let (Some(request), Some(one)) = (timeouts.request, timeouts.backend_request)
+        && !request.0.is_zero()
+        && one > request
+    {
+        faults.push((format!("{path}.timeouts.backendRequest"), "it is more than request".into()));
+    }
+    if let Some(retry) = &rule.retry {
+        for (at, code) in retry.codes.iter().enumerate().filter(|(_, code)| !(400..600).contains(*code)) {
+            faults.push((format!("{path}.retry.codes[{at}]"), format!("{code} is not a status from 400 to 599")));
+        }
+    }
+}
+
+fn replaces_prefix(filter: &Filter) -> bool {
+    let path = match filter {
+        Filter::RequestRedirect { request_redirect } => &request_redirect.path,
+        Filter::UrlRewrite { url_rewrite } => &url_rewrite.path,
+        _ => &None,
+    };
+    matches!(path, Some(PathModifier::ReplacePrefixMatch { .. }))
+}
+
+fn matches(block: &Match, path: &str, faults: &mut Faults) {
+    if let Some(asked) = &block.path {
+        let path = format!("{path}.path.value");
+        match asked.r#type {
+            PathType::RegularExpression => faults.extend(expression(&asked.value).err().map(|why| (path, why))),
+            _ if !asked.value.starts_with('/') => faults.push((path, "a path begins with /".into())),
+            _ if asked.value.contains("//") => faults.push((path, "a path has no empty segments".into())),
+            _ => {}
+        }
+    }
+    for (name, all) in [("headers", &block.headers), ("queryParams", &block.query_params)] {
+        for (at, one) in all.iter().enumerate() {
+            named(one, name == "headers", &format!("{path}.{name}[{at}]"), faults);
+        }
+    }
+}
+
+fn named(one: &NamedMatch, header: bool, path: &str, faults: &mut Faults) {
+    if header && !is_field_name(&one.name) {
+        faults.push((format!("{path}.name"), "it is not the name of a header field".into()));
+    }
+    if one.r#type == ValueType::RegularExpression
+        && let Err(why) = expression(&one.value)
+    {
+        faults.push((format!("{path}.value"), why));
+    }
+}
+
+fn filters(filters: &[Filter], path: &str, faults: &mut Faults) {
+    for (at, filter) in filters.iter().enumerate() {
+        let path = format!("{path}.filters[{at}]");
+        let same = |other: &Filter| std::mem::discriminant(other) == std::mem::discriminant(filter);
+        if filters[..at].iter().any(same) {
+            faults.push((path.clone(), "there is one of this type before it".into()));
+        }
+        match filter {
+            Filter::RequestHeaderModifier { request_header_modifier: modifier } => headers(modifier, &path, faults),
+            Filter::ResponseHeaderModifier { response_header_modifier: modifier } => headers(modifier, &path, faults),
+            Filter::RequestRedirect { request_redirect: to } => {
+                if to.status_code.is_some_and(|code| ![301, 302, 303, 307, 308].contains(&code)) {
+                    faults.push((format!("{path}.requestRedirect.statusCode"), "301, 302, 303, 307 or 308".into()));
+                }
+                if to.scheme.as_ref().is_some_and(|scheme| scheme != "http" && scheme != "https") {
+                    faults.push((format!("{path}.requestRedirect.scheme"), "http or https".into()));
+                }
+            }
+            Filter::UrlRewrite { url_rewrite } if url_rewrite.hostname.is_none() && url_rewrite.path.is_none() => {
+                faults.push((format!("{path}.urlRewrite"), "at least one of hostname, path".into()));
+            }
+            Filter::UrlRewrite { .. } => {}
+        }
+    }
+}
+
+fn headers(modifier: &HeaderModifier, path: &str, faults: &mut Faults) {
+    let names = modifier.set.iter().chain(&modifier.add).map(|one| &one.name).chain(&modifier.remove);
+    for name in names.filter(|name| is_host(name) || !is_field_name(name)) {
+        faults.push((path.into(), format!("{name:?} is not the name of a field that can be changed here")));
+    }
+    for one in modifier.set.iter().chain(&modifier.add) {
+        if one.value.bytes().any(|byte| (byte < b' ' && byte != b'\t') || byte == 127) {
+            faults.push((path.into(), format!("the value of {} has control characters", one.name)));
+        }
+    }
+}
+
+fn backend(to: &BackendRef, path: &str, faults: &mut Faults) {
+    if to.kind != "Service" || !is_core(&to.group) {
+        faults.push((format!("{path}.kind"), "only a Service (of the group \"\") can be a backend".into()));
+    }
+    if ServiceName::new(to.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE), &to.name).is_err() {
+        faults.push((format!("{path}.name"), "it is not the name of a service".into()));
+    }
+    for (at, filter) in to.filters.iter().enumerate() {
+        if matches!(filter, Filter::RequestRedirect { .. } | Filter::UrlRewrite { .. }) {
+            faults.push((format!("{path}.filters[{at}]"), "only header fields are changed for one backend".into()));
+        }
+    }
+    filters(&to.filters, path, faults);
+}
+
+fn is_core(group: &str) -> bool {
+    group.is_empty() || group == "core"
+}

@@ -1,0 +1,217 @@
+//! From `HTTPRoute`s to the form in which rules are asked: those of one namespace together, the most specific first.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use weft_proto::kinds::http_route as gateway;
+use weft_proto::kinds::http_route::{Filter, PathModifier, PathType, ValueType};
+use weft_proto::kinds::istio::expression;
+use weft_proto::service::ServiceName;
+
+use super::changes::PathRewrite;
+use super::matching::{PathMatch, Text};
+use super::{
+    Action, BackendRef, Backends, Changes, GatewayDocument, Match, Redirect, RetryOn, RetryPolicy, Rewrite, Routes,
+    Rule, Seen, Share, Shares, Sides, Source,
+};
+
+/// The rules of documents of one namespace for the calls of a service, which callers of another see if it is the service's
+/// own.
+pub(super) fn compile(documents: Vec<Arc<GatewayDocument>>, service: &ServiceName) -> Routes {
+    let (mut backends, mut ranked) = (Backends::default(), Vec::new());
+    for document in &documents {
+        for (at, rule) in document.spec.rules.iter().enumerate() {
+            for port in ports(document, service) {
+                ranked.extend(flat(document, (at, rule), port, &mut backends));
+            }
+        }
+    }
+    // The sort keeps the order of what is alike: that of age, of names and of places in the document.
+    ranked.sort_by_key(|(rank, _)| Reverse(*rank));
+    let namespace = documents.first().map(|one| one.key.namespace.clone()).unwrap_or_default();
+    let seen = if namespace == service.namespace() { Seen::ByAll } else { Seen::From(namespace) };
+    Routes {
+        source: Source::Gateway(documents),
+        seen,
+        rules: ranked.into_iter().map(|(_, rule)| rule).collect(),
+        backends: backends.into_list(),
+        missing: StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// The ports of a service that a document is about; none: all.
+fn ports(document: &GatewayDocument, service: &ServiceName) -> Vec<Option<u16>> {
+    let own = &document.key.namespace;
+    let parents = document.spec.parent_refs.iter().filter(|parent| {
+        let namespace = parent.namespace.as_ref().unwrap_or(own);
+        (namespace.as_str(), parent.name.as_str()) == (service.namespace(), service.name())
+    });
+    parents.map(|parent| parent.port.map(std::num::NonZeroU16::get)).collect()
+}
+
+/// How specific a match is: by its path, by its method, by fields, by parameters.
+type Rank = (u8, usize, bool, usize, usize);
+
+/// A rule once for each of its matches.
+fn flat(
+    document: &GatewayDocument,
+    (at, rule): (usize, &gateway::Rule),
+    port: Option<u16>,
+    backends: &mut Backends,
+) -> Vec<(Rank, Rule)> {
+    let any = [gateway::Match::default()];
+    let matches = if rule.matches.is_empty() { &any[..] } else { &rule.matches[..] };
+    let own = if rule.name.is_empty() { String::new() } else { format!(" {}", rule.name) };
+    let name = format!("{}/{}[{at}]{own}", document.key.namespace, document.key.name);
+    let one = |asked: &gateway::Match| {
+        let compiled = Rule {
+            name: name.as_str().into(),
+            matches: vec![block(asked, port)],
+            action: action(document, rule, backends),
+            changes: sides(&rule.filters),
+            rewrite: rule.filters.iter().find_map(rewrite),
+            timeout: rule.timeouts.as_ref().and_then(|timeouts| timeouts.request).map(|span| span.0),
+            retries: retries(rule),
+            fault: None,
+        };
+        (rank(asked), compiled)
+    };
+    matches.iter().map(one).collect()
+}
+
+fn rank(asked: &gateway::Match) -> Rank {
+    let path = asked.path.as_ref();
+    let kind = match path.map(|path| path.r#type) {
+        Some(PathType::Exact) => 2,
+        Some(PathType::PathPrefix) => 1,
+        None => 1,
+        Some(PathType::RegularExpression) => 0,
+    };
+    let length = path.map_or(1, |path| path.value.chars().count());
+    (kind, length, asked.method.is_some(), asked.headers.len(), asked.query_params.len())
+}
+
+fn block(asked: &gateway::Match, port: Option<u16>) -> Match {
+    let path = asked.path.as_ref().map(|path| PathMatch {
+        text: match path.r#type {
+            PathType::Exact => Text::Exact(path.value.as_str().into()),
+            PathType::PathPrefix => Text::Segments(path.value.trim_end_matches('/').into()),
+            PathType::RegularExpression => expression(&path.value).map_or(Text::Nothing, Text::Regex),
+        },
+        ignores_case: false,
+    });
+    let text = |one: &gateway::NamedMatch| match one.r#type {
+        ValueType::Exact => Text::Exact(one.value.as_str().into()),
+        ValueType::RegularExpression => expression(&one.value).map_or(Text::Nothing, Text::Regex),
+    };
+    let mut block = Match { path, port, ..Match::default() };
+    for one in &asked.headers {
+        let name = one.name.parse::<HeaderName>().ok();
+        let name = name.filter(|name| block.headers.iter().all(|(known, _)| known != name));
+        block.headers.extend(name.map(|name| (name, text(one))));
+    }
+    for one in &asked.query_params {
+        if block.query.iter().all(|(known, _)| **known != *one.name) {
+            block.query.push((one.name.as_str().into(), text(one)));
+        }
+    }
+    block.method = asked.method.map(|method| Text::Exact(format!("{method:?}").to_ascii_uppercase().into()));
+    block
+}
+
+fn action(document: &GatewayDocument, rule: &gateway::Rule, backends: &mut Backends) -> Action {
+    let redirect = rule.filters.iter().find_map(|filter| match filter {
+        Filter::RequestRedirect { request_redirect } => Some(redirect(request_redirect)),
+        _ => None,
+    });
+    if let Some(redirect) = redirect {
+        return Action::Redirect(redirect);
+    }
+    let shares = rule.backend_refs.iter().filter(|to| to.weight > 0).map(|to| {
+        let namespace = to.namespace.as_ref().unwrap_or(&document.key.namespace);
+        // What is not permitted is not there.
+        let permitted = *namespace == document.key.namespace;
+        let service = ServiceName::new(namespace, &to.name).ok().filter(|_| permitted);
+        let port = to.port.map(std::num::NonZeroU16::get);
+        let backend = backends.place(BackendRef { service, subset: None, port });
+        Share { weight: to.weight.into(), backend, changes: sides(&to.filters) }
+    });
+    let shares: Vec<Share> = shares.collect();
+    Action::Forward(Shares { sum: shares.iter().map(|share| share.weight).sum(), shares })
+}
+
+fn redirect(to: &gateway::RequestRedirect) -> Redirect {
+    let default = |scheme: &String| if scheme == "https" { 443 } else { 80 };
+    let said = to.port.map(std::num::NonZeroU16::get);
+    Redirect {
+        status: StatusCode::from_u16(to.status_code.unwrap_or(302)).unwrap_or(StatusCode::FOUND),
+        scheme: to.scheme.as_deref().map(Into::into),
+        authority: to.hostname.as_deref().map(Into::into),
+        port: said.or(to.scheme.as_ref().map(default)),
+        keeps_port: true,
+        path: to.path.as_ref().map(path),
+    }
+}
+
+fn rewrite(filter: &Filter) -> Option<Rewrite> {
+    let Filter::UrlRewrite { url_rewrite } = filter else { return None };
+    Some(Rewrite {
+        authority: url_rewrite.hostname.as_deref().map(Into::into),
+        path: url_rewrite.path.as_ref().map(path),
+    })
+}
+
+fn path(path: &PathModifier) -> PathRewrite {
+    match path {
+        PathModifier::ReplaceFullPath { replace_full_path } => PathRewrite::Whole(replace_full_path.as_str().into()),
+        PathModifier::ReplacePrefixMatch { replace_prefix_match } => {
+            PathRewrite::Segments(replace_prefix_match.trim_end_matches('/').into())
+        }
+    }
+}
+
+fn sides(filters: &[Filter]) -> Sides {
+    let mut sides = Sides::default();
+    for filter in filters {
+        match filter {
+            Filter::RequestHeaderModifier { request_header_modifier } => {
+                sides.request = changes(request_header_modifier);
+            }
+            Filter::ResponseHeaderModifier { response_header_modifier } => {
+                sides.response = changes(response_header_modifier);
+            }
+            Filter::RequestRedirect { .. } | Filter::UrlRewrite { .. } => {}
+        }
+    }
+    sides
+}
+
+fn changes(modifier: &gateway::HeaderModifier) -> Changes {
+    let fields = |fields: &[gateway::NamedValue]| -> Vec<(HeaderName, HeaderValue)> {
+        fields.iter().filter_map(|one| Some((one.name.parse().ok()?, one.value.parse().ok()?))).collect()
+    };
+    Changes {
+        set: fields(&modifier.set),
+        add: fields(&modifier.add),
+        remove_last: modifier.remove.iter().filter_map(|name| name.parse().ok()).collect(),
+        ..Changes::default()
+    }
+}
+
+fn retries(rule: &gateway::Rule) -> Option<RetryPolicy> {
+    let bound = rule.timeouts.as_ref().and_then(|timeouts| timeouts.backend_request).map(|span| span.0);
+    let per_try = bound.filter(|bound| !bound.is_zero());
+    if rule.retry.is_none() && per_try.is_none() {
+        return None;
+    }
+    let retry = rule.retry.as_ref();
+    let codes = retry.map(|retry| retry.codes.clone()).unwrap_or_default();
+    Some(RetryPolicy {
+        attempts: retry.and_then(|retry| retry.attempts),
+        per_try,
+        on: RetryOn::statuses(codes),
+        previous: false,
+        backoff: retry.and_then(|retry| retry.backoff).map(|span| span.0),
+    })
+}

@@ -86,7 +86,7 @@ spec:
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let [workload, count] = arguments.as_slice() else {
-        println!("exchange h1|h1-large|h2|tcp|connect COUNT");
+        println!("exchange h1|h1-large|h2|tcp|connect|routes-10|routes-1000 COUNT");
         return ExitCode::SUCCESS;
     };
     let Ok(count) = count.parse::<usize>() else {
@@ -94,7 +94,8 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let stage = runtime.block_on(Stage::new());
+    let rules = workload.strip_prefix("routes-").and_then(|rules| rules.parse().ok()).unwrap_or(0);
+    let stage = runtime.block_on(Stage::new(rules));
     let Some(mut load) = runtime.block_on(stage.load(workload)) else {
         eprintln!("no workload {workload:?}");
         return ExitCode::from(2);
@@ -149,7 +150,8 @@ enum Load {
 }
 
 impl Stage {
-    async fn new() -> Self {
+    /// With so many rules for calls of `web`, the last of which matches.
+    async fn new(rules: usize) -> Self {
         let net = MemoryNet::default();
         tokio::spawn(http1_application(net.listen(localhost(1)).expect("listens")));
         tokio::spawn(http2_application(net.listen(localhost(2)).expect("listens")));
@@ -161,13 +163,13 @@ impl Stage {
             (OPAQUE, Protocol::Tcp, localhost(3)),
         ];
         let mut mesh = Mesh::on(&net, &setup, &ports).await;
-        mesh.enforce(POLICY, &setup);
+        mesh.enforce(&format!("{POLICY}{}", routes(rules)), &setup);
         Self { net, mesh }
     }
 
     async fn load(&self, workload: &str) -> Option<Load> {
         Some(match workload {
-            "h1" => self.http1(SMALL).await,
+            "h1" | "routes-10" | "routes-1000" => self.http1(SMALL).await,
             "h1-large" => self.http1(LARGE).await,
             "h2" => {
                 let handshake = h2::client::handshake(self.way_in(HTTP2).await).await;
@@ -193,6 +195,30 @@ impl Stage {
     async fn way_in(&self, port: u16) -> DuplexStream {
         self.net.dial(self.mesh.ways_in[&port]).await.expect("connects")
     }
+}
+
+/// Rules with paths of their own, by ways that an index has to tell apart, and one for everything else.
+fn routes(count: usize) -> String {
+    if count == 0 {
+        return String::new();
+    }
+    let path = |at: usize| match at % 2 {
+        0 => format!("{{exact: /exact/{at}}}"),
+        _ => format!("{{prefix: /some/prefix/{at}/}}"),
+    };
+    let rule = |at: usize| format!("  - {{match: [{{uri: {}}}], directResponse: {{status: 404}}}}\n", path(at));
+    let rules: String = (1..count).map(rule).collect();
+    format!(
+        "---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: web}}
+spec:
+  hosts: [web]
+  http:
+{rules}  - {{route: [{{destination: {{host: web}}}}]}}
+"
+    )
 }
 
 impl Load {

@@ -1,12 +1,12 @@
 //! Tries until one succeeds or none may follow: the same for requests and for opaque streams.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::uri::Authority;
 use tokio::time::{Instant, timeout};
 
 use crate::balance::{self, Chosen};
-use crate::call::Answerer;
 use crate::connect::instance::Reuse;
 use crate::core::Core;
 use crate::decide::Permit;
@@ -33,7 +33,7 @@ pub(crate) trait Attempt<N: Net> {
         core: &Core<N>,
         leg: &Leg,
         chosen: Chosen,
-        tries: &Tries,
+        tries: &Tries<'_>,
         open: &mut Open,
     ) -> impl Future<Output = Result<Self::Got, Failure>> + Send;
 }
@@ -43,18 +43,18 @@ pub(crate) struct Route {
     leg: Arc<Leg>,
     permit: Permit,
     /// The rule that it falls under.
-    ruled: Option<Ruled>,
+    ruled: Option<Arc<Ruled>>,
 }
 
 impl Route {
     /// The way of an exchange that is permitted.
-    pub(crate) fn new(leg: Arc<Leg>, permit: Permit, ruled: Option<Ruled>) -> Self {
+    pub(crate) fn new(leg: Arc<Leg>, permit: Permit, ruled: Option<Arc<Ruled>>) -> Self {
         assert!(Arc::ptr_eq(&leg.relation, permit.relation()), "a permit is used for what it was given for");
         Self { leg, permit, ruled }
     }
 
     pub(crate) fn ruled(&self) -> Option<&Ruled> {
-        self.ruled.as_ref()
+        self.ruled.as_deref()
     }
 
     /// Whether its rule may ask for another try though the callee may have acted.
@@ -98,28 +98,30 @@ impl<N: Net> Attempt<N> for Outgoing {
         core: &Core<N>,
         leg: &Leg,
         chosen: Chosen,
-        tries: &Tries,
+        tries: &Tries<'_>,
         open: &mut Open,
     ) -> Result<Answer, Failure> {
-        let sent = send(core, leg, &chosen, tries, (self, open));
-        let sent = match tries.bound() {
-            None => sent.await,
-            Some(bound) => match Box::pin(timeout(bound, sent)).await {
-                Ok(sent) => sent,
-                Err(_) => Err(Failure::never(Reject::Timeout)),
-            },
-        };
+        if !tries.are_ruled() {
+            return send(core, leg, &chosen, tries, (self, open)).await;
+        }
+        let limit = tries.bound().unwrap_or(Duration::MAX);
+        let sent = Box::pin(timeout(limit, send(core, leg, &chosen, tries, (self, open)))).await;
+        let sent = sent.unwrap_or_else(|_| Err(Failure::never(Reject::Timeout)));
+        match &sent {
+            Ok(answer) if !tries.wants(answer) => sent,
+            _ => self.again(sent, tries),
+        }
+    }
+}
+
+impl Outgoing {
+    /// What a try comes to that failed, or after whose answer its rule asks for another one.
+    fn again(&mut self, sent: Result<Answer, Failure>, tries: &Tries<'_>) -> Result<Answer, Failure> {
         let failure = match sent {
+            Ok(answer) if !self.recover() => return Ok(answer),
             Ok(answer) => {
-                let status = answer.response.status();
-                let wanted = match answer.by {
-                    Answerer::Application => answer.tunnel.is_none() && tries.wants(status, answer.response.headers()),
-                    Answerer::Node => answer.broke && tries.wants_after_reset(),
-                };
-                if !(wanted && self.recover()) {
-                    return Ok(answer);
-                }
-                Failure { reject: Reject::Broken(format!("it answered {status}")), again: Again::Told }
+                let reject = Reject::Broken(format!("it answered {}", answer.response.status()));
+                Failure { reject, again: Again::Told }
             }
             Err(failure) => tries.judge(failure),
         };
@@ -134,7 +136,7 @@ async fn send<N: Net>(
     core: &Core<N>,
     leg: &Leg,
     chosen: &Chosen,
-    tries: &Tries,
+    tries: &Tries<'_>,
     (outgoing, open): (&mut Outgoing, &mut Open),
 ) -> Result<Answer, Failure> {
     let reuse = if tries.fresh() { Reuse::Never } else { outgoing.reuse() };
@@ -157,7 +159,7 @@ impl<N: Net> Attempt<N> for Purpose {
         core: &Core<N>,
         leg: &Leg,
         chosen: Chosen,
-        tries: &Tries,
+        tries: &Tries<'_>,
         _: &mut Open,
     ) -> Result<Far, Failure> {
         let reached = reach::stream(&core.dialer, leg, &chosen, tries.may_repeat()).await;

@@ -1,27 +1,26 @@
 //! An exchange, step by step: identify → route → authorize → balance → connect → forward → record.
 
 mod rules;
+mod tracked;
 pub(crate) mod tunnel;
 
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::DATE;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Response, Version};
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
+use http_body::Body as HttpBody;
+use tokio::time::{Instant, sleep, timeout_at};
 use weft_proto::service::Protocol;
 
 use crate::attempt::{Route, attempt};
-use crate::body::{Body, BodyError};
+use crate::body::Body;
 use crate::call::{Addresses, Answerer, Asked, Destination, End, Peer};
 use crate::connection::Connection;
 use crate::decide::relation::{Current, Relation};
-use crate::decide::route::Ruled;
+use crate::decide::route::{self, Ruled};
 use crate::decide::{Decision, Question, decide, http_call};
 use crate::forward::answer::AnswerBody;
 use crate::forward::outgoing::{Answer, Outgoing};
@@ -39,6 +38,8 @@ use crate::retry::Tries;
 use crate::table::Settings;
 use crate::upload::Upload;
 use tunnel::Tunnel;
+
+pub(crate) use tracked::Tracked;
 
 /// What the caller gets.
 pub(crate) struct Outcome {
@@ -101,30 +102,34 @@ async fn run<N: Net>(
     open: &mut Open,
     grpc: &mut bool,
 ) -> Result<Done, Reject> {
-    let Permitted { next, mut outgoing, delay, limit } = permit(connection, hold, request, open, grpc)?;
+    let mut permitted = permit(connection, hold, request, open, grpc)?;
     let mut began = open.started();
-    if let Some(delay) = delay {
+    if let Some(delay) = permitted.delay {
         Box::pin(sleep(delay)).await;
         // The bound on the whole call does not count what is made here.
         began = Instant::now();
     }
-    let deadline = limit.map(|limit| began + limit);
-    let route = match next {
+    let deadline = permitted.limit.map(|limit| began + limit);
+    let outgoing = &mut permitted.outgoing;
+    let route = match permitted.next {
         Next::Send(route) => route,
         Next::Answer(response) => {
             let answer = Answer::made(*response);
-            return Ok(Done { answer, outgoing, deadline: None, idle_timeout: None });
+            return Ok(Done { answer, outgoing: permitted.outgoing, deadline: None, idle_timeout: None });
         }
     };
-    let attempts = attempt(&connection.core, &route, &mut outgoing, open);
+    let core = &connection.core;
     let mut answer = match deadline {
-        None => attempts.await?,
-        Some(at) => Box::pin(timeout_at(at, attempts)).await.map_err(|_| Reject::Timeout)??,
+        None => attempt(core, &route, outgoing, open).await?,
+        Some(at) => {
+            let attempts = Box::pin(timeout_at(at, attempt(core, &route, outgoing, open)));
+            attempts.await.map_err(|_| Reject::Timeout)??
+        }
     };
     if let Some(ruled) = route.ruled().filter(|_| answer.by == Answerer::Application) {
         rules::change_answer(ruled, answer.response.headers_mut());
     }
-    Ok(Done { answer, outgoing, deadline, idle_timeout: settings(route.leg()).idle_timeout })
+    Ok(Done { answer, outgoing: permitted.outgoing, deadline, idle_timeout: settings(route.leg()).idle_timeout })
 }
 
 /// A request that may be sent, or is answered here.
@@ -168,15 +173,9 @@ fn permit<N: Net>(
     let leg = identify::leg(connection, Some(&received.host))?;
     received.check_names(settings(&leg).underscore_headers)?;
     let asked = received.normalise(settings(&leg).escaped_slashes)?;
-    let (next, delay) = match rules::find(&leg.relation, &received, &asked, random) {
-        Ok(Some(ruled)) => obey(connection, (leg, ruled), (&mut received, asked), open)?,
-        Ok(None) => {
-            (Next::Send(authorize(connection, (leg, None), Some((asked, &received.head.headers)), open)?), None)
-        }
-        Err(reject) => {
-            enter(connection, &leg, Some((asked, &received.head.headers)), open);
-            return Err(reject);
-        }
+    let (next, delay) = match route::routes(&leg.relation) {
+        None => (Next::Send(authorize(connection, (leg, None), Some((asked, &received.head.headers)), open)?), None),
+        Some(_) => follow(connection, leg, (&mut received, asked), open)?,
     };
     let (limit, repeats) = match &next {
         Next::Send(route) => {
@@ -196,10 +195,30 @@ fn permit<N: Net>(
     Ok(Permitted { next, outgoing, delay, limit })
 }
 
+/// Follows the rules of the service that is asked for.
+fn follow<N: Net>(
+    connection: &Connection<N>,
+    leg: Arc<Leg>,
+    (received, asked): (&mut Received, Asked),
+    open: &mut Open,
+) -> Result<(Next, Option<Duration>), Reject> {
+    match rules::find(&leg.relation, received, &asked, &connection.core.recorder.random) {
+        Ok(Some(ruled)) => obey(connection, (leg, Arc::new(ruled)), (received, asked), open),
+        Ok(None) => {
+            let route = authorize(connection, (leg, None), Some((asked, &received.head.headers)), open)?;
+            Ok((Next::Send(route), None))
+        }
+        Err(reject) => {
+            enter(&leg, addresses(connection, &leg.relation), Some((asked, &received.head.headers)), open);
+            Err(reject)
+        }
+    }
+}
+
 /// Does what the rule says: what it answers itself is no call of anybody.
 fn obey<N: Net>(
     connection: &Connection<N>,
-    (leg, ruled): (Arc<Leg>, Ruled),
+    (leg, ruled): (Arc<Leg>, Arc<Ruled>),
     (received, mut asked): (&mut Received, Asked),
     open: &mut Open,
 ) -> Result<(Next, Option<Duration>), Reject> {
@@ -207,7 +226,7 @@ fn obey<N: Net>(
     open.ruled(&ruled);
     if let Some(mut response) = rules::answer(&ruled, &asked) {
         rules::change_answer(&ruled, response.headers_mut());
-        enter(connection, &leg, Some((asked, &received.head.headers)), open);
+        enter(&leg, addresses(connection, &leg.relation), Some((asked, &received.head.headers)), open);
         return Ok((Next::Answer(Box::new(response)), None));
     }
     let changed = identify::backend(connection, &leg, &ruled).and_then(|to| {
@@ -217,7 +236,7 @@ fn obey<N: Net>(
     let leg = match changed {
         Ok(to) => to,
         Err(reject) => {
-            enter(connection, &leg, Some((asked, &received.head.headers)), open);
+            enter(&leg, addresses(connection, &leg.relation), Some((asked, &received.head.headers)), open);
             return Err(reject);
         }
     };
@@ -233,7 +252,7 @@ fn obey<N: Net>(
 /// Decides about an exchange, and enters it as open.
 fn authorize<N: Net>(
     connection: &Connection<N>,
-    (leg, ruled): (Arc<Leg>, Option<Ruled>),
+    (leg, ruled): (Arc<Leg>, Option<Arc<Ruled>>),
     request: Option<(Asked, &HeaderMap)>,
     open: &mut Open,
 ) -> Result<Route, Reject> {
@@ -246,19 +265,21 @@ fn authorize<N: Net>(
     let http = request.as_ref().map(|(asked, headers)| http_call(asked, headers));
     let (decision, noting) = decide(&Question { relation, addresses, sni, http });
     open.noted(noting);
-    enter(connection, &leg, request, open);
+    enter(&leg, addresses, request, open);
     match decision {
         Decision::Forward(permit) => Ok(Route::new(leg, permit, ruled)),
         Decision::Refuse(reject) => Err(reject),
     }
 }
 
-/// It may be judged again from here on.
-fn enter<N: Net>(connection: &Connection<N>, leg: &Leg, request: Option<(Asked, &HeaderMap)>, open: &mut Open) {
+/// It may be judged again from here on. Always inlined: what is asked is large, and would be moved twice more.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "counted: 300 instructions an exchange")]
+fn enter(leg: &Leg, addresses: Addresses, request: Option<(Asked, &HeaderMap)>, open: &mut Open) {
     let relation = leg.relation.clone();
     let keeps_headers = relation.service.headers_matter;
     let asked = request.map(|(asked, headers)| Asked { headers: keeps_headers.then(|| headers.clone()), ..asked });
-    let (addresses, instance) = (addresses(connection, &relation), relation.instance);
+    let instance = relation.instance;
     open.enter(Current { relation, addresses, asked, request_fault: None, instance }, &leg.lane.series);
 }
 
@@ -322,76 +343,6 @@ impl Done {
         open.answered(response.status().as_u16(), by);
         let deadline = self.deadline;
         Outcome { response: response.map(|body| Tracked::new(body, open, deadline)), tunnel: None, wanted }
-    }
-}
-
-/// A response body that ends the exchange's record when it ends itself.
-pub(crate) struct Tracked {
-    body: AnswerBody,
-    open: Option<Open>,
-    deadline: Option<Pin<Box<Sleep>>>,
-}
-
-impl Tracked {
-    fn new(body: AnswerBody, mut open: Open, deadline: Option<Instant>) -> Self {
-        if body.is_end_stream() {
-            open.whole();
-            return Self::untracked(body);
-        }
-        Self { body, open: Some(open), deadline: deadline.map(|at| Box::pin(sleep_until(at))) }
-    }
-
-    pub(crate) fn untracked(body: AnswerBody) -> Self {
-        Self { body, open: None, deadline: None }
-    }
-}
-
-impl HttpBody for Tracked {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
-        if this.open.as_ref().is_some_and(|open| open.hold().poll_ended(cx)) {
-            this.open = None;
-            return Poll::Ready(Some(Err(BodyError::Revoked)));
-        }
-        if this.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
-            if let Some(mut open) = this.open.take() {
-                open.rejected(&Reject::Timeout);
-            }
-            return Poll::Ready(Some(Err(BodyError::Deadline)));
-        }
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        match &frame {
-            Some(Ok(frame)) => {
-                if let (Some(open), Some(data)) = (&mut this.open, frame.data_ref()) {
-                    open.passed(data.len());
-                }
-                if this.body.is_end_stream() {
-                    this.end();
-                }
-            }
-            Some(Err(_)) => this.open = None,
-            None => this.end(),
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Tracked {
-    fn end(&mut self) {
-        if let Some(mut open) = self.open.take() {
-            open.whole();
-        }
     }
 }
 

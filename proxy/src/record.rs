@@ -106,7 +106,7 @@ pub(crate) struct Open {
     fault: &'static str,
     detail: Option<String>,
     noting: Noting,
-    ruled: Option<Ruled>,
+    ruled: Option<Arc<Ruled>>,
     endpoint: Option<usize>,
     flight: Option<Flight>,
     response_bytes: u64,
@@ -184,7 +184,7 @@ impl Open {
     }
 
     /// It falls under a rule.
-    pub(crate) fn ruled(&mut self, ruled: &Ruled) {
+    pub(crate) fn ruled(&mut self, ruled: &Arc<Ruled>) {
         self.ruled = Some(ruled.clone());
     }
 

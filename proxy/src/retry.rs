@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
 use tokio::time::sleep;
 use weft_proto::planted::{Bug, planted};
 
 use crate::balance::Chosen;
-use crate::call::End;
+use crate::call::{Answerer, End};
 use crate::connect::link::LinkError;
 use crate::decide::route::Ruled;
+use crate::forward::outgoing::Answer;
 use crate::lane::{Budget, Leg};
 use crate::reject::Reject;
 use crate::table::routes::RetryPolicy;
@@ -42,9 +42,10 @@ pub(crate) enum Again {
 
 /// The tries of one exchange.
 #[derive(Debug)]
-pub(crate) struct Tries {
+pub(crate) struct Tries<'r> {
     budget: Budget,
-    policy: Option<RetryPolicy>,
+    /// What the rule says of them.
+    policy: Option<&'r RetryPolicy>,
     tried: [usize; TRIES_MAX],
     count: usize,
     left: u8,
@@ -88,11 +89,11 @@ impl Failure {
     }
 }
 
-impl Tries {
+impl<'r> Tries<'r> {
     /// No try yet. What comes from another node is not repeated here: its node does that.
-    pub(crate) fn new(leg: &Leg, ruled: Option<&Ruled>) -> Self {
+    pub(crate) fn new(leg: &Leg, ruled: Option<&'r Ruled>) -> Self {
         let left = Self::allowed(leg, ruled);
-        let policy = ruled.and_then(|ruled| ruled.rule().retries.clone());
+        let policy = ruled.and_then(|ruled| ruled.rule().retries.as_ref());
         Self { budget: leg.lane.begin(), policy, tried: [usize::MAX; TRIES_MAX], count: 0, left, fresh: false }
     }
 
@@ -109,30 +110,38 @@ impl Tries {
 
     /// Whether the endpoint had a try, and others go before it.
     pub(crate) fn tried(&self, endpoint: usize) -> bool {
-        self.tried.contains(&endpoint) && !self.policy.as_ref().is_some_and(|policy| policy.previous)
+        self.tried.contains(&endpoint) && !self.policy.is_some_and(|policy| policy.previous)
+    }
+
+    /// Whether a rule says something of them.
+    pub(crate) fn are_ruled(&self) -> bool {
+        self.policy.is_some()
     }
 
     /// Bound on one try.
     pub(crate) fn bound(&self) -> Option<Duration> {
-        self.policy.as_ref().and_then(|policy| policy.per_try)
+        self.policy.and_then(|policy| policy.per_try)
     }
 
     /// Whether a rule asks for another try after an answer, and there may be one.
-    pub(crate) fn wants(&self, status: StatusCode, headers: &HeaderMap) -> bool {
-        let wants = |policy: &RetryPolicy| policy.on.wants(status, headers);
-        self.left > 0 && self.policy.as_ref().is_some_and(wants) && self.budget.allows()
-    }
-
-    /// The same after a try that broke off, or took too long.
-    pub(crate) fn wants_after_reset(&self) -> bool {
-        self.left > 0 && self.policy.as_ref().is_some_and(|policy| policy.on.reset) && self.budget.allows()
+    pub(crate) fn wants(&self, answer: &Answer) -> bool {
+        let Some(policy) = self.policy else { return false };
+        let (status, headers) = (answer.response.status(), answer.response.headers());
+        let wants = match answer.by {
+            Answerer::Application => answer.tunnel.is_none() && policy.on.wants(status, headers),
+            Answerer::Node => answer.broke && policy.on.reset,
+        };
+        wants && self.left > 0 && self.budget.allows()
     }
 
     /// What a failure is where a rule asks for more tries.
     pub(crate) fn judge(&self, failure: Failure) -> Failure {
         let broke = matches!(failure.reject, Reject::Broken(_) | Reject::Timeout);
+        let resets = self.policy.is_some_and(|policy| policy.on.reset);
         match failure.again {
-            Again::Never if broke && self.wants_after_reset() => Failure { again: Again::Told, ..failure },
+            Again::Never if broke && resets && self.left > 0 && self.budget.allows() => {
+                Failure { again: Again::Told, ..failure }
+            }
             _ => failure,
         }
     }
@@ -182,7 +191,7 @@ impl Tries {
 
     /// Doubles from 25 ms, or what the rule says, to ten times that; somewhere in its upper half.
     fn backoff(&self, random: &Random) -> Duration {
-        let least = self.policy.as_ref().and_then(|policy| policy.backoff).unwrap_or(BACKOFF_MIN);
+        let least = self.policy.and_then(|policy| policy.backoff).unwrap_or(BACKOFF_MIN);
         let doubled = least.saturating_mul(1 << self.count.min(8)).min(least.saturating_mul(BACKOFF_GROWTH));
         let half = doubled / 2;
         let spread = usize::try_from(half.as_micros()).unwrap_or(usize::MAX).max(1);

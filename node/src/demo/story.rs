@@ -1,5 +1,7 @@
 //! The steps of the demo, in the order in which they are told.
 
+mod canary;
+
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -55,6 +57,7 @@ pub(super) async fn tell(stage: &mut Stage) -> Told<()> {
     let mesh = Mesh { proxy: stage.nodes[0].proxy, ports };
     mesh.first_calls(stage).await?;
     mesh.restrict(&stage.nodes[0].client).await?;
+    mesh.canary(&stage.nodes[0].client).await?;
     mesh.lose_a_node(stage).await?;
     mesh.bring_it_back(stage).await?;
     mesh.renew(stage).await?;
@@ -104,7 +107,7 @@ async fn register(stage: &mut Stage, applications: &mut Applications) -> Told<[u
             let port = PortSpec { port: ports[i], target: Some(target.to_string()), protocol: Protocol::Http };
             let spec = ServiceSpec {
                 instance: None,
-                labels: BTreeMap::new(),
+                labels: version(name),
                 service_account: None,
                 name: (*service).to_owned(),
                 ports: vec![port],
@@ -127,6 +130,12 @@ async fn register(stage: &mut Stage, applications: &mut Applications) -> Told<[u
     }
     measured(&format!("all {wanted} instances are healthy in the eyes of every node after {}", seconds(start)));
     Ok(ports)
+}
+
+/// What is on c is a new version.
+fn version(node: &str) -> BTreeMap<String, String> {
+    let version = if node == "c" { "v2" } else { "v1" };
+    [("version".to_owned(), version.to_owned())].into()
 }
 
 /// What callers need to know.
@@ -209,9 +218,9 @@ impl Mesh {
         Ok(())
     }
 
-    /// 5: a node dies under load.
+    /// 6: a node dies under load.
     async fn lose_a_node(&self, stage: &Stage) -> Told<()> {
-        step(5, "Node c, with one of api's two instances, is killed (kill -9) under load.");
+        step(6, "Node c, with one of api's two instances, is killed (kill -9) under load.");
         let [a, _, c] = &stage.nodes;
         let load = Load::start(self.proxy, &self.uri("api", "/")?);
         until("both instances of api serve", async || {
@@ -250,9 +259,9 @@ impl Mesh {
         Ok(())
     }
 
-    /// 6: the node comes back and enforces what was decided while it was away, before it serves.
+    /// 7: the node comes back and enforces what was decided while it was away, before it serves.
     async fn bring_it_back(&self, stage: &Stage) -> Told<()> {
-        step(6, "The policy is deleted while c is away; then c starts again from its disk.");
+        step(7, "The policy is deleted while c is away; then c starts again from its disk.");
         let [a, _, c] = &stage.nodes;
         let applied =
             a.client.delete_resource("AuthorizationPolicy", DEFAULT_NAMESPACE, "db", None).await.map_err(text)?;
@@ -278,9 +287,9 @@ impl Mesh {
         Ok(())
     }
 
-    /// 7: new certificates under load.
+    /// 8: new certificates under load.
     async fn renew(&self, stage: &Stage) -> Told<()> {
-        step(7, "Node b renews its certificates under load.");
+        step(8, "Node b renews its certificates under load.");
         let [a, b, _] = &stage.nodes;
         let before = expiry(&a.client, b).await?;
         let load = Load::start(self.proxy, &self.uri("db", "/")?);

@@ -35,7 +35,17 @@ pub(super) struct Answer {
 
 /// One call over a connection of its own. To a proxy the URI is absolute, to a service it need not be.
 pub(super) async fn call(to: SocketAddr, method: Method, uri: &Uri) -> Result<Answer, String> {
-    let called = async { exchange(&mut connect(to).await?, method, uri).await };
+    call_with(to, method, uri, &[]).await
+}
+
+/// The same with these fields.
+pub(super) async fn call_with(
+    to: SocketAddr,
+    method: Method,
+    uri: &Uri,
+    fields: &[(&str, &str)],
+) -> Result<Answer, String> {
+    let called = async { exchange(&mut connect(to).await?, method, uri, fields).await };
     timeout(CALL_TIMEOUT, called)
         .await
         .unwrap_or_else(|_| Err(format!("no answer within {} s", CALL_TIMEOUT.as_secs())))
@@ -50,10 +60,12 @@ async fn connect(to: SocketAddr) -> Result<Sender, String> {
     Ok(sender)
 }
 
-async fn exchange(sender: &mut Sender, method: Method, uri: &Uri) -> Result<Answer, String> {
+async fn exchange(sender: &mut Sender, method: Method, uri: &Uri, fields: &[(&str, &str)]) -> Result<Answer, String> {
     sender.ready().await.map_err(|error| error.to_string())?;
     let host = uri.authority().map_or("localhost", |authority| authority.as_str());
-    let request = Request::builder().method(method).uri(uri).header(header::HOST, host).body(Empty::new());
+    let request = Request::builder().method(method).uri(uri).header(header::HOST, host);
+    let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    let request = request.body(Empty::new());
     let response = sender.send_request(request.map_err(|error| error.to_string())?).await;
     let (head, body) = response.map_err(|error| error.to_string())?.into_parts();
     let body = Limited::new(body, ANSWER_LENGTH_MAX).collect().await.map_err(|error| error.to_string())?;
@@ -138,7 +150,7 @@ async fn call_on_and_on(proxy: SocketAddr, uri: Uri, tally: Arc<Mutex<Tally>>) {
                 Some(sender) => sender,
                 None => connect(proxy).await?,
             };
-            exchange(&mut sender, Method::GET, &uri).await.map(|answer| (answer, sender))
+            exchange(&mut sender, Method::GET, &uri, &[]).await.map(|answer| (answer, sender))
         };
         let outcome = timeout(CALL_TIMEOUT, called).await.unwrap_or_else(|_| Err("no answer in time".to_owned()));
         let outcome = outcome.map(|(answer, sender)| {

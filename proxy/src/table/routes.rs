@@ -2,6 +2,7 @@
 
 mod changes;
 mod gateway;
+mod index;
 mod istio;
 mod matching;
 mod retries;
@@ -23,6 +24,8 @@ use weft_proto::service::{Labels, ServiceName};
 pub(crate) use changes::{Changes, PathRewrite, Rewrite};
 pub(crate) use matching::{Asking, Match};
 pub(crate) use retries::{RetryOn, RetryPolicy};
+
+use index::Index;
 
 /// A document about calls, as it was applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +51,7 @@ pub(crate) struct Routes {
     source: Source,
     seen: Seen,
     pub(crate) rules: Vec<Rule>,
+    index: Index,
     /// Where its rules lead.
     pub(crate) backends: Vec<BackendRef>,
     /// What a call is answered with that is led to what is not there.
@@ -230,11 +234,12 @@ impl Routes {
 
     /// The first rule that matches and the block of it that does, by their places.
     pub(crate) fn find(&self, asking: &Asking<'_>) -> Option<(usize, Option<usize>)> {
-        self.rules.iter().enumerate().find_map(|(at, rule)| {
-            if rule.matches.is_empty() {
-                return Some((at, None));
+        self.index.first(asking.path, |at| {
+            let blocks = &self.rules[at].matches;
+            if blocks.is_empty() {
+                return Some(None);
             }
-            rule.matches.iter().position(|block| block.fits(asking)).map(|block| (at, Some(block)))
+            blocks.iter().position(|block| block.fits(asking)).map(Some)
         })
     }
 

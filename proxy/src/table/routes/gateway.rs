@@ -10,6 +10,7 @@ use weft_proto::kinds::istio::expression;
 use weft_proto::service::ServiceName;
 
 use super::changes::PathRewrite;
+use super::index::Index;
 use super::matching::{PathMatch, Text};
 use super::{
     Action, BackendRef, Backends, Changes, GatewayDocument, Match, Redirect, RetryOn, RetryPolicy, Rewrite, Routes,
@@ -31,10 +32,12 @@ pub(super) fn compile(documents: Vec<Arc<GatewayDocument>>, service: &ServiceNam
     ranked.sort_by_key(|(rank, _)| Reverse(*rank));
     let namespace = documents.first().map(|one| one.key.namespace.clone()).unwrap_or_default();
     let seen = if namespace == service.namespace() { Seen::ByAll } else { Seen::From(namespace) };
+    let rules: Vec<Rule> = ranked.into_iter().map(|(_, rule)| rule).collect();
     Routes {
         source: Source::Gateway(documents),
         seen,
-        rules: ranked.into_iter().map(|(_, rule)| rule).collect(),
+        index: Index::new(&rules),
+        rules,
         backends: backends.into_list(),
         missing: StatusCode::INTERNAL_SERVER_ERROR,
     }

@@ -9,6 +9,7 @@ use weft_proto::kinds::istio::{StringMatch, anywhere, expression, grpc_code, is_
 use weft_proto::kinds::virtual_service as istio;
 
 use super::changes::PathRewrite;
+use super::index::Index;
 use super::matching::{PathMatch, Text};
 use super::{
     Abort, Action, BackendRef, Backends, Chance, Changes, Fault, Match, Redirect, RetryOn, RetryPolicy, Rewrite,
@@ -19,10 +20,11 @@ pub(super) fn compile(document: &Arc<RouteDocument>) -> Routes {
     let name = format!("{}/{}", document.key.namespace, document.key.name);
     let mut backends = Backends::default();
     let rule = |(at, one): (usize, &istio::HttpRoute)| rule(document, (at, one), &name, &mut backends);
-    let rules = document.spec.http.iter().enumerate().map(rule).collect();
+    let rules: Vec<Rule> = document.spec.http.iter().enumerate().map(rule).collect();
     Routes {
         source: Source::Istio(document.clone()),
         seen: Seen::AsExported,
+        index: Index::new(&rules),
         rules,
         backends: backends.into_list(),
         missing: StatusCode::SERVICE_UNAVAILABLE,

@@ -3,8 +3,10 @@
 //! microseconds that it once was slower.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
+use weft_proto::kinds::destination_rule::Simple;
 
 use crate::call::End;
 use crate::decide::Permit;
@@ -72,6 +74,12 @@ pub(crate) fn pick(
     if candidates.is_empty() {
         return None;
     }
+    if let Some(way @ (Simple::Random | Simple::RoundRobin)) = relation.balancer {
+        let usable = |index: &usize| passes(*index) && !relation.slot(*index).is_avoided(now);
+        let sound: Vec<usize> = candidates.iter().copied().filter(usable).collect();
+        let all = || candidates.iter().copied().filter(|index| passes(*index)).collect();
+        return by_weight(relation, if sound.is_empty() { all() } else { sound }, way, random);
+    }
     let first = random.below(candidates.len());
     let second = (first + 1 + random.below(candidates.len() - 1)) % candidates.len();
     let (first, second) = (candidates[first], candidates[second]);
@@ -88,11 +96,36 @@ pub(crate) fn pick(
     }
 }
 
+/// Any of these, or the next one, each as often as its weight says.
+fn by_weight(relation: &Relation, among: Vec<usize>, way: Simple, random: &Random) -> Option<usize> {
+    let weight = |index: &usize| usize::from(relation.service.endpoints[*index].description.weight.max(1));
+    let unit = among.iter().map(weight).reduce(gcd)?;
+    let sum: usize = among.iter().map(|index| weight(index) / unit).sum();
+    let mut left = match way {
+        Simple::RoundRobin => relation.turn.fetch_add(1, Ordering::Relaxed) % sum,
+        Simple::Random | Simple::LeastRequest => random.below(sum),
+    };
+    among.into_iter().find(|index| match left.checked_sub(weight(index) / unit) {
+        Some(rest) => {
+            left = rest;
+            false
+        }
+        None => true,
+    })
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 /// One of two, the first one with a chance of `w1/c1² : w2/c2²` for weights `w` and costs `c`.
 fn cheaper(relation: &Relation, (first, second): (usize, usize), now: Instant, random: &Random) -> usize {
     let worth = |index: usize| {
         let weight = f64::from(relation.service.endpoints[index].description.weight.max(1));
-        weight / relation.slot(index).cost(now).powi(2)
+        match relation.balancer {
+            None => weight / relation.slot(index).cost(now).powi(2),
+            Some(_) => weight / (f64::from(relation.slot(index).read().1) + 1.0).powi(2),
+        }
     };
     let (one, other) = (worth(first), worth(second));
     if random.share() * (one + other) < one { first } else { second }

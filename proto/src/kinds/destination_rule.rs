@@ -33,15 +33,44 @@ pub struct Subset {
     /// Labels that an instance must have, all of them; none: all instances.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
+    /// How they are called, block by block over that of the rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic_policy: Option<TrafficPolicy>,
 }
 
 /// How a service is called.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TrafficPolicy {
+    /// Which of the instances a call goes to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancer: Option<LoadBalancer>,
     /// Mutual TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
+}
+
+/// Which of the instances a call goes to.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LoadBalancer {
+    /// How it is chosen.
+    #[serde(default)]
+    pub simple: Simple,
+}
+
+/// How an instance is chosen, by weights in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Simple {
+    /// Of two at random the one with fewer open calls.
+    #[default]
+    #[serde(alias = "UNSPECIFIED", alias = "LEAST_CONN")]
+    LeastRequest,
+    /// One after the other.
+    RoundRobin,
+    /// Any.
+    Random,
 }
 
 /// Mutual TLS with the identities of the mesh, which is what the mesh does unasked.
@@ -77,10 +106,14 @@ impl Spec for DestinationRule {
             faults.push(("spec.host".into(), text));
         }
         check_export(&self.export_to, faults);
-        if self.traffic_policy.as_ref().is_some_and(|policy| policy.tls.is_none()) {
+        let says_nothing = |policy: &Option<TrafficPolicy>| policy.as_ref() == Some(&TrafficPolicy::default());
+        if says_nothing(&self.traffic_policy) {
             faults.push(("spec.trafficPolicy".into(), "it says nothing".into()));
         }
         for (at, subset) in self.subsets.iter().enumerate() {
+            if says_nothing(&subset.traffic_policy) {
+                faults.push((format!("spec.subsets[{at}].trafficPolicy"), "it says nothing".into()));
+            }
             let path = format!("spec.subsets[{at}].name");
             if self.subsets[..at].iter().any(|other| other.name == subset.name) {
                 faults.push((path, format!("{} is listed twice", subset.name)));

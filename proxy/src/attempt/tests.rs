@@ -9,8 +9,11 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use weft_proto::identity::Identity;
+use weft_proto::kinds::Spec;
+use weft_proto::kinds::destination_rule::DestinationRule;
 use weft_proto::kinds::service::ServiceSettings;
-use weft_proto::service::{InstanceName, Protocol, ServiceName, ServicePort};
+use weft_proto::resource::ResourceKey;
+use weft_proto::service::{DEFAULT_NAMESPACE, InstanceName, Protocol, ServiceName, ServicePort};
 
 use crate::balance::Flight;
 use crate::call::{Addresses, End, Parties};
@@ -22,6 +25,7 @@ use crate::lane::Lanes;
 use crate::record::Recorder;
 use crate::table::Table;
 use crate::table::description::{Description, EndpointDescription, ServiceDescription};
+use crate::table::routes::SubsetDocument;
 
 use super::*;
 
@@ -40,6 +44,7 @@ enum Manner {
 struct Script {
     instances: BTreeMap<InstanceName, (EndpointDescription, Manner)>,
     settings: ServiceSettings,
+    rule: Option<DestinationRule>,
     table: Option<Table>,
     lanes: Lanes,
     recorder: Recorder,
@@ -50,7 +55,7 @@ impl Default for Script {
     fn default() -> Self {
         let recorder = Recorder::new(mpsc::channel(1).0, 0.0, 7);
         let (instances, settings) = (BTreeMap::new(), ServiceSettings::default());
-        Self { instances, settings, table: None, lanes: Lanes::default(), recorder, open: Vec::new() }
+        Self { instances, settings, rule: None, table: None, lanes: Lanes::default(), recorder, open: Vec::new() }
     }
 }
 
@@ -60,6 +65,13 @@ impl Script {
             "instance" => self.instance(&mut line)?,
             "retries" => {
                 self.settings.retries = Some(line.word()?.parse()?);
+                self.build()?
+            }
+            // `balancer ROUND_ROBIN`: as a DestinationRule says it.
+            "balancer" => {
+                let spec =
+                    format!(r#"{{"host":"web","trafficPolicy":{{"loadBalancer":{{"simple":"{}"}}}}}}"#, line.word()?);
+                self.rule = Some(serde_json::from_str(&spec)?);
                 self.build()?
             }
             "wait" => {
@@ -139,7 +151,7 @@ impl Script {
             settings: Some(Arc::new(self.settings.clone())),
             routes: Vec::new(),
             gateway_routes: Vec::new(),
-            subsets: Vec::new(),
+            subsets: self.rule.iter().map(rule).collect(),
             endpoints: self.instances.values().map(|(endpoint, _)| endpoint.clone()).collect(),
         };
         let description = Description {
@@ -223,6 +235,12 @@ impl Script {
             }
         }
     }
+}
+
+fn rule(spec: &DestinationRule) -> Arc<SubsetDocument> {
+    let (kind, namespace) = (DestinationRule::KIND.key(), DEFAULT_NAMESPACE.to_owned());
+    let key = ResourceKey { kind, namespace, name: "web".into() };
+    Arc::new(SubsetDocument { key, created: 1, spec: spec.clone() })
 }
 
 fn after_ms(milliseconds: u128) -> String {

@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use http::HeaderValue;
 use weft_proto::identity::Identity;
+use weft_proto::kinds::destination_rule::Simple;
 use weft_proto::service::{Labels, ServicePort};
 
 use crate::call::{Addresses, Asked, End, Parties};
@@ -33,6 +35,10 @@ pub(crate) struct Relation {
     pub(crate) forwarded: Option<HeaderValue>,
     /// The labels that the instances must have which are meant: none of a subset that is not defined.
     subset: Option<Option<Labels>>,
+    /// How instances are chosen; none: Weft's own way.
+    pub(crate) balancer: Option<Simple>,
+    /// Whose turn it is where they are chosen one after the other.
+    pub(crate) turn: AtomicUsize,
     /// The caller's labels, where a rule asks for them.
     pub(crate) labels: Labels,
     place: Place,
@@ -82,6 +88,8 @@ impl Relation {
             }),
             instance: parties.instance.as_ref().and_then(|name| service.instance(name)),
             forwarded: HeaderValue::from_str(&forwarded).ok(),
+            balancer: service.balancer(parties.subset.as_deref(), namespace(&parties.caller)),
+            turn: AtomicUsize::new(0),
             labels: labels(table, parties, service),
             place,
         };

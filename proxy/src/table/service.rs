@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
 use weft_proto::kinds::authorization_policy::{APP_LABEL, AuthorizationPolicy};
+use weft_proto::kinds::destination_rule::Simple;
 use weft_proto::kinds::service::{EscapedSlashes, ServiceSettings, Span, UnderscoreHeaders};
 use weft_proto::service::{InstanceName, Labels, Protocol, ServiceName, ServicePort};
 
@@ -255,6 +256,11 @@ impl Service {
     /// The labels of a subset, as callers of the namespace see it; none where no document defines it.
     pub(crate) fn subset(&self, name: &str, caller: &str) -> Option<&Labels> {
         routes::subset(&self.description.subsets, &self.name, caller, name)
+    }
+
+    /// How its instances, or those of a subset, are chosen for callers of the namespace; none: Weft's own way.
+    pub(crate) fn balancer(&self, subset: Option<&str>, caller: &str) -> Option<Simple> {
+        routes::balancer(&self.description.subsets, &self.name, caller, subset)
     }
 
     /// Whether an instance with these labels of its own is in a subset that asks for labels.

@@ -67,16 +67,16 @@ impl Route {
     }
 }
 
-/// Tries.
+/// Tries. `now` is when the first one begins, which is not when the exchange began where its rule has delayed it.
 pub(crate) async fn attempt<N: Net, A: Attempt<N>>(
     core: &Core<N>,
     route: &Route,
     what: &mut A,
     open: &mut Open,
+    mut now: Instant,
 ) -> Result<A::Got, Reject> {
     let mut tries = Tries::new(&route.leg, route.ruled());
     let random = &core.recorder.random;
-    let mut now = open.started();
     loop {
         let chosen = balance::choose(&route.permit, |endpoint| tries.tried(endpoint), now, random)?;
         tries.begin(&chosen);
@@ -117,18 +117,17 @@ impl<N: Net> Attempt<N> for Outgoing {
 impl Outgoing {
     /// What a try comes to that failed, or after whose answer its rule asks for another one.
     fn again(&mut self, sent: Result<Answer, Failure>, tries: &Tries<'_>) -> Result<Answer, Failure> {
-        let failure = match sent {
-            Ok(answer) if !self.recover() => return Ok(answer),
-            Ok(answer) => {
+        match sent {
+            Ok(answer) if self.recover() => {
                 let reject = Reject::Broken(format!("it answered {}", answer.response.status()));
-                Failure { reject, again: Again::Told }
+                Err(Failure { reject, again: Again::Told })
             }
-            Err(failure) => tries.judge(failure),
-        };
-        Err(match failure.again {
-            Again::Told if !self.recover() => Failure::never(failure.reject),
-            _ => failure,
-        })
+            Ok(answer) => Ok(answer),
+            Err(failure) => Err(match tries.judge(failure) {
+                Failure { reject, again: Again::Told } if !self.recover() => Failure::never(reject),
+                failure => failure,
+            }),
+        }
     }
 }
 

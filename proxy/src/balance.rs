@@ -13,7 +13,7 @@ use crate::decide::Permit;
 use crate::decide::relation::Relation;
 use crate::reject::Reject;
 use crate::table::endpoints::Slot;
-use crate::task::Random;
+use crate::task::{Random, on_part};
 
 /// The endpoint of a try, and the permit by which it may be used.
 #[derive(Debug)]
@@ -78,7 +78,8 @@ pub(crate) fn pick(
         let usable = |index: &usize| passes(*index) && !relation.slot(*index).is_avoided(now);
         let sound: Vec<usize> = candidates.iter().copied().filter(usable).collect();
         let all = || candidates.iter().copied().filter(|index| passes(*index)).collect();
-        return by_weight(relation, if sound.is_empty() { all() } else { sound }, way, random);
+        let among = if sound.is_empty() { all() } else { sound };
+        return by_weight(relation, &among, way, random);
     }
     let first = random.below(candidates.len());
     let second = (first + 1 + random.below(candidates.len() - 1)) % candidates.len();
@@ -97,21 +98,16 @@ pub(crate) fn pick(
 }
 
 /// Any of these, or the next one, each as often as its weight says.
-fn by_weight(relation: &Relation, among: Vec<usize>, way: Simple, random: &Random) -> Option<usize> {
+fn by_weight(relation: &Relation, among: &[usize], way: Simple, random: &Random) -> Option<usize> {
     let weight = |index: &usize| usize::from(relation.service.endpoints[*index].description.weight.max(1));
     let unit = among.iter().map(weight).reduce(gcd)?;
-    let sum: usize = among.iter().map(|index| weight(index) / unit).sum();
-    let mut left = match way {
+    let parts = || among.iter().map(|index| weight(index) / unit);
+    let sum = parts().sum();
+    let number = match way {
         Simple::RoundRobin => relation.turn.fetch_add(1, Ordering::Relaxed) % sum,
         Simple::Random | Simple::LeastRequest => random.below(sum),
     };
-    among.into_iter().find(|index| match left.checked_sub(weight(index) / unit) {
-        Some(rest) => {
-            left = rest;
-            false
-        }
-        None => true,
-    })
+    on_part(parts(), number).map(|place| among[place])
 }
 
 fn gcd(a: usize, b: usize) -> usize {

@@ -61,6 +61,13 @@ pub(crate) struct Parties {
     pub(crate) subset: Option<Arc<str>>,
 }
 
+impl Parties {
+    /// Calls of any instance by a caller of this node.
+    pub(crate) fn of_caller(caller: Identity, service: &ServiceName, port: u16) -> Self {
+        Self { end: End::Caller, caller, service: service.clone(), port, instance: None, subset: None }
+    }
+}
+
 /// Both ends of a call, as the policies of the callee see them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Addresses {

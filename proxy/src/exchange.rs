@@ -20,7 +20,7 @@ use crate::body::Body;
 use crate::call::{Addresses, Answerer, Asked, Destination, End, Peer};
 use crate::connection::Connection;
 use crate::decide::relation::{Current, Relation};
-use crate::decide::route::{self, Ruled};
+use crate::decide::route::Ruled;
 use crate::decide::{Decision, Question, decide, http_call};
 use crate::forward::answer::AnswerBody;
 use crate::forward::outgoing::{Answer, Outgoing};
@@ -120,9 +120,9 @@ async fn run<N: Net>(
     };
     let core = &connection.core;
     let mut answer = match deadline {
-        None => attempt(core, &route, outgoing, open).await?,
+        None => attempt(core, &route, outgoing, open, began).await?,
         Some(at) => {
-            let attempts = Box::pin(timeout_at(at, attempt(core, &route, outgoing, open)));
+            let attempts = Box::pin(timeout_at(at, attempt(core, &route, outgoing, open, began)));
             attempts.await.map_err(|_| Reject::Timeout)??
         }
     };
@@ -173,7 +173,7 @@ fn permit<N: Net>(
     let leg = identify::leg(connection, Some(&received.host))?;
     received.check_names(settings(&leg).underscore_headers)?;
     let asked = received.normalise(settings(&leg).escaped_slashes)?;
-    let (next, delay) = match route::routes(&leg.relation) {
+    let (next, delay) = match &leg.relation.routes {
         None => (Next::Send(authorize(connection, (leg, None), Some((asked, &received.head.headers)), open)?), None),
         Some(_) => follow(connection, leg, (&mut received, asked), open)?,
     };

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use weft_proto::identity::Identity;
 use weft_proto::service::{Labels, Protocol, ServiceName};
 
-use crate::call::{End, Parties};
+use crate::call::Parties;
 use crate::decide::relation::{Place, Relation};
 use crate::decide::{Decision, Question, decide, judge};
 use crate::reject::Reject;
@@ -120,14 +120,7 @@ pub(crate) fn explain(
         Some(number) => service.port(number),
     };
     let port = port.ok_or_else(|| format!("{name} has no such port"))?;
-    let parties = Parties {
-        end: End::Caller,
-        caller: caller.clone(),
-        service: service.name.clone(),
-        port: port.port,
-        instance: None,
-        subset: None,
-    };
+    let parties = Parties::of_caller(caller.clone(), name, port.port);
     let relation = Arc::new(Relation::new(table, &parties, service, port, place));
     let mut explanation = Explanation::new(&relation, table.index());
     let normal = http.map(|(_, path, _)| path::normalise(path, service.settings.escaped_slashes)).transpose();

@@ -1,19 +1,20 @@
 //! Steps 2 and 3: who calls, what is asked for, and who is called then.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use weft_proto::identity::Identity;
 use weft_proto::service::{InstanceName, ServicePort};
 
-use crate::call::{Destination, End, Parties, Peer};
+use crate::call::{Destination, Parties, Peer};
 use crate::connection::Connection;
 use crate::decide::identify::{fixed, named};
-use crate::decide::route::{self, Backend, Ruled};
+use crate::decide::route::{self, Ruled};
 use crate::host::Host;
 use crate::lane::Leg;
 use crate::net::Net;
 use crate::reject::Reject;
 use crate::table::{Service, Table};
+use crate::task::on_part;
 
 /// The way of this exchange: its caller, and the backend that its route leads to.
 pub(crate) fn leg<N: Net>(connection: &Connection<N>, host: Option<&Arc<Host>>) -> Result<Arc<Leg>, Reject> {
@@ -51,19 +52,16 @@ pub(crate) fn backend<N: Net>(connection: &Connection<N>, leg: &Leg, ruled: &Rul
     let (place, to) = ruled.to().ok_or_else(|| ruled.missing())?;
     let find = || {
         let table = connection.core.shared.table.load();
-        let Backend { service, port, subset } = route::backend(&table, &leg.relation, to)?;
-        let parties = Parties {
-            end: End::Caller,
-            caller: leg.relation.caller.identity().clone(),
-            service: service.name.clone(),
-            port: port.port,
-            instance: None,
-            subset,
-        };
-        Some(connection.core.leg(&table, parties, &service, port))
+        let backend = route::backend(&table, &leg.relation, to)?;
+        let parties = backend.parties(&leg.relation);
+        Some(connection.core.leg(&table, parties, &backend.service, backend.port))
     };
     let way = leg.ways.get(place).ok_or_else(|| ruled.missing())?;
-    let found = way.get_or_init(find).clone().ok_or_else(|| ruled.missing())?;
+    if let Some(found) = way.get().and_then(Weak::upgrade) {
+        return certified(connection, found);
+    }
+    let found = find().ok_or_else(|| ruled.missing())?;
+    let _ = way.set(Arc::downgrade(&found));
     certified(connection, found)
 }
 
@@ -111,15 +109,8 @@ fn instance<N: Net>(connection: &Connection<N>, service: &Service, port: Service
     if caller.instance.is_some() {
         return caller.instance.clone();
     }
-    let fit = || service.instances.iter().filter(|instance| instance.serves(port.port)).map(|one| &one.description);
-    let total: usize = fit().map(|instance| usize::from(instance.weight)).sum();
-    let mut left = connection.core.recorder.random.below(total.max(1));
-    let picked = fit().find(|instance| match left.checked_sub(instance.weight.into()) {
-        Some(rest) => {
-            left = rest;
-            false
-        }
-        None => true,
-    });
-    picked.map(|instance| instance.id.name.clone())
+    let fit: Vec<_> = service.instances.iter().filter(|instance| instance.serves(port.port)).collect();
+    let weights = || fit.iter().map(|instance| usize::from(instance.description.weight));
+    let number = connection.core.recorder.random.below(weights().sum::<usize>().max(1));
+    on_part(weights(), number).map(|place| fit[place].description.id.name.clone())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 use weft_proto::identity::Identity;
@@ -12,7 +12,6 @@ use crate::call::{End, Parties};
 use crate::connect::instance::InstanceSlot;
 use crate::connect::link::LinkSlot;
 use crate::decide::relation::Relation;
-use crate::decide::route;
 use crate::record::Recorder;
 use crate::record::metrics::{Key, Series};
 
@@ -31,8 +30,9 @@ pub(crate) struct Leg {
     pub(crate) generation: u64,
     pub(crate) relation: Arc<Relation>,
     pub(crate) lane: Arc<Lane>,
-    /// Where the rules that count for these calls lead, by their document's backends; none of one that is not there.
-    pub(crate) ways: Vec<OnceLock<Option<Arc<Leg>>>>,
+    /// Where the rules that count for these calls lead, by their document's backends. A rule may lead back to what is asked
+    /// for: a leg that held itself would never go.
+    pub(crate) ways: Vec<OnceLock<Weak<Leg>>>,
     /// Where links lead, by endpoint.
     pub(crate) links: Vec<OnceLock<Arc<LinkSlot>>>,
     /// By instance of this node.
@@ -99,7 +99,7 @@ impl Known {
 
 impl Leg {
     fn new(generation: u64, relation: Arc<Relation>, lane: Arc<Lane>, certified: bool) -> Self {
-        let backends = route::routes(&relation).map_or(0, |routes| routes.backends.len());
+        let backends = relation.routes.as_ref().map_or(0, |routes| routes.backends.len());
         Self {
             generation,
             ways: (0..backends).map(|_| OnceLock::new()).collect(),

@@ -47,4 +47,15 @@ impl Random {
     }
 }
 
+/// The place of the one on whose part of the sum of all weights a number falls; none where it is beyond them.
+pub(crate) fn on_part(weights: impl IntoIterator<Item = usize>, mut number: usize) -> Option<usize> {
+    weights.into_iter().position(|weight| match number.checked_sub(weight) {
+        Some(rest) => {
+            number = rest;
+            false
+        }
+        None => true,
+    })
+}
+
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;

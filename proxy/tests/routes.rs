@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use weft_proto::service::Protocol;
 use weft_proxy::plane::Transport;
 
-use support::mesh::{Mesh, Setup, TestInstance, localhost, soon};
+use support::mesh::{Mesh, Setup, TestInstance, identity, localhost, service, soon};
 
 const HTTP: u16 = 8080;
 
@@ -182,6 +182,8 @@ async fn requests_and_answers_are_changed() {
     headers: {request: {add: {x-me: share}}}
 - match: [{uri: {exact: /moved}}]
   redirect: {uri: /there, redirectCode: 308}
+- match: [{uri: {exact: /empty}}]
+  directResponse: {status: 204}
 - directResponse: {status: 418, body: {string: no coffee}}
 ",
     );
@@ -191,6 +193,8 @@ async fn requests_and_answers_are_changed() {
     let (status, headers, _) = stage.call("/moved", &[]).await;
     assert_eq!((status.as_u16(), &headers["location"]), (308, &HeaderValue::from_static("http://web.mesh/there")));
     let asked = stage.asked.load(Ordering::Relaxed);
+    let (status, headers, body) = stage.call("/empty", &[]).await;
+    assert_eq!((status.as_u16(), &*body, headers.get("content-length")), (204, "", None));
     let (status, _, body) = stage.call("/else", &[]).await;
     assert_eq!((status.as_u16(), &*body), (418, "no coffee"));
     assert_eq!(stage.asked.load(Ordering::Relaxed), asked, "the application was not asked");
@@ -219,6 +223,39 @@ async fn faults_are_made_and_time_is_bounded() {
     assert_eq!(status.as_u16(), 200);
     assert!(began.elapsed() >= Duration::from_millis(700));
     assert_eq!(stage.call("/slow", &[]).await.0.as_u16(), 504);
+}
+
+#[tokio::test]
+async fn a_delay_that_is_made_is_none_of_the_instance() {
+    let mut stage = Stage::over(Transport::Tcp).await;
+    stage.rules(
+        "- fault: {delay: {percentage: {value: 100}, fixedDelay: 900ms}}
+  route: [{destination: {host: web, subset: v1}}]
+",
+    );
+    // The connection has to be made the first time, which is measured apart.
+    for _ in 0..2 {
+        assert_eq!(stage.call("/", &[]).await.0.as_u16(), 200);
+    }
+    let told = stage.mesh.a.plane.explain(&identity("front"), &service("web"), None, None, &HeaderMap::new());
+    let latency = told.expect("there is web").candidates.iter().find_map(|candidate| candidate.latency_us);
+    assert!(latency.is_some_and(|latency| latency < 800_000), "{latency:?}");
+}
+
+#[tokio::test]
+async fn a_rule_that_leads_back_keeps_no_former_table() {
+    let mut stage = Stage::over(Transport::Tcp).await;
+    stage.rules("- route: [{destination: {host: web}}]\n");
+    let former = Arc::downgrade(stage.mesh.a.plane.table().service(&service("web")).expect("there is web"));
+    assert_eq!(stage.call("/", &[]).await.0.as_u16(), 200);
+    stage.rules("- timeout: 9s\n  route: [{destination: {host: web}}]\n");
+    assert_eq!(stage.call("/", &[]).await.0.as_u16(), 200);
+    soon("the end of the former form", async {
+        while former.strong_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -9,7 +9,6 @@ use weft_proto::identity::TrustDomain;
 use weft_proto::kinds::authorization_policy::{AuthorizationPolicy, DRY_RUN_ANNOTATION};
 use weft_proto::kinds::destination_rule::DestinationRule;
 use weft_proto::kinds::http_route::HttpRoute;
-use weft_proto::kinds::istio::service_of;
 use weft_proto::kinds::service::ServiceSettings;
 use weft_proto::kinds::virtual_service::VirtualService;
 use weft_proto::kinds::{Kind, Kinds, Spec};
@@ -114,16 +113,13 @@ impl Specs {
                     keep(&mut self.services, resource, read, || None);
                 }
                 Some(kind) if kind.key() == VirtualService::KIND.key() => {
-                    let read = || supported(kind, resource).and_then(|()| document(resource));
-                    others |= keep(&mut self.routes, resource, read, || None);
+                    others |= keep_document(&mut self.routes, kind, resource);
                 }
                 Some(kind) if kind.key() == HttpRoute::KIND.key() => {
-                    let read = || supported(kind, resource).and_then(|()| document(resource));
-                    others |= keep(&mut self.gateway_routes, resource, read, || None);
+                    others |= keep_document(&mut self.gateway_routes, kind, resource);
                 }
                 Some(kind) if kind.key() == DestinationRule::KIND.key() => {
-                    let read = || supported(kind, resource).and_then(|()| document(resource));
-                    others |= keep(&mut self.subsets, resource, read, || None);
+                    others |= keep_document(&mut self.subsets, kind, resource);
                 }
                 _ => self.unknown.push(Unenforced {
                     key: resource.key.clone(),
@@ -139,23 +135,19 @@ impl Specs {
     fn sort_calls(&mut self) -> BTreeSet<ServiceName> {
         let mut calls: BTreeMap<ServiceName, Calls> = BTreeMap::new();
         for document in by_age(&self.routes) {
-            let hosts = document.spec.hosts.iter();
-            let services: BTreeSet<_> = hosts.filter_map(|host| service_of(host, &document.key.namespace)).collect();
-            services.into_iter().for_each(|service| calls.entry(service).or_default().routes.push(document.clone()));
+            for service in document.spec.services(&document.key.namespace) {
+                calls.entry(service).or_default().routes.push(document.clone());
+            }
         }
         for document in by_age(&self.gateway_routes) {
-            let own = &document.key.namespace;
-            let parents = document
-                .spec
-                .parent_refs
-                .iter()
-                .filter_map(|parent| ServiceName::new(parent.namespace.as_ref().unwrap_or(own), &parent.name).ok());
-            let services: BTreeSet<_> = parents.collect();
-            services.into_iter().for_each(|one| calls.entry(one).or_default().gateway_routes.push(document.clone()));
+            for service in document.spec.services(&document.key.namespace) {
+                calls.entry(service).or_default().gateway_routes.push(document.clone());
+            }
         }
         for document in by_age(&self.subsets) {
-            let service = service_of(&document.spec.host, &document.key.namespace);
-            service.into_iter().for_each(|service| calls.entry(service).or_default().subsets.push(document.clone()));
+            for service in document.spec.services(&document.key.namespace) {
+                calls.entry(service).or_default().subsets.push(document.clone());
+            }
         }
         let before = std::mem::replace(&mut self.calls, calls);
         let names = before.keys().chain(self.calls.keys());
@@ -244,10 +236,8 @@ fn keep<T>(
 /// Those that can be read, the oldest first (Istio's order).
 fn by_age<T>(all: &BTreeMap<ResourceKey, Kept<Document<T>>>) -> Vec<Arc<Document<T>>> {
     let mut documents: Vec<_> = all.values().filter_map(|kept| kept.good.clone()).collect();
-    documents.sort_by(|a, b| {
-        let order = |one: &Document<T>| (one.created, one.key.name.clone(), one.key.namespace.clone());
-        order(a).cmp(&order(b))
-    });
+    let order = |one: &Document<T>| (one.created, one.key.name.clone(), one.key.namespace.clone());
+    documents.sort_by_cached_key(|one| order(one));
     documents
 }
 
@@ -262,8 +252,14 @@ fn same_calls(before: Option<&Calls>, now: Option<&Calls>) -> bool {
         && same(&before.subsets, &now.subsets)
 }
 
-fn document<T: Spec>(resource: &Resource) -> Result<Document<T>, String> {
-    Ok(Document { key: resource.key.clone(), created: resource.created, spec: T::of(resource)? })
+/// The same for a document about calls: one that cannot be read and never could is as if it were not there.
+fn keep_document<T: Spec>(
+    all: &mut BTreeMap<ResourceKey, Kept<Document<T>>>,
+    kind: &Kind,
+    resource: &Resource,
+) -> bool {
+    let document = |spec| Document { key: resource.key.clone(), created: resource.created, spec };
+    keep(all, resource, || supported(kind, resource).and_then(|()| T::of(resource)).map(document), || None)
 }
 
 fn supported(kind: &Kind, resource: &Resource) -> Result<(), String> {

@@ -1,6 +1,8 @@
 //! Which instances of a service make a subset, field for field as Istio's `DestinationRule` (networking.istio.io/v1).
 //! A field that is not listed is refused.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::istio::{check_export, service_of};
@@ -87,6 +89,13 @@ pub struct Tls {
 pub enum TlsMode {
     /// By mutual TLS with the identities of the mesh.
     IstioMutual,
+}
+
+impl DestinationRule {
+    /// The service that it is about, as a document of this namespace.
+    pub fn services(&self, namespace: &str) -> BTreeSet<ServiceName> {
+        service_of(&self.host, namespace).into_iter().collect()
+    }
 }
 
 impl Spec for DestinationRule {

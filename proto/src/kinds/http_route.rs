@@ -3,10 +3,13 @@
 
 mod check;
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::service::Span;
 use super::{Faults, Kind, Names, Spec};
+use crate::service::ServiceName;
 
 /// `spec` of an `HTTPRoute`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -301,6 +304,20 @@ pub struct Retry {
     /// What the first pause is taken from. Unset: 25ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backoff: Option<Span>,
+}
+
+impl HttpRoute {
+    /// The services that it is about, as a document of this namespace.
+    pub fn services(&self, namespace: &str) -> BTreeSet<ServiceName> {
+        self.parent_refs.iter().filter_map(|parent| parent.service(namespace)).collect()
+    }
+}
+
+impl ParentRef {
+    /// The service, in a document of this namespace.
+    pub fn service(&self, namespace: &str) -> Option<ServiceName> {
+        ServiceName::new(self.namespace.as_deref().unwrap_or(namespace), &self.name).ok()
+    }
 }
 
 impl Spec for HttpRoute {

@@ -4,13 +4,13 @@
 mod check;
 mod hints;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::istio::{GoDuration, Percent, StringMatch};
+use super::istio::{GoDuration, Percent, StringMatch, service_of};
 use super::{Faults, Kind, Names, Spec};
-use crate::service::Labels;
+use crate::service::{Labels, ServiceName};
 
 /// `spec` of a `VirtualService`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -349,6 +349,13 @@ impl Spec for VirtualService {
 
     fn hints(&self) -> Vec<String> {
         hints::of_virtual_service(self)
+    }
+}
+
+impl VirtualService {
+    /// The services that it is about, as a document of this namespace.
+    pub fn services(&self, namespace: &str) -> BTreeSet<ServiceName> {
+        self.hosts.iter().filter_map(|host| service_of(host, namespace)).collect()
     }
 }
 

@@ -13,6 +13,7 @@ use crate::call::{Addresses, Asked, End, Parties};
 use crate::reject::Reject;
 use crate::table::authz::Caller;
 use crate::table::endpoints::Slot;
+use crate::table::routes::Routes;
 use crate::table::{Service, Table};
 use crate::tls::Target;
 
@@ -35,6 +36,8 @@ pub(crate) struct Relation {
     pub(crate) forwarded: Option<HeaderValue>,
     /// The labels that the instances must have which are meant: none of a subset that is not defined.
     subset: Option<Option<Labels>>,
+    /// The rules that count for these calls, at the caller's node: those that stand first of what it sees.
+    pub(crate) routes: Option<Arc<Routes>>,
     /// How instances are chosen; none: Weft's own way.
     pub(crate) balancer: Option<Simple>,
     /// Whose turn it is where they are chosen one after the other.
@@ -88,6 +91,7 @@ impl Relation {
             }),
             instance: parties.instance.as_ref().and_then(|name| service.instance(name)),
             forwarded: HeaderValue::from_str(&forwarded).ok(),
+            routes: routes(parties, service),
             balancer: service.balancer(parties.subset.as_deref(), namespace(&parties.caller)),
             turn: AtomicUsize::new(0),
             labels: labels(table, parties, service),
@@ -142,6 +146,11 @@ impl Relation {
 /// The namespace of an identity; empty for a node.
 fn namespace(identity: &Identity) -> &str {
     identity.namespace().unwrap_or_default()
+}
+
+fn routes(parties: &Parties, service: &Service) -> Option<Arc<Routes>> {
+    let seen = |routes: &&Arc<Routes>| parties.end == End::Caller && routes.is_seen_by(namespace(&parties.caller));
+    service.routes.iter().find(seen).cloned()
 }
 
 /// The labels of the calling service, where a rule of the called one asks for any.

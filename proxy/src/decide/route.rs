@@ -1,14 +1,17 @@
 //! From what is asked for to a backend: the service whose policies, identity, links and limits count from here on. At the
 //! callee's node the link has said who is called, and nothing is routed.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use weft_proto::kinds::service::EscapedSlashes;
 use weft_proto::service::ServicePort;
 
 use super::relation::Relation;
-use crate::call::End;
+use crate::call::Parties;
+use crate::path;
 use crate::reject::Reject;
-use crate::table::routes::{Action, Asking, BackendRef, Fault, Match, Routes, Rule, Share};
+use crate::table::routes::{Action, Asking, BackendRef, Fault, Match, Routes, Rule, Share, Sides};
 use crate::table::{Service, Table};
 
 /// Who is called.
@@ -31,23 +34,13 @@ pub(crate) struct Ruled {
     share: Option<usize>,
 }
 
-/// The rules that count for calls of a service by this caller: those of the first document that it sees.
-pub(crate) fn routes(relation: &Relation) -> Option<&Arc<Routes>> {
-    let routes = &relation.service.routes;
-    if relation.end == End::Callee || routes.is_empty() {
-        return None;
-    }
-    let namespace = relation.namespace();
-    routes.iter().find(|routes| routes.is_seen_by(namespace))
-}
-
 /// The rule for a request; none where the plain service is called. `draw` gives a share of the whole.
 pub(crate) fn route(
     relation: &Relation,
     asking: &Asking<'_>,
     draw: impl FnOnce() -> f64,
 ) -> Result<Option<Ruled>, Reject> {
-    let Some(routes) = routes(relation) else { return Ok(None) };
+    let Some(routes) = &relation.routes else { return Ok(None) };
     let Some((rule, block)) = routes.find(asking) else {
         return if routes.may_concern(asking) { Err(Reject::NoRoute) } else { Ok(None) };
     };
@@ -72,6 +65,14 @@ pub(crate) fn backend(table: &Table, relation: &Relation, to: &BackendRef) -> Op
     Some(Backend { service: service.clone(), port, subset: to.subset.clone() })
 }
 
+impl Backend {
+    /// Its calls by a caller of this node.
+    pub(crate) fn parties(&self, relation: &Relation) -> Parties {
+        let caller = relation.caller.identity().clone();
+        Parties { subset: self.subset.clone(), ..Parties::of_caller(caller, &self.service.name, self.port.port) }
+    }
+}
+
 impl Ruled {
     pub(crate) fn rule(&self) -> &Rule {
         &self.routes.rules[self.rule]
@@ -87,6 +88,31 @@ impl Ruled {
     /// Where its share leads, by its place among the backends of the document.
     pub(crate) fn to(&self) -> Option<(usize, &BackendRef)> {
         self.share().map(|share| (share.backend, &self.routes.backends[share.backend]))
+    }
+
+    /// The target that the request has then, in its normal form; none where the rule leaves it as it is.
+    pub(crate) fn target(
+        &self,
+        path: &str,
+        query: Option<&str>,
+        slashes: EscapedSlashes,
+    ) -> Option<Result<String, path::Refusal>> {
+        let rewrite = self.rule().rewrite.as_ref()?.path.as_ref()?;
+        let new = rewrite.apply(path, self.block().and_then(Match::prefix));
+        let slash = if new.starts_with('/') { "" } else { "/" };
+        let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+        Some(path::normalise(&format!("{slash}{new}{query}"), slashes).map(Cow::into_owned))
+    }
+
+    /// The authority that it has then; what the rule says goes before what its destination says (Istio's order).
+    pub(crate) fn host(&self) -> Option<&str> {
+        let rewrite = self.rule().rewrite.as_ref().and_then(|rewrite| rewrite.authority.as_deref());
+        rewrite.or_else(|| self.changes().find_map(|sides| sides.request.host.as_deref()))
+    }
+
+    /// Changes of header fields: those of the rule, then on top of them those of its destination.
+    pub(crate) fn changes(&self) -> impl Iterator<Item = &Sides> {
+        [Some(&self.rule().changes), self.share().map(|share| &share.changes)].into_iter().flatten()
     }
 
     /// What a call is refused with that leads to what is not there.

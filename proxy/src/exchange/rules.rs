@@ -13,7 +13,6 @@ use crate::decide::route::{self, Ruled};
 use crate::forward::answer::AnswerBody;
 use crate::forward::made;
 use crate::host::Host;
-use crate::path;
 use crate::reject::Reject;
 use crate::request::Received;
 use crate::table::routes::{Action, Asking, Match};
@@ -33,7 +32,7 @@ pub(super) fn find(
         authority: asked.host.authority.as_str(),
         headers: &received.head.headers,
         port: relation.port.port,
-        namespace: Some(relation.namespace()),
+        namespace: relation.namespace(),
         labels: &relation.labels,
     };
     route::route(relation, &asking, || random.share())
@@ -46,36 +45,17 @@ pub(super) fn change(
     slashes: EscapedSlashes,
     asked: &mut Asked,
 ) -> Result<(), Reject> {
-    let rule = ruled.rule();
-    if let Some(rewrite) = &rule.rewrite {
-        if let Some(path) = &rewrite.path {
-            let prefix = ruled.block().and_then(Match::prefix);
-            let new = path.apply(asked.path.path(), prefix).into_owned();
-            let query = asked.path.query().map(|query| format!("?{query}")).unwrap_or_default();
-            retarget(received, &format!("{new}{query}"), slashes, asked)?;
-        }
-        rename(received, rewrite.authority.as_deref(), asked)?;
+    if let Some(target) = ruled.target(asked.path.path(), asked.path.query(), slashes) {
+        let path = PathAndQuery::try_from(target.map_err(Reject::Path)?);
+        asked.path = path.map_err(|_| Reject::BadRequest("the rewritten target is not one"))?;
+        received.head.uri = Uri::from(asked.path.clone());
     }
-    for changes in [Some(&rule.changes), ruled.share().map(|share| &share.changes)].into_iter().flatten() {
-        changes.request.apply(&mut received.head.headers);
-        rename(received, changes.request.host.as_deref(), asked)?;
+    ruled.changes().for_each(|sides| sides.request.apply(&mut received.head.headers));
+    if let Some(host) = ruled.host() {
+        let host = Host::of(host.as_bytes(), &mut None).ok_or(Reject::BadRequest("the rewritten Host is not one"))?;
+        received.host = host.clone();
+        asked.host = host;
     }
-    Ok(())
-}
-
-fn retarget(received: &mut Received, target: &str, slashes: EscapedSlashes, asked: &mut Asked) -> Result<(), Reject> {
-    let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
-    let normal = path::normalise(&target, slashes).map_err(Reject::Path)?.into_owned();
-    let path = PathAndQuery::try_from(normal).map_err(|_| Reject::BadRequest("the rewritten target is not one"))?;
-    received.head.uri = Uri::from(path.clone());
-    asked.path = path;
-    Ok(())
-}
-
-fn rename(received: &mut Received, host: Option<&str>, asked: &mut Asked) -> Result<(), Reject> {
-    let Some(host) = host else { return Ok(()) };
-    received.host = Host::of(host.as_bytes(), &mut None).ok_or(Reject::BadRequest("the rewritten Host is not one"))?;
-    asked.host = received.host.clone();
     Ok(())
 }
 
@@ -100,10 +80,7 @@ pub(super) fn fault(ruled: &Ruled, random: &Random) -> (Option<Duration>, Option
 
 /// Changes the answer as the rule says.
 pub(super) fn change_answer(ruled: &Ruled, headers: &mut HeaderMap) {
-    ruled.rule().changes.response.apply(headers);
-    if let Some(share) = ruled.share() {
-        share.changes.response.apply(headers);
-    }
+    ruled.changes().for_each(|sides| sides.response.apply(headers));
 }
 
 #[cfg(test)]

@@ -11,7 +11,6 @@ use http::HeaderValue;
 
 use crate::attempt::attempt;
 use crate::connection::Connection;
-use crate::decide::route;
 use crate::forward::bytes::{self, Begun, End as Far, Passed};
 use crate::forward::disguise::Disguise;
 use crate::forward::multiplexed::Purpose;
@@ -64,7 +63,7 @@ pub(crate) enum Trial {
 
 async fn ask<N: Net>(connection: &Arc<Connection<N>>, hold: &Arc<Hold>, purpose: Purpose) -> Result<Trial, Reject> {
     // Where requests go, only they tell.
-    if matches!(purpose, Purpose::Probe) && route::routes(&identify::leg(connection, None)?.relation).is_some() {
+    if matches!(purpose, Purpose::Probe) && identify::leg(connection, None)?.relation.routes.is_some() {
         return Ok(Trial::HttpOnly);
     }
     let mut open = Open::new(hold, &connection.core.recorder, "tcp");
@@ -103,7 +102,8 @@ async fn run_stream<N: Net>(
 ) -> Result<(Far, Option<Duration>), Reject> {
     let leg = identify::leg(connection, None)?;
     let route = super::authorize(connection, (leg, None), None, open)?;
-    let far = attempt(&connection.core, &route, &mut purpose, open).await?;
+    let began = open.started();
+    let far = attempt(&connection.core, &route, &mut purpose, open, began).await?;
     open.streaming();
     Ok((far, super::settings(route.leg()).idle_timeout))
 }

@@ -6,13 +6,11 @@ use http::HeaderMap;
 use serde::Serialize;
 
 use super::{Explanation, Place};
-use crate::call::{End, Parties};
 use crate::decide::relation::Relation;
 use crate::decide::route::{self, Backend, Ruled};
-use crate::path;
 use crate::reject::Reject;
 use crate::table::Table;
-use crate::table::routes::{Abort, Action, Asking, Match, Routes, Rule};
+use crate::table::routes::{Abort, Action, Asking, Routes, Rule};
 use crate::task::Random;
 
 /// What one rule says of the call.
@@ -44,7 +42,7 @@ pub(super) fn follow(
     asked: &mut Asked,
     explanation: &mut Explanation,
 ) -> Option<Arc<Relation>> {
-    let Some(routes) = route::routes(&relation) else { return Some(relation) };
+    let Some(routes) = &relation.routes else { return Some(relation) };
     let asking = Asking {
         method: &asked.method,
         path: &asked.path,
@@ -52,7 +50,7 @@ pub(super) fn follow(
         authority: &asked.host,
         headers: &asked.headers,
         port: relation.port.port,
-        namespace: Some(relation.namespace()),
+        namespace: relation.namespace(),
         labels: &relation.labels,
     };
     let random = Random::new(table.generation);
@@ -74,15 +72,10 @@ pub(super) fn follow(
     let Some(backend) = ruled.to().and_then(|(_, to)| route::backend(table, &relation, to)) else {
         return end(&ruled.missing(), explanation);
     };
-    change(asked, &ruled, &backend);
-    let parties = Parties {
-        end: End::Caller,
-        caller: relation.caller.identity().clone(),
-        service: backend.service.name.clone(),
-        port: backend.port.port,
-        instance: None,
-        subset: backend.subset.clone(),
-    };
+    if let Err(reject) = change(asked, &ruled, &backend) {
+        return end(&reject, explanation);
+    }
+    let parties = backend.parties(&relation);
     Some(Arc::new(Relation::new(table, &parties, &backend.service, backend.port, place)))
 }
 
@@ -96,13 +89,9 @@ fn word((at, rule): (usize, &Rule), matched: Option<usize>, asking: &Asking<'_>)
     let because = match matched {
         Some(first) if first < at => vec!["a rule before it matches".to_owned()],
         Some(first) if first == at => Vec::new(),
-        _ => rule.matches.iter().map(|block| format!("does not match: {}", lacks(block, asking))).collect(),
+        _ => rule.matches.iter().map(|block| format!("does not match: {}", block.lacks(asking).join(", "))).collect(),
     };
     RuleWord { rule: rule.name.to_string(), matched: matched == Some(at), because }
-}
-
-fn lacks(block: &Match, asking: &Asking<'_>) -> String {
-    block.lacks(asking).join(", ")
 }
 
 /// What a rule does, a line each.
@@ -141,19 +130,11 @@ fn treatment(routes: &Routes, rule: &Rule) -> Vec<String> {
     lines
 }
 
-fn change(asked: &mut Asked, ruled: &Ruled, backend: &Backend) {
-    let rule = ruled.rule();
-    if let Some(rewrite) = &rule.rewrite {
-        if let Some(path) = &rewrite.path {
-            let new = path.apply(&asked.path, ruled.block().and_then(Match::prefix)).into_owned();
-            let new = if new.starts_with('/') { new } else { format!("/{new}") };
-            let normal = path::normalise(&new, backend.service.settings.escaped_slashes);
-            asked.path = normal.map_or(new.clone(), std::borrow::Cow::into_owned);
-        }
-        asked.host = rewrite.authority.as_deref().map_or_else(|| asked.host.clone(), str::to_owned);
+fn change(asked: &mut Asked, ruled: &Ruled, backend: &Backend) -> Result<(), Reject> {
+    if let Some(target) = ruled.target(&asked.path, None, backend.service.settings.escaped_slashes) {
+        asked.path = target.map_err(Reject::Path)?;
     }
-    for changes in [Some(&rule.changes), ruled.share().map(|share| &share.changes)].into_iter().flatten() {
-        changes.request.apply(&mut asked.headers);
-        asked.host = changes.request.host.as_deref().map_or_else(|| asked.host.clone(), str::to_owned);
-    }
+    ruled.changes().for_each(|sides| sides.request.apply(&mut asked.headers));
+    asked.host = ruled.host().map_or_else(|| asked.host.clone(), str::to_owned);
+    Ok(())
 }

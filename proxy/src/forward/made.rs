@@ -10,13 +10,15 @@ use crate::table::routes::{Abort, Redirect};
 
 /// An answer of a fixed text.
 pub(crate) fn text(status: StatusCode, body: &str) -> Response<AnswerBody> {
-    let mut response = Response::new(AnswerBody::full(body.to_owned()));
+    let mut response = Response::new(AnswerBody::default());
     *response.status_mut() = status;
-    let headers = response.headers_mut();
+    // A 204 has no length (RFC 9110, 8.6).
     if !body.is_empty() {
+        *response.body_mut() = AnswerBody::full(body.to_owned());
+        let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
     response
 }
 
@@ -36,7 +38,6 @@ pub(crate) fn abort(abort: Abort) -> Response<AnswerBody> {
         Abort::Grpc(code) => {
             let mut response = text(StatusCode::OK, "");
             let headers = response.headers_mut();
-            headers.remove(CONTENT_LENGTH);
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             headers.insert("grpc-status", HeaderValue::from(code));
             headers.insert("grpc-message", HeaderValue::from_static(ABORTED));

@@ -21,6 +21,8 @@ use weft_proto::kinds::virtual_service::VirtualService;
 use weft_proto::resource::ResourceKey;
 use weft_proto::service::{Labels, ServiceName};
 
+use crate::task::on_part;
+
 pub(crate) use changes::{Changes, PathRewrite, Rewrite};
 pub(crate) use matching::{Asking, Match};
 pub(crate) use retries::{RetryOn, RetryPolicy};
@@ -124,13 +126,13 @@ pub(crate) enum Action {
 #[derive(Debug)]
 pub(crate) struct Shares {
     pub(crate) shares: Vec<Share>,
-    pub(crate) sum: u64,
+    pub(crate) sum: usize,
 }
 
 /// A destination of a rule.
 #[derive(Debug)]
 pub(crate) struct Share {
-    pub(crate) weight: u64,
+    pub(crate) weight: usize,
     /// Among the backends of the document.
     pub(crate) backend: usize,
     pub(crate) changes: Sides,
@@ -271,14 +273,8 @@ impl Shares {
             clippy::cast_sign_loss,
             reason = "a sum of a few 32-bit weights"
         )]
-        let mut left = (share * self.sum as f64) as u64;
-        self.shares.iter().position(|one| match left.checked_sub(one.weight) {
-            Some(rest) => {
-                left = rest;
-                false
-            }
-            None => true,
-        })
+        let number = (share * self.sum as f64) as usize;
+        on_part(self.shares.iter().map(|one| one.weight), number)
     }
 }
 

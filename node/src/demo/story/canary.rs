@@ -43,17 +43,9 @@ spec:
     route: [{destination: {host: api, subset: v2}}]
   - route: [{destination: {host: api, subset: v1}}]
 ";
-const FAULT: &str = r"apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: api}
-spec:
-  hosts: [api]
-  http:
-  - match: [{headers: {end-user: {exact: jason}}}]
-    fault: {abort: {percentage: {value: 100}, httpStatus: 500}}
-    route: [{destination: {host: api, subset: v2}}]
-  - route: [{destination: {host: api, subset: v1}}]
-";
+/// What the rule for jason begins with, and a fault for it.
+const JASON: &str = "  - match: [{headers: {end-user: {exact: jason}}}]\n";
+const FAULT: &str = "    fault: {abort: {percentage: {value: 100}, httpStatus: 500}}\n";
 
 impl Mesh {
     /// 5: by weight, by header, and a failure that is made.
@@ -73,7 +65,7 @@ impl Mesh {
             return Err(format!("calls of jason: {}; of others: {}", told(&jason), told(&others)));
         }
         measured(&format!("with `end-user: jason` {}, without {}", told(&jason), told(&others)));
-        apply(client, FAULT).await?;
+        apply(client, &BY_HEADER.replace(JASON, &format!("{JASON}{FAULT}"))).await?;
         let api = self.uri("api", "/")?;
         let fields = [("end-user", "jason")];
         let answer = call_with(self.proxy, Method::GET, &api, &fields).await?;

@@ -12,12 +12,11 @@ use http::header::HOST;
 use http::{HeaderName, Request};
 use weft_proto::document;
 use weft_proto::identity::Identity;
-use weft_proto::kinds::istio::service_of;
 use weft_proto::kinds::{Kinds, Spec};
 use weft_proto::resource::Resource;
 use weft_proto::service::{Protocol, ServiceName, ServicePort};
 
-use crate::call::{End, Parties};
+use crate::call::Parties;
 use crate::decide::relation::Place;
 use crate::golden::{self, Line, Told};
 use crate::request::{Origin, read};
@@ -116,25 +115,14 @@ impl Script {
     }
 
     fn table(&self) -> Result<Table, Box<dyn Error>> {
-        let called = |name: &ServiceName| {
-            let routed = |one: &&Arc<RouteDocument>| {
-                one.spec.hosts.iter().any(|host| service_of(host, &one.key.namespace).as_ref() == Some(name))
-            };
-            let sub =
-                |one: &&Arc<SubsetDocument>| service_of(&one.spec.host, &one.key.namespace).as_ref() == Some(name);
-            let attached = |one: &&Arc<GatewayDocument>| {
-                let own = &one.key.namespace;
-                one.spec.parent_refs.iter().any(|parent| {
-                    parent.name == name.name() && parent.namespace.as_ref().unwrap_or(own) == name.namespace()
-                })
-            };
-            let routes: Vec<_> = self.routes.iter().filter(routed).cloned().collect();
-            let gateway: Vec<_> = self.gateway.iter().filter(attached).cloned().collect();
-            (routes, gateway, self.subsets.iter().filter(sub).cloned().collect::<Vec<_>>())
-        };
         let services = self.services.values().map(|service| {
-            let (routes, gateway_routes, subsets) = called(&service.name);
-            Arc::new(ServiceDescription { routes, gateway_routes, subsets, ..service.clone() })
+            let name = &service.name;
+            Arc::new(ServiceDescription {
+                routes: about(&self.routes, |one| one.spec.services(&one.key.namespace).contains(name)),
+                gateway_routes: about(&self.gateway, |one| one.spec.services(&one.key.namespace).contains(name)),
+                subsets: about(&self.subsets, |one| one.spec.services(&one.key.namespace).contains(name)),
+                ..service.clone()
+            })
         });
         let description = Description {
             index: 1,
@@ -171,14 +159,8 @@ impl Script {
             None => service.ports.first().copied(),
         };
         let port = port.ok_or("there is no such port")?;
-        let parties = Parties {
-            end: End::Caller,
-            caller: Identity::service(table.trust_domain.clone(), caller),
-            service: service.name.clone(),
-            port: port.port,
-            instance: None,
-            subset: None,
-        };
+        let caller = Identity::service(table.trust_domain.clone(), caller);
+        let parties = Parties::of_caller(caller, &service.name, port.port);
         let relation = Relation::new(&table, &parties, service, port, Place { core: 0, cores: 1 });
         let origin = Origin { from_node: false, host: None };
         let before = request.body(())?.into_parts().0;
@@ -243,6 +225,10 @@ impl Script {
             &retries.and_then(|retries| retries.attempts).map(|most| format!(", {most} retries")).unwrap_or_default();
         format!("{told} by {rule}")
     }
+}
+
+fn about<T>(documents: &[Arc<T>], is: impl Fn(&T) -> bool) -> Vec<Arc<T>> {
+    documents.iter().filter(|one| is(one)).cloned().collect()
 }
 
 /// Fields but for those that are of no interest.

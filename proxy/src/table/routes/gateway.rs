@@ -45,11 +45,9 @@ pub(super) fn compile(documents: Vec<Arc<GatewayDocument>>, service: &ServiceNam
 
 /// The ports of a service that a document is about; none: all.
 fn ports(document: &GatewayDocument, service: &ServiceName) -> Vec<Option<u16>> {
-    let own = &document.key.namespace;
-    let parents = document.spec.parent_refs.iter().filter(|parent| {
-        let namespace = parent.namespace.as_ref().unwrap_or(own);
-        (namespace.as_str(), parent.name.as_str()) == (service.namespace(), service.name())
-    });
+    let namespace = &document.key.namespace;
+    let parents = document.spec.parent_refs.iter();
+    let parents = parents.filter(|parent| parent.service(namespace).as_ref() == Some(service));
     parents.map(|parent| parent.port.map(std::num::NonZeroU16::get)).collect()
 }
 
@@ -138,7 +136,7 @@ fn action(document: &GatewayDocument, rule: &gateway::Rule, backends: &mut Backe
         let service = ServiceName::new(namespace, &to.name).ok().filter(|_| permitted);
         let port = to.port.map(std::num::NonZeroU16::get);
         let backend = backends.place(BackendRef { service, subset: None, port });
-        Share { weight: to.weight.into(), backend, changes: sides(&to.filters) }
+        Share { weight: to.weight as usize, backend, changes: sides(&to.filters) }
     });
     let shares: Vec<Share> = shares.collect();
     Action::Forward(Shares { sum: shares.iter().map(|share| share.weight).sum(), shares })

@@ -89,7 +89,7 @@ fn action(document: &RouteDocument, rule: &istio::HttpRoute, backends: &mut Back
         let subset = Some(&*to.destination.subset).filter(|subset| !subset.is_empty()).map(Into::into);
         let port = to.destination.port.map(|port| port.number.get());
         let backend = backends.place(BackendRef { service, subset, port });
-        Share { weight: to.weight.into(), backend, changes: sides(to.headers.as_ref()) }
+        Share { weight: to.weight as usize, backend, changes: sides(to.headers.as_ref()) }
     });
     let shares: Vec<Share> = shares.collect();
     Action::Forward(Shares { sum: shares.iter().map(|share| share.weight).sum(), shares })
@@ -106,7 +106,7 @@ fn redirect(to: &istio::Redirect) -> Redirect {
         scheme: said(&to.scheme),
         authority: said(&to.authority),
         port,
-        keeps_port: false,
+        keeps_port: to.derive_port == Some(istio::DerivePort::FromRequestPort),
         path: Some(&to.uri).filter(|uri| !uri.is_empty()).map(|uri| PathRewrite::Whole(uri.as_str().into())),
     }
 }

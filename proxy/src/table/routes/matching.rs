@@ -1,5 +1,7 @@
 //! Whether a rule matches a call.
 
+use std::ops::ControlFlow;
+
 use http::{HeaderMap, HeaderName};
 use regex::Regex;
 use weft_proto::service::Labels;
@@ -16,8 +18,8 @@ pub(crate) struct Asking<'a> {
     pub(crate) headers: &'a HeaderMap,
     /// The service's port that is called.
     pub(crate) port: u16,
-    /// The caller's namespace; none of a node.
-    pub(crate) namespace: Option<&'a str>,
+    /// The caller's namespace; empty for a node.
+    pub(crate) namespace: &'a str,
     /// The caller's labels.
     pub(crate) labels: &'a Labels,
 }
@@ -63,52 +65,75 @@ pub(crate) struct PathMatch {
 impl Match {
     /// Whether it matches.
     pub(crate) fn fits(&self, asking: &Asking<'_>) -> bool {
-        let text = |text: &Option<Text>, value: &str| text.as_ref().is_none_or(|text| text.fits(value));
-        self.fits_caller(asking)
-            && self.path.as_ref().is_none_or(|path| path.fits(asking.path))
-            && text(&self.method, asking.method)
-            && text(&self.authority, asking.authority)
-            && text(&self.scheme, "http")
-            && self.headers.iter().all(|(name, text)| has(asking.headers, name, text))
-            && !self.without.iter().any(|(name, text)| has_or_lacks(asking.headers, name, text))
-            && self.query.iter().all(|(name, text)| asks(asking.query, name, text))
+        self.fits_caller(asking) && self.unmet(asking, |_, _| ControlFlow::Break(())).is_continue()
     }
 
     /// What does not depend on what is asked for.
     pub(crate) fn fits_caller(&self, asking: &Asking<'_>) -> bool {
-        self.port.is_none_or(|port| port == asking.port)
-            && self.namespace.as_deref().is_none_or(|namespace| asking.namespace == Some(namespace))
-            && self.labels.iter().all(|(name, value)| asking.labels.get(name) == Some(value))
+        self.unmet_by_caller(asking, |_, _| ControlFlow::Break(())).is_continue()
     }
 
     /// What of it does not hold, in the words of the document.
     pub(crate) fn lacks(&self, asking: &Asking<'_>) -> Vec<String> {
         let mut lacks = Vec::new();
-        let mut note = |holds: bool, what: String| {
-            if !holds {
-                lacks.push(what);
-            }
+        let mut note = |field: &str, name: &str| {
+            lacks.push(if name.is_empty() { field.to_owned() } else { format!("{field}.{name}") });
+            ControlFlow::Continue(())
         };
-        note(self.port.is_none_or(|port| port == asking.port), "port".into());
-        let namespace = self.namespace.as_deref();
-        note(namespace.is_none_or(|namespace| asking.namespace == Some(namespace)), "sourceNamespace".into());
-        let labels = self.labels.iter().all(|(name, value)| asking.labels.get(name) == Some(value));
-        note(labels, "sourceLabels".into());
-        note(self.path.as_ref().is_none_or(|path| path.fits(asking.path)), "uri".into());
-        let text = |text: &Option<Text>, value: &str| text.as_ref().is_none_or(|text| text.fits(value));
-        note(text(&self.method, asking.method), "method".into());
-        note(text(&self.authority, asking.authority), "authority".into());
-        note(text(&self.scheme, "http"), "scheme".into());
+        let _ = self.unmet_by_caller(asking, &mut note);
+        let _ = self.unmet(asking, note);
+        lacks
+    }
+
+    /// Tells what the caller does not meet, until that is enough.
+    fn unmet_by_caller(
+        &self,
+        asking: &Asking<'_>,
+        mut tell: impl FnMut(&'static str, &str) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        if self.port.is_some_and(|port| port != asking.port) {
+            tell("port", "")?;
+        }
+        if self.namespace.as_deref().is_some_and(|namespace| namespace != asking.namespace) {
+            tell("sourceNamespace", "")?;
+        }
+        if !self.labels.iter().all(|(name, value)| asking.labels.get(name) == Some(value)) {
+            tell("sourceLabels", "")?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Tells what the request does not meet, until that is enough.
+    fn unmet(
+        &self,
+        asking: &Asking<'_>,
+        mut tell: impl FnMut(&'static str, &str) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        if self.path.as_ref().is_some_and(|path| !path.fits(asking.path)) {
+            tell("uri", "")?;
+        }
+        let texts = [("method", &self.method, asking.method), ("authority", &self.authority, asking.authority)];
+        for (field, text, value) in texts.into_iter().chain([("scheme", &self.scheme, "http")]) {
+            if text.as_ref().is_some_and(|text| !text.fits(value)) {
+                tell(field, "")?;
+            }
+        }
         for (name, text) in &self.headers {
-            note(has(asking.headers, name, text), format!("headers.{name}"));
+            if !has(asking.headers, name, text) {
+                tell("headers", name.as_str())?;
+            }
         }
         for (name, text) in &self.without {
-            note(!has_or_lacks(asking.headers, name, text), format!("withoutHeaders.{name}"));
+            if has_or_lacks(asking.headers, name, text) {
+                tell("withoutHeaders", name.as_str())?;
+            }
         }
         for (name, text) in &self.query {
-            note(asks(asking.query, name, text), format!("queryParams.{name}"));
+            if !asks(asking.query, name, text) {
+                tell("queryParams", name)?;
+            }
         }
-        lacks
+        ControlFlow::Continue(())
     }
 
     /// The prefix of a path that it asks for.

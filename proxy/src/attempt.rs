@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::uri::Authority;
 use tokio::time::{Instant, timeout};
+use weft_proto::service::Protocol;
 
 use crate::balance::{self, Chosen};
 use crate::connect::instance::Reuse;
@@ -21,11 +22,14 @@ use crate::reach::{self, StreamUpstream, Wanted};
 use crate::record::Open;
 use crate::reject::Reject;
 use crate::retry::{Again, Failure, Tries};
+use crate::upstream::{Outcome, Turn};
 
 /// What is tried.
 pub(crate) trait Attempt<N: Net> {
     /// What comes of a try that succeeds.
     type Got;
+    /// Whether it may wait for its turn where there are too many.
+    const WAITS: bool;
 
     /// One try, at what was chosen.
     fn once(
@@ -44,13 +48,36 @@ pub(crate) struct Route {
     permit: Permit,
     /// The rule that it falls under.
     ruled: Option<Arc<Ruled>>,
+    /// What leads to the same instance as other calls with it.
+    key: Option<u64>,
 }
 
 impl Route {
     /// The way of an exchange that is permitted.
     pub(crate) fn new(leg: Arc<Leg>, permit: Permit, ruled: Option<Arc<Ruled>>) -> Self {
         assert!(Arc::ptr_eq(&leg.relation, permit.relation()), "a permit is used for what it was given for");
-        Self { leg, permit, ruled }
+        Self { leg, permit, ruled, key: None }
+    }
+
+    /// Leads to the same instance as other calls with the key.
+    pub(crate) fn keyed(&mut self, key: Option<u64>) {
+        self.key = key;
+    }
+
+    /// Its turn among the calls that may run at once; an error where there are too many.
+    async fn turn(&self, waits: bool) -> Result<Option<Turn>, Reject> {
+        let relation = &self.leg.relation;
+        let limits = relation.treatment.limits;
+        let Some(upstream) = relation.upstream.as_ref().filter(|_| limits.are_set()) else { return Ok(None) };
+        let turn = match waits {
+            // Only HTTP/1.1 has one call a connection.
+            true => {
+                let single = !matches!(relation.port.protocol, Protocol::Http2 | Protocol::Grpc);
+                Box::pin(upstream.turns.take(limits, single)).await
+            }
+            false => upstream.turns.try_take(limits),
+        };
+        turn.map(Some).ok_or(Reject::Overflow)
     }
 
     pub(crate) fn ruled(&self) -> Option<&Ruled> {
@@ -75,10 +102,13 @@ pub(crate) async fn attempt<N: Net, A: Attempt<N>>(
     open: &mut Open,
     mut now: Instant,
 ) -> Result<A::Got, Reject> {
+    if let Some(turn) = route.turn(A::WAITS).await? {
+        open.has_turn(turn);
+    }
     let mut tries = Tries::new(&route.leg, route.ruled());
     let random = &core.recorder.random;
     loop {
-        let chosen = balance::choose(&route.permit, |endpoint| tries.tried(endpoint), now, random)?;
+        let chosen = balance::choose(&route.permit, |endpoint| tries.tried(endpoint), route.key, now, random)?;
         tries.begin(&chosen);
         open.sent_to(&chosen);
         match what.once(core, &route.leg, chosen, &tries, open).await {
@@ -92,6 +122,7 @@ pub(crate) async fn attempt<N: Net, A: Attempt<N>>(
 /// A request: the head of its answer.
 impl<N: Net> Attempt<N> for Outgoing {
     type Got = Answer;
+    const WAITS: bool = true;
 
     async fn once(
         &mut self,
@@ -106,7 +137,10 @@ impl<N: Net> Attempt<N> for Outgoing {
         }
         let limit = tries.bound().unwrap_or(Duration::MAX);
         let sent = Box::pin(timeout(limit, send(core, leg, &chosen, tries, (self, open)))).await;
-        let sent = sent.unwrap_or_else(|_| Err(Failure::never(Reject::Timeout)));
+        let sent = sent.unwrap_or_else(|_| {
+            chosen.ended(Outcome::NoAnswer);
+            Err(Failure::never(Reject::Timeout))
+        });
         match &sent {
             Ok(answer) if !tries.wants(answer) => sent,
             _ => self.again(sent, tries),
@@ -146,12 +180,15 @@ async fn send<N: Net>(
         open.connected();
     }
     let answer = forward::http::send(chosen, upstream, outgoing, tries.may_repeat()).await;
-    answer.map_err(|failure| blamed(failure, chosen, true))
+    let answer = answer.map_err(|failure| blamed(failure, chosen, true))?;
+    chosen.ended(answer.outcome());
+    Ok(answer)
 }
 
 /// An opaque stream: its other end.
 impl<N: Net> Attempt<N> for Purpose {
     type Got = Far;
+    const WAITS: bool = false;
 
     async fn once(
         &mut self,
@@ -163,19 +200,27 @@ impl<N: Net> Attempt<N> for Purpose {
     ) -> Result<Far, Failure> {
         let reached = reach::stream(&core.dialer, leg, &chosen, tries.may_repeat()).await;
         let mut ticket = match reached.map_err(|error| blamed(Failure::of_link(error), &chosen, false))? {
-            StreamUpstream::Instance(stream) => return Ok(Far::io(stream)),
+            StreamUpstream::Instance(stream) => {
+                chosen.ended(Outcome::Status(200));
+                return Ok(Far::io(stream));
+            }
             StreamUpstream::Link(ticket) => ticket,
         };
         let relation = &leg.relation;
         let authority = format!("{}:{}", relation.service.name.host(), relation.port.port);
         let authority: Authority = authority.parse().expect("a host name and a port are an authority");
         let far = multiplexed::connect(&mut ticket, &authority, *self).await;
-        Ok(far.map_err(|failure| blamed(failure, &chosen, true))?.with(ticket))
+        let far = far.map_err(|failure| blamed(failure, &chosen, true))?.with(ticket);
+        chosen.ended(Outcome::Status(200));
+        Ok(far)
     }
 }
 
 fn blamed(failure: Failure, chosen: &Chosen, connected: bool) -> Failure {
     failure.blame(chosen, connected);
+    if let Some(outcome) = failure.outcome() {
+        chosen.ended(outcome);
+    }
     failure
 }
 

@@ -10,10 +10,12 @@ use weft_proto::kinds::destination_rule::Simple;
 
 use crate::call::End;
 use crate::decide::Permit;
+use crate::decide::localities::Spread;
 use crate::decide::relation::Relation;
 use crate::reject::Reject;
 use crate::table::endpoints::Slot;
 use crate::task::{Random, on_part};
+use crate::upstream::Outcome;
 
 /// The endpoint of a try, and the permit by which it may be used.
 #[derive(Debug)]
@@ -38,6 +40,7 @@ pub(crate) struct Flight {
 pub(crate) fn choose(
     permit: &Permit,
     tried: impl Fn(usize) -> bool,
+    key: Option<u64>,
     at: Instant,
     random: &Random,
 ) -> Result<Chosen, Reject> {
@@ -49,8 +52,8 @@ pub(crate) fn choose(
         return Ok(Chosen { permit: permit.clone(), endpoint: None, instance: Some(instance), at });
     }
     let eligible = |index: usize| permit.here() || !relation.service.endpoints[index].here;
-    let picked = pick(relation, |index| eligible(index) && !tried(index), at, random)
-        .or_else(|| pick(relation, eligible, at, random));
+    let picked = pick(relation, |index| eligible(index) && !tried(index), key, at, random)
+        .or_else(|| pick(relation, eligible, key, at, random));
     let endpoint = picked.ok_or(Reject::NoInstance)?;
     let picked = &relation.service.endpoints[endpoint];
     if picked.here && !permit.covers(picked.group) {
@@ -60,46 +63,116 @@ pub(crate) fn choose(
     Ok(Chosen { permit: permit.clone(), endpoint: Some(endpoint), instance, at })
 }
 
-/// One of the candidates that pass; one that failed lately only if all did.
+/// One of the candidates that pass; one that failed lately only if all did, and none that is out. A key leads to the same one
+/// again.
 pub(crate) fn pick(
     relation: &Relation,
     passes: impl Fn(usize) -> bool,
+    key: Option<u64>,
     now: Instant,
     random: &Random,
 ) -> Option<usize> {
-    let candidates = &relation.candidates[..];
-    if let [only] = candidates {
+    // By Weft's own way those that are out are the last resort; by Istio's there is none.
+    let last = relation.treatment.ejection.probes;
+    let there = |index: usize| passes(index) && !relation.is_out(index, now);
+    if let [only] = relation.candidates[..] {
+        return (there(only) || last && passes(only)).then_some(only);
+    }
+    let usable = |index: usize| there(index) && !relation.slot(index).is_avoided(now);
+    if let Some((keyed, key)) = relation.keyed.as_ref().zip(key) {
+        return keyed
+            .pick(key, usable)
+            .or_else(|| keyed.pick(key, there))
+            .or_else(|| keyed.pick(key, &passes).filter(|_| last));
+    }
+    let groups: Vec<&[usize]> = match &relation.spread {
+        Spread::Even => {
+            return best(relation, &relation.candidates, &usable, now, random)
+                .or_else(|| best(relation, &relation.candidates, &there, now, random))
+                .or_else(|| best(relation, &relation.candidates, &passes, now, random).filter(|_| last));
+        }
+        Spread::Priorities(groups) => groups.iter().map(Vec::as_slice).collect(),
+        Spread::Shares(groups) => groups.iter().map(|(_, group)| group.as_slice()).collect(),
+    };
+    let first = first_group(relation, &groups, now, random);
+    let groups = || groups[first..].iter().chain(&groups[..first]);
+    groups()
+        .find_map(|group| best(relation, group, &usable, now, random))
+        .or_else(|| groups().find_map(|group| best(relation, group, &there, now, random)))
+        .or_else(|| groups().find_map(|group| best(relation, group, &passes, now, random)).filter(|_| last))
+}
+
+/// The group that a call goes to: by its share, or the first one as far as it can serve.
+fn first_group(relation: &Relation, groups: &[&[usize]], now: Instant, random: &Random) -> usize {
+    let loads = relation.loads(groups, now);
+    let parts: Vec<f64> = match &relation.spread {
+        Spread::Shares(shares) => {
+            shares.iter().zip(&*loads).map(|((weight, _), load)| f64::from(*weight) * load).collect()
+        }
+        _ => {
+            let mut left = 1.0;
+            let take = |load: &f64| {
+                let part = load.min(left);
+                left -= part;
+                part
+            };
+            loads.iter().map(take).collect()
+        }
+    };
+    let mut number = random.share() * parts.iter().sum::<f64>();
+    let place = parts.iter().position(|part| {
+        number -= part;
+        number < 0.0
+    });
+    place.unwrap_or(0)
+}
+
+/// One of these that pass.
+fn best(
+    relation: &Relation,
+    among: &[usize],
+    passes: &impl Fn(usize) -> bool,
+    now: Instant,
+    random: &Random,
+) -> Option<usize> {
+    if let [only] = among {
         return passes(*only).then_some(*only);
     }
-    if candidates.is_empty() {
+    if among.is_empty() {
         return None;
     }
-    if let Some(way @ (Simple::Random | Simple::RoundRobin)) = relation.balancer {
-        let usable = |index: &usize| passes(*index) && !relation.slot(*index).is_avoided(now);
-        let sound: Vec<usize> = candidates.iter().copied().filter(usable).collect();
-        let all = || candidates.iter().copied().filter(|index| passes(*index)).collect();
-        let among = if sound.is_empty() { all() } else { sound };
-        return by_weight(relation, &among, way, random);
+    if let Some(way @ (Simple::Random | Simple::RoundRobin)) = relation.treatment.balancer {
+        let passing: Vec<usize> = among.iter().copied().filter(|index| passes(*index)).collect();
+        return by_weight(relation, &passing, way, (now, random));
     }
-    let first = random.below(candidates.len());
-    let second = (first + 1 + random.below(candidates.len() - 1)) % candidates.len();
-    let (first, second) = (candidates[first], candidates[second]);
-    let usable = |index: usize| passes(index) && !relation.slot(index).is_avoided(now);
-    match (usable(first), usable(second)) {
+    let first = random.below(among.len());
+    let second = (first + 1 + random.below(among.len() - 1)) % among.len();
+    let (first, second) = (among[first], among[second]);
+    match (passes(first), passes(second)) {
         (true, true) => Some(cheaper(relation, (first, second), now, random)),
         (true, false) => Some(first),
         (false, true) => Some(second),
         (false, false) => {
-            let start = random.below(candidates.len());
-            let around = || candidates[start..].iter().chain(&candidates[..start]).copied();
-            around().find(|index| usable(*index)).or_else(|| around().find(|index| passes(*index)))
+            let start = random.below(among.len());
+            among[start..].iter().chain(&among[..start]).copied().find(|index| passes(*index))
         }
     }
 }
 
 /// Any of these, or the next one, each as often as its weight says.
-fn by_weight(relation: &Relation, among: &[usize], way: Simple, random: &Random) -> Option<usize> {
+fn by_weight(relation: &Relation, among: &[usize], way: Simple, (now, random): (Instant, &Random)) -> Option<usize> {
     let weight = |index: &usize| usize::from(relation.service.endpoints[*index].description.weight.max(1));
+    let warms = |index: &&usize| relation.warmth(**index, now) < 1.0;
+    if relation.treatment.warmup.is_some() && among.iter().any(|index| warms(&index)) {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a 16-bit weight")]
+        let part = |index: &usize| {
+            (f64::from(relation.service.endpoints[*index].description.weight.max(1))
+                * relation.warmth(*index, now)
+                * 1000.0) as usize
+        };
+        let number = random.below(among.iter().map(part).sum::<usize>().max(1));
+        return on_part(among.iter().map(part), number).map(|place| among[place]);
+    }
     let unit = among.iter().map(weight).reduce(gcd)?;
     let parts = || among.iter().map(|index| weight(index) / unit);
     let sum = parts().sum();
@@ -118,7 +191,8 @@ fn gcd(a: usize, b: usize) -> usize {
 fn cheaper(relation: &Relation, (first, second): (usize, usize), now: Instant, random: &Random) -> usize {
     let worth = |index: usize| {
         let weight = f64::from(relation.service.endpoints[index].description.weight.max(1));
-        match relation.balancer {
+        let weight = weight * relation.warmth(index, now);
+        match relation.treatment.balancer {
             None => weight / relation.slot(index).cost(now).powi(2),
             Some(_) => weight / (f64::from(relation.slot(index).read().1) + 1.0).powi(2),
         }
@@ -145,7 +219,8 @@ impl Chosen {
     /// Whether there is another endpoint that nothing speaks against.
     pub(crate) fn has_spare(&self) -> bool {
         let (now, relation) = (Instant::now(), self.relation());
-        let sound = |index: usize| Some(index) != self.endpoint && !relation.slot(index).is_avoided(now);
+        let well = |index: usize| !relation.slot(index).is_avoided(now) && !relation.is_out(index, now);
+        let sound = |index: usize| Some(index) != self.endpoint && well(index);
         relation.candidates.iter().any(|index| sound(*index))
     }
 
@@ -157,7 +232,7 @@ impl Chosen {
     /// Counts the try until it ends. One that was avoided is probed by it.
     pub(crate) fn flight(&self) -> Option<Flight> {
         let (endpoint, relation) = (self.endpoint?, self.relation());
-        relation.slot(endpoint).start(self.at);
+        relation.started(endpoint, self.at);
         Some(Flight { relation: relation.clone(), endpoint, started: self.at })
     }
 
@@ -171,6 +246,13 @@ impl Chosen {
             *index == endpoint || !endpoints[*index].here && endpoints[*index].description.node == *node
         };
         (0..endpoints.len()).filter(together).for_each(|index| relation.slot(index).lose(now));
+    }
+
+    /// What came of the try.
+    pub(crate) fn ended(&self, outcome: Outcome) {
+        if let Some(endpoint) = self.endpoint {
+            self.relation().ended(endpoint, outcome, Instant::now());
+        }
     }
 
     /// It had no instance.
@@ -195,6 +277,11 @@ impl Flight {
     pub(crate) fn answered(&self) {
         let now = Instant::now();
         self.slot().observe(now - self.started, now);
+    }
+
+    /// No answer came in time.
+    pub(crate) fn timed_out(&self) {
+        self.relation.ended(self.endpoint, Outcome::NoAnswer, Instant::now());
     }
 
     /// Its node has refused it, which says nothing of how fast the instance is.

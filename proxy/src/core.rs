@@ -7,7 +7,7 @@ use weft_proto::service::ServicePort;
 use crate::call::{End, Parties};
 use crate::connect::Dialer;
 use crate::date::Dates;
-use crate::decide::relation::{Place, Relation};
+use crate::decide::relation::{Ground, Place, Relation};
 use crate::hold::{self, Holds};
 use crate::lane::{Lanes, Leg};
 use crate::net::Net;
@@ -49,7 +49,8 @@ impl<N: Net> Core<N> {
     pub(crate) fn leg(&self, table: &Table, parties: Parties, service: &Arc<Service>, port: ServicePort) -> Arc<Leg> {
         self.lanes.leg(table.generation, parties, &self.recorder, |parties| {
             let certified = parties.end == End::Callee || self.shared.identities.holds(&parties.caller);
-            (Relation::new(table, parties, service, port, self.place), certified)
+            let ground = Ground { table, place: self.place, upstreams: &self.shared.upstreams };
+            (Relation::new(ground, parties, service, port), certified)
         })
     }
 }

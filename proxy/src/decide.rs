@@ -1,8 +1,10 @@
 //! What becomes of an exchange: a pure function of the table, the parties, the request and what was said before. The
 //! exchange itself, the judging of open exchanges after a change, and `weft explain` all ask here.
 
+pub(crate) mod hash;
 pub(crate) mod identify;
 pub(crate) mod judge;
+pub(crate) mod localities;
 pub(crate) mod relation;
 pub(crate) mod route;
 

@@ -1,6 +1,7 @@
 //! An exchange, step by step: identify → route → authorize → balance → connect → forward → record.
 
 mod rules;
+mod sticky;
 mod tracked;
 pub(crate) mod tunnel;
 
@@ -8,7 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::DATE;
+use http::header::{DATE, HeaderValue, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Response, Version};
 use http_body::Body as HttpBody;
@@ -123,13 +124,22 @@ async fn run<N: Net>(
         None => attempt(core, &route, outgoing, open, began).await?,
         Some(at) => {
             let attempts = Box::pin(timeout_at(at, attempt(core, &route, outgoing, open, began)));
-            attempts.await.map_err(|_| Reject::Timeout)??
+            match attempts.await {
+                Ok(answer) => answer?,
+                Err(_) => {
+                    open.timed_out();
+                    return Err(Reject::Timeout);
+                }
+            }
         }
     };
+    if let Some(cookie) = permitted.cookie.filter(|_| answer.by == Answerer::Application) {
+        answer.response.headers_mut().append(SET_COOKIE, cookie);
+    }
     if let Some(ruled) = route.ruled().filter(|_| answer.by == Answerer::Application) {
         rules::change_answer(ruled, answer.response.headers_mut());
     }
-    Ok(Done { answer, outgoing: permitted.outgoing, deadline, idle_timeout: settings(route.leg()).idle_timeout })
+    Ok(Done { answer, outgoing: permitted.outgoing, deadline, idle_timeout: route.leg().relation.idle_timeout() })
 }
 
 /// A request that may be sent, or is answered here.
@@ -140,6 +150,8 @@ struct Permitted {
     delay: Option<Duration>,
     /// Bound on the whole call from then on.
     limit: Option<Duration>,
+    /// What leads its caller's next ones to the same instance.
+    cookie: Option<HeaderValue>,
 }
 
 /// What follows.
@@ -173,12 +185,19 @@ fn permit<N: Net>(
     let leg = identify::leg(connection, Some(&received.host))?;
     received.check_names(settings(&leg).underscore_headers)?;
     let asked = received.normalise(settings(&leg).escaped_slashes)?;
-    let (next, delay) = match &leg.relation.routes {
+    let (mut next, delay) = match &leg.relation.routes {
         None => (Next::Send(authorize(connection, (leg, None), Some((asked, &received.head.headers)), open)?), None),
         Some(_) => follow(connection, leg, (&mut received, asked), open)?,
     };
-    let (limit, repeats) = match &next {
+    let mut cookie = None;
+    let (limit, repeats) = match &mut next {
         Next::Send(route) => {
+            if let Some(hash) = &route.leg().relation.treatment.hash {
+                let (head, source) = (&received.head, connection.theirs.ip());
+                let sticky = sticky::sticky(hash, &head.headers, head.uri.query(), source, random);
+                cookie = sticky.cookie;
+                route.keyed(sticky.key);
+            }
             *grpc |= route.leg().relation.port.protocol == Protocol::Grpc;
             (limit(route, grpc.then_some(&received.head.headers)), Tries::allowed(route.leg(), route.ruled()) > 0)
         }
@@ -192,7 +211,7 @@ fn permit<N: Net>(
     let informed = Informed::new(hold, received.head.version, gate);
     let mut outgoing = Outgoing::new(received, upload, informed);
     outgoing.spare = spare;
-    Ok(Permitted { next, outgoing, delay, limit })
+    Ok(Permitted { next, outgoing, delay, limit, cookie })
 }
 
 /// Follows the rules of the service that is asked for.

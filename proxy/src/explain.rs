@@ -11,10 +11,9 @@ use weft_proto::identity::Identity;
 use weft_proto::service::{Labels, Protocol, ServiceName};
 
 use crate::call::Parties;
-use crate::decide::relation::{Place, Relation};
+use crate::decide::relation::{Ground, Relation};
 use crate::decide::{Decision, Question, decide, judge};
 use crate::reject::Reject;
-use crate::table::Table;
 use crate::table::authz::{HttpCall, verb};
 use crate::table::description::EndpointDescription;
 use crate::task::Random;
@@ -52,6 +51,9 @@ pub struct Explanation {
     /// What the rule does, a line each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub treatment: Vec<String>,
+    /// What bounds its calls, a line each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<String>,
     /// Every policy that selects the callee.
     pub policies: Vec<PolicyWord>,
     /// Where the callee runs.
@@ -100,6 +102,9 @@ pub struct Candidate {
     pub healthy: bool,
     /// Whether it failed so lately that others are preferred.
     pub avoided: bool,
+    /// For how many more seconds it gets no calls for its failures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ejected_s: Option<u64>,
     /// Expected time to the first byte in microseconds, once measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_us: Option<u64>,
@@ -108,12 +113,12 @@ pub struct Candidate {
 }
 
 pub(crate) fn explain(
-    table: &Table,
-    place: Place,
+    ground: Ground<'_>,
     caller: &Identity,
     (name, port): (&ServiceName, Option<u16>),
     http: Option<(&str, &str, &HeaderMap)>,
 ) -> Result<Explanation, String> {
+    let table = ground.table;
     let service = table.service(name).ok_or_else(|| format!("there is no service {name}"))?;
     let port = match port {
         None => service.ports.first().copied(),
@@ -121,7 +126,7 @@ pub(crate) fn explain(
     };
     let port = port.ok_or_else(|| format!("{name} has no such port"))?;
     let parties = Parties::of_caller(caller.clone(), name, port.port);
-    let relation = Arc::new(Relation::new(table, &parties, service, port, place));
+    let relation = Arc::new(Relation::new(ground, &parties, service, port));
     let mut explanation = Explanation::new(&relation, table.index());
     let normal = http.map(|(_, path, _)| path::normalise(path, service.settings.escaped_slashes)).transpose();
     let normal = match normal {
@@ -139,12 +144,13 @@ pub(crate) fn explain(
     });
     let relation = match &mut asked {
         None => Some(relation),
-        Some(asked) => rules::follow((table, place), relation, asked, &mut explanation),
+        Some(asked) => rules::follow(ground, relation, asked, &mut explanation),
     };
     let Some(relation) = relation else { return Ok(explanation) };
     explanation.callee = relation.service.identity.to_string();
     explanation.port = format!("{}/{}", relation.port.port, relation.port.protocol);
     explanation.candidates = candidates(&relation);
+    explanation.limits = limits(&relation);
     explanation.path = asked.as_ref().map(|asked| asked.path.clone());
     let call = asked.as_ref().map(|asked| HttpCall {
         method: &asked.method,
@@ -173,6 +179,7 @@ impl Explanation {
             rule: None,
             rules: Vec::new(),
             treatment: Vec::new(),
+            limits: Vec::new(),
             policies: Vec::new(),
             candidates: Vec::new(),
             picked: None,
@@ -191,7 +198,7 @@ fn where_it_is(endpoint: &EndpointDescription) -> String {
 /// Where one call would go.
 fn pick(relation: &Relation, seed: u64, explanation: &mut Explanation) {
     // What is told draws no numbers of the exchanges', and takes no probe.
-    let picked = balance::pick(relation, |_| true, Instant::now(), &Random::new(seed));
+    let picked = balance::pick(relation, |_| true, None, Instant::now(), &Random::new(seed));
     match picked {
         Some(index) => {
             let denied = if explanation.candidates[index].denied { ", which denies it" } else { "" };
@@ -241,6 +248,36 @@ fn judge(relation: &Arc<Relation>, http: Option<HttpCall<'_>>, explanation: &mut
     }
 }
 
+/// What bounds calls of the callee, and where it stands now.
+fn limits(relation: &Relation) -> Vec<String> {
+    let treatment = &relation.treatment;
+    let (running, waiting) = relation.upstream.as_ref().map(|upstream| upstream.turns.read()).unwrap_or_default();
+    let mut lines = Vec::new();
+    let named = [
+        ("connections at once", treatment.limits.connections, running),
+        ("calls at once", treatment.limits.requests, running),
+        ("calls that wait", treatment.limits.pending, waiting),
+    ];
+    for (what, most, now) in named {
+        lines.extend(most.map(|most| format!("at most {most} {what}, {now} now")));
+    }
+    let ejection = &treatment.ejection;
+    let failures = [
+        ("failures", ejection.errors),
+        ("failures of gateways", ejection.gateway_errors),
+        ("failures to get an answer", ejection.local_errors),
+    ];
+    for (what, most) in failures {
+        let (base, percent) = (ejection.base.as_secs_f64(), ejection.percent_max);
+        let line = |most| format!("out for {base} s after {most} {what} in a row, at most {percent} % of all at once");
+        lines.extend(most.map(line));
+    }
+    if relation.panics(Instant::now()) {
+        lines.push("so many are out that all get calls".to_owned());
+    }
+    lines
+}
+
 fn candidates(relation: &Relation) -> Vec<Candidate> {
     let now = Instant::now();
     let candidate = |(index, endpoint): (usize, &crate::table::endpoints::Endpoint)| {
@@ -255,6 +292,7 @@ fn candidates(relation: &Relation) -> Vec<Candidate> {
             outside: !relation.is_in_subset(index),
             healthy: relation.serves(index),
             avoided: slot.is_avoided(now),
+            ejected_s: relation.ejected(index, now).map(|(left, _)| left.as_secs().max(1)),
             latency_us: latency.map(|latency| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX)),
             in_flight,
         }

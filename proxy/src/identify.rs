@@ -26,10 +26,11 @@ pub(crate) fn leg<N: Net>(connection: &Connection<N>, host: Option<&Arc<Host>>) 
     let leg = match known {
         Some(leg) => leg.clone(),
         None => {
-            let (service, port) = asked(connection, &table, host)?;
+            let caller = caller(connection, &table);
+            let (service, port) = asked(connection, (&table, &caller), host)?;
             let parties = Parties {
                 end: connection.end(),
-                caller: caller(connection, &table),
+                caller,
                 service: service.name.clone(),
                 port: port.port,
                 instance: instance(connection, &service, port),
@@ -76,20 +77,20 @@ fn certified<N: Net>(connection: &Connection<N>, leg: Arc<Leg>) -> Result<Arc<Le
 /// What is asked for: that of the listener or link, or what the host names.
 fn asked<N: Net>(
     connection: &Connection<N>,
-    table: &Table,
+    (table, caller): (&Table, &Identity),
     host: Option<&Arc<Host>>,
 ) -> Result<(Arc<Service>, ServicePort), Reject> {
     match &connection.destination {
         Destination::Fixed(name, number) => fixed(table, name, *number),
         Destination::Named => {
             let host = host.ok_or(Reject::BadRequest("the request names no host"))?;
-            named(table, &host.compare, host.port())
+            named(table, (&host.compare, host.port()), caller)
         }
     }
 }
 
 /// The caller: of a link, whom the certificate names; of a local process, the service that its user belongs to.
-fn caller<N: Net>(connection: &Connection<N>, table: &Table) -> Identity {
+pub(crate) fn caller<N: Net>(connection: &Connection<N>, table: &Table) -> Identity {
     if let Peer::Svid(caller) = &connection.peer {
         return caller.identity.clone();
     }

@@ -14,6 +14,8 @@ use crate::connect::link::LinkSlot;
 use crate::decide::relation::Relation;
 use crate::record::Recorder;
 use crate::record::metrics::{Key, Series};
+use crate::table::destinations::RetryLimits;
+use crate::upstream::Upstream;
 
 /// What outlives the table.
 #[derive(Debug)]
@@ -98,6 +100,14 @@ impl Known {
 }
 
 impl Leg {
+    /// An exchange begins, which may ask for retries.
+    pub(crate) fn begin(&self) -> Budget {
+        self.lane.active.fetch_add(1, Ordering::Relaxed);
+        let limits = self.relation.treatment.retries;
+        let together = self.relation.upstream.clone().filter(|_| limits.most.is_some());
+        Budget { lane: self.lane.clone(), limits, together, retrying: false }
+    }
+
     fn new(generation: u64, relation: Arc<Relation>, lane: Arc<Lane>, certified: bool) -> Self {
         let backends = relation.routes.as_ref().map_or(0, |routes| routes.backends.len());
         Self {
@@ -116,32 +126,39 @@ impl Lane {
     fn new(series: Arc<Series>) -> Self {
         Self { series, active: AtomicU32::new(0), retrying: AtomicU32::new(0) }
     }
-
-    /// An exchange begins, which may ask for retries.
-    pub(crate) fn begin(self: &Arc<Self>) -> Budget {
-        self.active.fetch_add(1, Ordering::Relaxed);
-        Budget { lane: self.clone(), retrying: false }
-    }
 }
 
 /// An exchange's part in the budget of its lane.
 #[derive(Debug)]
 pub(crate) struct Budget {
     lane: Arc<Lane>,
+    limits: RetryLimits,
+    /// Where the retries of all cores are counted together, if their number is bounded.
+    together: Option<Arc<Upstream>>,
     retrying: bool,
 }
 
 impl Budget {
     /// Whether it may be retried: as it is already, or out of a share of the exchanges under way, and a few at least.
     pub(crate) fn allows(&self) -> bool {
-        let share = (self.lane.active.load(Ordering::Relaxed) / RETRY_SHARE).max(RETRIES_MIN);
-        self.retrying || self.lane.retrying.load(Ordering::Relaxed) < share
+        if self.retrying {
+            return true;
+        }
+        if let (Some(most), Some(together)) = (self.limits.most, &self.together) {
+            return together.retrying.load(Ordering::Relaxed) < most;
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a number of calls")]
+        let share = (f64::from(self.lane.active.load(Ordering::Relaxed)) * self.limits.percent / 100.0) as u32;
+        self.lane.retrying.load(Ordering::Relaxed) < share.max(self.limits.least)
     }
 
     /// It is retried.
     pub(crate) fn take(&mut self) {
         if !std::mem::replace(&mut self.retrying, true) {
             self.lane.retrying.fetch_add(1, Ordering::Relaxed);
+            if let Some(together) = &self.together {
+                together.retrying.fetch_add(1, Ordering::Relaxed);
+            }
         }
         self.lane.series.retried();
     }
@@ -152,6 +169,9 @@ impl Drop for Budget {
         self.lane.active.fetch_sub(1, Ordering::Relaxed);
         if self.retrying {
             self.lane.retrying.fetch_sub(1, Ordering::Relaxed);
+            if let Some(together) = &self.together {
+                together.retrying.fetch_sub(1, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -160,7 +180,3 @@ impl Drop for Budget {
 const LEGS_MAX: usize = 8192;
 /// Most lanes a core keeps.
 const LANES_MAX: usize = 8192;
-/// One in so many exchanges under way may be a retry.
-const RETRY_SHARE: u32 = 5;
-/// Retries that are always allowed at once.
-const RETRIES_MIN: u32 = 3;

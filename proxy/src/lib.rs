@@ -65,6 +65,7 @@ mod stream;
 mod task;
 pub mod tls;
 mod upgrade;
+mod upstream;
 
 #[cfg(test)]
 #[path = "../../proto/tests/support/golden.rs"]

@@ -13,7 +13,7 @@ use weft_proto::identity::{Identity, NodeName};
 use weft_proto::service::ServiceName;
 
 use crate::core::Core;
-use crate::decide::relation::Place;
+use crate::decide::relation::{Ground, Place};
 use crate::explain::{self, Explanation};
 use crate::net::Net;
 use crate::record::{Record, Recorder, metrics};
@@ -21,6 +21,7 @@ use crate::room::Room;
 use crate::shared::{Problems, Shared};
 use crate::table::Table;
 use crate::tls::{Identities, Revoked};
+use crate::upstream::Upstreams;
 use crate::worker;
 
 pub use crate::connect::transport::Transport;
@@ -48,6 +49,7 @@ impl<N: Net> Plane<N> {
         let shared = Arc::new(Shared {
             room: Room::new(settings.connections_max),
             strangers: Arc::default(),
+            upstreams: Upstreams::default(),
             settings,
             net,
             identities,
@@ -136,8 +138,7 @@ impl<N: Net> Plane<N> {
         let core = self.cores.first().ok_or("no worker runs")?;
         let table = self.shared.table.load_full();
         explain::explain(
-            &table,
-            core.place,
+            Ground { table: &table, place: core.place, upstreams: &self.shared.upstreams },
             caller,
             (service, port),
             http.map(|(method, path)| (method, path, headers)),

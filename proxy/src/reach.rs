@@ -62,7 +62,7 @@ pub(crate) async fn http<N: Net>(
     chosen: &Chosen,
     wanted: Wanted,
 ) -> Result<Upstream, LinkError> {
-    let limit = leg.relation.service.settings.connect_timeout;
+    let limit = leg.relation.connect_timeout();
     let Some(instance) = chosen.instance() else {
         return link(dialer, leg, chosen, wanted.repeats).await.map(Upstream::Link);
     };
@@ -71,7 +71,9 @@ pub(crate) async fn http<N: Net>(
     if http2 {
         link::ticket(dialer, &slot.http2, limit).await.map(Upstream::InstanceHttp2)
     } else {
-        instance::lease(dialer, slot, wanted.reuse, limit).await.map(Upstream::Instance)
+        instance::lease(dialer, slot, (wanted.reuse, leg.relation.treatment.keeping), limit)
+            .await
+            .map(Upstream::Instance)
     }
 }
 
@@ -82,7 +84,7 @@ pub(crate) async fn stream<N: Net>(
     chosen: &Chosen,
     repeats: bool,
 ) -> Result<StreamUpstream<N::Stream>, LinkError> {
-    let limit = leg.relation.service.settings.connect_timeout;
+    let limit = leg.relation.connect_timeout();
     let Some(instance) = chosen.instance() else {
         return link(dialer, leg, chosen, repeats).await.map(StreamUpstream::Link);
     };
@@ -112,7 +114,7 @@ async fn link<N: Net>(dialer: &Arc<Dialer<N>>, leg: &Leg, chosen: &Chosen, repea
     // One that could not be reached lately is probed by an exchange that somebody waits for; and where there are others the
     // host may have gone without a word.
     let hurries = chosen.has_failed() || (repeats && chosen.has_spare());
-    let limit = relation.service.settings.connect_timeout;
+    let limit = relation.connect_timeout();
     let limit = if hurries { limit.min(HURRIED_TIMEOUT) } else { limit };
     link::ticket(dialer, slot, limit).await
 }

@@ -23,6 +23,7 @@ use crate::reject::Reject;
 use crate::table::authz::{PolicyId, verb};
 use crate::table::endpoints::Endpoint;
 use crate::task::Random;
+use crate::upstream::Turn;
 use metrics::{Finished, Key, Series};
 
 pub use line::Record;
@@ -109,6 +110,8 @@ pub(crate) struct Open {
     ruled: Option<Arc<Ruled>>,
     endpoint: Option<usize>,
     flight: Option<Flight>,
+    /// Its turn among those that may run at once.
+    turn: Option<Turn>,
     response_bytes: u64,
     /// Whether an instance of this node was tried, at the caller's node.
     tries_own: bool,
@@ -137,6 +140,7 @@ impl Open {
             ruled: None,
             endpoint: None,
             flight: None,
+            turn: None,
             response_bytes: 0,
             tries_own: false,
             whole: false,
@@ -198,6 +202,16 @@ impl Open {
             self.hold.served_by(own);
         }
         self.tries_own |= own.is_some();
+    }
+
+    /// It has its turn until it ends.
+    pub(crate) fn has_turn(&mut self, turn: Turn) {
+        self.turn = Some(turn);
+    }
+
+    /// No answer came in time.
+    pub(crate) fn timed_out(&self) {
+        self.flight.iter().for_each(Flight::timed_out);
     }
 
     /// The connection for it had to be made, and its answer is waited for from now on.

@@ -63,6 +63,8 @@ pub(crate) enum Reject {
     NoBackend(StatusCode),
     /// No healthy instance.
     NoInstance,
+    /// There are as many calls under way, and waiting, as there may be.
+    Overflow,
     /// No instance could be reached.
     Unreachable(String),
     /// The link or the instance ended before its answer did.
@@ -94,7 +96,9 @@ impl Reject {
             }
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoBackend(status) => *status,
-            Self::NoCertificate(_) | Self::NoInstance | Self::Unreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoCertificate(_) | Self::NoInstance | Self::Overflow | Self::Unreachable(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Misconfigured => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Gone => StatusCode::from_u16(CLIENT_CLOSED).expect("three digits"),
@@ -118,6 +122,7 @@ impl Reject {
             Self::NoRoute => "no-route",
             Self::NoBackend(_) => "no-backend",
             Self::NoInstance => NO_INSTANCE,
+            Self::Overflow => "overflow",
             Self::Unreachable(_) => UNREACHABLE,
             Self::Broken(_) => BROKEN,
             Self::Timeout => "timeout",
@@ -134,7 +139,7 @@ impl Reject {
             Self::BadRequest(_) | Self::Path(_) | Self::UriTooLong | Self::Method | Self::Gone => Fault::Caller,
             Self::UnknownHost(_) | Self::UnknownPort(_) | Self::HeadTooLong | Self::LastHop => Fault::Caller,
             Self::NoRoute => Fault::Caller,
-            Self::NoBackend(_) => Fault::Policy,
+            Self::NoBackend(_) | Self::Overflow => Fault::Policy,
             Self::Denied | Self::Revoked | Self::NoCertificate(_) | Self::Misconfigured => Fault::Policy,
             _ => Fault::Callee,
         }
@@ -164,7 +169,7 @@ impl Reject {
             Self::Method => "this method is not passed on".into(),
             Self::UnknownHost(host) => {
                 let host: String = host.chars().take(HOST_SHOWN_MAX).collect();
-                format!("{host:?} is no service of the mesh; services are named name.mesh or name.namespace.mesh")
+                format!("{host:?} is no service of the mesh; services are named name.namespace.mesh or name.mesh")
                     .into()
             }
             Self::UnknownPort(why) | Self::NoCertificate(why) => why.clone().into(),
@@ -172,6 +177,7 @@ impl Reject {
             Self::NoRoute => "no rule of the service's routes matches".into(),
             Self::NoBackend(_) => "the route leads to a service or subset that is not there".into(),
             Self::NoInstance => "no healthy instance of the service".into(),
+            Self::Overflow => "more calls of the service are under way than there may be".into(),
             Self::Unreachable(_) => "no instance of the service could be reached".into(),
             Self::Broken(_) => "the connection to the service broke".into(),
             Self::Timeout => "the service did not answer in time".into(),

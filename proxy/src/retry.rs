@@ -14,6 +14,7 @@ use crate::lane::{Budget, Leg};
 use crate::reject::Reject;
 use crate::table::routes::RetryPolicy;
 use crate::task::Random;
+use crate::upstream::Outcome;
 
 /// Why a try failed, and whether another one is safe.
 #[derive(Debug)]
@@ -78,6 +79,16 @@ impl Failure {
         }
     }
 
+    /// What it says of the instance; none where it says nothing.
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        match (&self.reject, self.again) {
+            (_, Again::Fresh) => None,
+            (Reject::Unreachable(_) | Reject::Broken(_) | Reject::Timeout, _) => Some(Outcome::NoAnswer),
+            (Reject::NoInstance, _) => Some(Outcome::Status(503)),
+            _ => None,
+        }
+    }
+
     /// The link ended under a request that may be sent twice.
     pub(crate) fn lost(why: String) -> Self {
         Self { reject: Reject::Unreachable(why), again: Again::Lost }
@@ -94,7 +105,7 @@ impl<'r> Tries<'r> {
     pub(crate) fn new(leg: &Leg, ruled: Option<&'r Ruled>) -> Self {
         let left = Self::allowed(leg, ruled);
         let policy = ruled.and_then(|ruled| ruled.rule().retries.as_ref());
-        Self { budget: leg.lane.begin(), policy, tried: [usize::MAX; TRIES_MAX], count: 0, left, fresh: false }
+        Self { budget: leg.begin(), policy, tried: [usize::MAX; TRIES_MAX], count: 0, left, fresh: false }
     }
 
     /// How many tries may follow the first one.

@@ -14,6 +14,7 @@ use crate::net::Net;
 use crate::room::{Room, Strangers};
 use crate::table::Table;
 use crate::tls::{Clock, Identities};
+use crate::upstream::Upstreams;
 
 /// What does not change while the node runs.
 pub struct PlaneSettings {
@@ -78,4 +79,5 @@ pub(crate) struct Shared<N: Net> {
     pub(crate) handover: mpsc::Sender<Handover<N>>,
     pub(crate) room: Arc<Room>,
     pub(crate) strangers: Arc<Strangers>,
+    pub(crate) upstreams: Upstreams,
 }

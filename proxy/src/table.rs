@@ -5,6 +5,7 @@
 
 pub mod authz;
 pub mod description;
+pub(crate) mod destinations;
 pub mod endpoints;
 pub mod routes;
 mod service;
@@ -40,6 +41,8 @@ pub struct Table {
     pub(crate) node_identity: Identity,
     /// Where this node is reached, as far as the table tells.
     node_ip: Option<IpAddr>,
+    /// This node's failure domain.
+    pub(crate) zone: String,
     pub(crate) callers: BTreeMap<u32, ServiceName>,
     pub(crate) caller_any: Option<ServiceName>,
     pub(crate) binds: Vec<Bind>,
@@ -105,6 +108,7 @@ impl Table {
             trust_domain: description.trust_domain,
             node: description.node,
             node_ip: services.iter().find_map(|service| service.own_ip),
+            zone: description.zone,
             callers: description.callers,
             caller_any: description.caller_any,
             binds: description.binds,
@@ -130,7 +134,7 @@ impl Table {
             && self.services.iter().zip(&other.services).all(|(new, old)| Arc::ptr_eq(new, old));
         same_services
             && Arc::ptr_eq(&self.policies, &other.policies)
-            && self.node_ip == other.node_ip
+            && (self.node_ip, &self.zone) == (other.node_ip, &other.zone)
             && (&self.callers, &self.caller_any, &self.binds) == (&other.callers, &other.caller_any, &other.binds)
             && self.deny_by_default == other.deny_by_default
     }

@@ -94,12 +94,12 @@ impl Eq for Percent {}
 const PERCENT_MIN: f64 = 0.000_1;
 
 /// A duration as Go writes it: `1h30m`, `2s`, `0.5s`, `250ms`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct GoDuration(pub Duration);
 
 impl GoDuration {
     /// At least a millisecond, and whole ones; `zero` is taken too where it means something.
-    pub(super) fn check(self, path: &str, zero: bool, faults: &mut Faults) {
+    pub(in crate::kinds) fn check(self, path: &str, zero: bool, faults: &mut Faults) {
         let whole = self.0.subsec_nanos().is_multiple_of(1_000_000);
         if !whole || (self.0.is_zero() && !zero) {
             faults.push((path.into(), "at least 1ms, in whole milliseconds".into()));

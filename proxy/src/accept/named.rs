@@ -16,6 +16,7 @@ use crate::call::Destination;
 use crate::connection::Connection;
 use crate::decide::identify::{addressed, named};
 use crate::forward::bytes::End as Near;
+use crate::identify;
 use crate::net::Net;
 use crate::reject::Reject;
 use crate::speech::Speech;
@@ -48,7 +49,7 @@ pub(crate) fn target<N: Net>(
     let table = connection.core.shared.table.load();
     let (service, port) = match host.parse::<Ipv4Addr>() {
         Ok(address) => addressed(&table, address, port),
-        Err(_) => named(&table, &crate::path::host(host), port),
+        Err(_) => named(&table, (&crate::path::host(host), port), &identify::caller(connection, &table)),
     }?;
     Ok((connection.towards(Destination::Fixed(service.name.clone(), port.port)), port.protocol))
 }

@@ -18,7 +18,7 @@ use weft_proto::service::{DEFAULT_NAMESPACE, InstanceName, Protocol, ServiceName
 use crate::balance::Flight;
 use crate::call::{Addresses, End, Parties};
 use crate::connect::link::LinkError;
-use crate::decide::relation::{Place, Relation};
+use crate::decide::relation::{Ground, Place, Relation};
 use crate::decide::{Decision, Question, decide};
 use crate::golden::{self, Line, Told};
 use crate::lane::Lanes;
@@ -26,6 +26,7 @@ use crate::record::Recorder;
 use crate::table::Table;
 use crate::table::description::{Description, EndpointDescription, ServiceDescription};
 use crate::table::routes::SubsetDocument;
+use crate::upstream::Upstreams;
 
 use super::*;
 
@@ -33,6 +34,7 @@ use super::*;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Manner {
     Answers(Duration),
+    Fails(u16),
     Refuses,
     Unreachable,
     NoInstance,
@@ -47,6 +49,7 @@ struct Script {
     rule: Option<DestinationRule>,
     table: Option<Table>,
     lanes: Lanes,
+    upstreams: Upstreams,
     recorder: Recorder,
     open: Vec<Option<Flight>>,
 }
@@ -55,7 +58,8 @@ impl Default for Script {
     fn default() -> Self {
         let recorder = Recorder::new(mpsc::channel(1).0, 0.0, 7);
         let (instances, settings) = (BTreeMap::new(), ServiceSettings::default());
-        Self { instances, settings, rule: None, table: None, lanes: Lanes::default(), recorder, open: Vec::new() }
+        let (lanes, upstreams) = (Lanes::default(), Upstreams::default());
+        Self { instances, settings, rule: None, table: None, lanes, upstreams, recorder, open: Vec::new() }
     }
 }
 
@@ -67,11 +71,14 @@ impl Script {
                 self.settings.retries = Some(line.word()?.parse()?);
                 self.build()?
             }
-            // `balancer ROUND_ROBIN`: as a DestinationRule says it.
-            "balancer" => {
-                let spec =
-                    format!(r#"{{"host":"web","trafficPolicy":{{"loadBalancer":{{"simple":"{}"}}}}}}"#, line.word()?);
+            // `policy {"loadBalancer":{"simple":"ROUND_ROBIN"}}`: as a DestinationRule says it.
+            "policy" => {
+                let spec = format!(r#"{{"host":"web","trafficPolicy":{}}}"#, line.word()?);
                 self.rule = Some(serde_json::from_str(&spec)?);
+                self.build()?
+            }
+            "no-policy" => {
+                self.rule = None;
                 self.build()?
             }
             "wait" => {
@@ -114,6 +121,7 @@ impl Script {
         let zone = line.named("zone")?.unwrap_or_default();
         let manner = match line.word().unwrap_or("answers") {
             "answers" => Manner::Answers(line.word().map_or(Ok(Duration::from_millis(1)), milliseconds)?),
+            "fails" => Manner::Fails(line.word()?.parse()?),
             "refuses" => Manner::Refuses,
             "unreachable" => Manner::Unreachable,
             "no-instance" => Manner::NoInstance,
@@ -158,7 +166,7 @@ impl Script {
             index: 1,
             trust_domain: "mesh.test".parse()?,
             node: "me".parse()?,
-            zone: "here".into(),
+            zone: "r1/z1".into(),
             deny_by_default: false,
             services: vec![Arc::new(service)],
             policies: Vec::new(),
@@ -178,8 +186,8 @@ impl Script {
         let parties =
             Parties { end: End::Caller, caller, service: name.clone(), port: PORT.port, instance: None, subset: None };
         let service = table.service(&name).ok_or("there is no service")?;
-        let make =
-            |parties: &Parties| (Relation::new(table, parties, service, PORT, Place { core: 0, cores: 1 }), true);
+        let ground = Ground { table, place: Place { core: 0, cores: 1 }, upstreams: &self.upstreams };
+        let make = |parties: &Parties| (Relation::new(ground, parties, service, PORT), true);
         let leg = self.lanes.leg(table.generation, parties, &self.recorder, make);
         let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let addresses = Addresses { source: nowhere, destination: nowhere };
@@ -197,7 +205,7 @@ impl Script {
         let began = Instant::now();
         loop {
             let tried = |endpoint| tries.tried(endpoint);
-            let chosen = match balance::choose(&route.permit, tried, Instant::now(), random) {
+            let chosen = match balance::choose(&route.permit, tried, None, Instant::now(), random) {
                 Ok(chosen) => chosen,
                 Err(reject) => {
                     told.push(format!("{}", reject.status()));
@@ -214,9 +222,16 @@ impl Script {
                 return Ok(vec![name.to_string()]);
             }
             let failure = match self.instances[name].1 {
+                Manner::Fails(status) => {
+                    flight.answered();
+                    chosen.ended(Outcome::Status(status));
+                    told.push(format!("{name} answers {status}{}", after_ms(at)));
+                    return Ok(told);
+                }
                 Manner::Answers(after) => {
                     tokio::time::sleep(after).await;
                     flight.answered();
+                    chosen.ended(Outcome::Status(200));
                     told.push(format!("{name} answers{}", after_ms(at)));
                     return Ok(told);
                 }
@@ -227,7 +242,7 @@ impl Script {
                 Manner::Breaks => Failure::broken("cut".into()),
             };
             told.push(format!("{name} does not: {:?}{}", failure.again, after_ms(at)));
-            failure.blame(&chosen, self.instances[name].1 == Manner::NoInstance);
+            let failure = blamed(failure, &chosen, self.instances[name].1 == Manner::NoInstance);
             drop(flight);
             if let Err(reject) = tries.again(failure, random).await {
                 told.push(format!("{}{}", reject.status(), after_ms(began.elapsed().as_millis())));
@@ -248,9 +263,10 @@ fn after_ms(milliseconds: u128) -> String {
 }
 
 fn milliseconds(text: &str) -> Result<Duration, Box<dyn Error>> {
-    match (text.strip_suffix("ms"), text.strip_suffix('s')) {
-        (Some(number), _) => Ok(Duration::from_millis(number.parse()?)),
-        (_, Some(number)) => Ok(Duration::from_secs(number.parse()?)),
+    match (text.strip_suffix("ms"), text.strip_suffix('s'), text.strip_suffix('m')) {
+        (Some(number), ..) => Ok(Duration::from_millis(number.parse()?)),
+        (_, Some(number), _) => Ok(Duration::from_secs(number.parse()?)),
+        (.., Some(number)) => Ok(Duration::from_mins(number.parse()?)),
         _ => Err(format!("{text} is no time").into()),
     }
 }

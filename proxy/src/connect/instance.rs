@@ -16,6 +16,7 @@ use super::link::{LinkError, LinkSlot, Way};
 use crate::fields::HEAD_LENGTH_MAX;
 use crate::interim::Gate;
 use crate::net::{Handle, Net, Stream};
+use crate::table::destinations::Keeping;
 use crate::upload::Upload;
 
 /// Where an instance listens, and the connections to it.
@@ -35,6 +36,8 @@ struct Idle {
     heads: Arc<Heads>,
     handle: Option<Handle>,
     since: Instant,
+    /// Calls that it has had.
+    served: u32,
 }
 
 /// A connection on loan. It goes back to the pool when its answer is complete.
@@ -45,6 +48,9 @@ pub(crate) struct Lease {
     pub(crate) heads: Arc<Heads>,
     handle: Option<Handle>,
     idle: Option<Duration>,
+    /// Calls that the connection has had, this one included.
+    served: u32,
+    keeping: Keeping,
     /// Of an upload that may never have been wanted.
     gate: Option<Arc<Gate>>,
 }
@@ -64,19 +70,23 @@ pub(crate) enum Reuse {
 pub(crate) async fn lease<N: Net>(
     dialer: &Arc<Dialer<N>>,
     slot: &Arc<InstanceSlot>,
-    reuse: Reuse,
+    (reuse, keeping): (Reuse, Keeping),
     limit: Duration,
 ) -> Result<Lease, LinkError> {
+    let kept = keeping.idle.unwrap_or(IDLE_TIMEOUT).min(IDLE_TIMEOUT);
     let age_max = match reuse {
-        Reuse::Any => IDLE_TIMEOUT,
-        Reuse::Young => RACE,
+        Reuse::Any => kept,
+        Reuse::Young => RACE.min(kept),
         Reuse::Never => Duration::ZERO,
     };
     if let Some((taken, idle)) = slot.take(age_max) {
-        let Idle { sender, heads, handle, .. } = taken;
-        return Ok(Lease { slot: slot.clone(), sender: Some(sender), heads, handle, idle: Some(idle), gate: None });
+        let Idle { sender, heads, handle, served, .. } = taken;
+        let (slot, sender, served) = (slot.clone(), Some(sender), served.saturating_add(1));
+        return Ok(Lease { slot, sender, heads, handle, idle: Some(idle), served, keeping, gate: None });
     }
-    Box::pin(dial(dialer, slot, limit)).await
+    let mut lease = Box::pin(dial(dialer, slot, limit)).await?;
+    lease.keeping = keeping;
+    Ok(lease)
 }
 
 async fn dial<N: Net>(dialer: &Dialer<N>, slot: &Arc<InstanceSlot>, limit: Duration) -> Result<Lease, LinkError> {
@@ -91,7 +101,16 @@ async fn dial<N: Net>(dialer: &Dialer<N>, slot: &Arc<InstanceSlot>, limit: Durat
     let made = builder.handshake(TokioIo::new(answers)).await;
     let (sender, connection) = made.map_err(|error| LinkError::Unreachable(error.to_string().into()))?;
     tokio::spawn(connection.with_upgrades());
-    Ok(Lease { slot: slot.clone(), sender: Some(sender), heads, handle, idle: None, gate: None })
+    Ok(Lease {
+        slot: slot.clone(),
+        sender: Some(sender),
+        heads,
+        handle,
+        idle: None,
+        served: 1,
+        keeping: Keeping::default(),
+        gate: None,
+    })
 }
 
 impl InstanceSlot {
@@ -158,9 +177,13 @@ impl Lease {
         if sender.is_closed() || self.gate.as_ref().is_some_and(|gate| gate.is_shut()) {
             return;
         }
+        if self.keeping.requests_max.is_some_and(|most| self.served >= most) {
+            return;
+        }
         let mut idle = self.slot.idle.lock();
         if idle.len() < IDLE_MAX {
-            idle.push(Idle { sender, heads: self.heads.clone(), handle: self.handle.take(), since: Instant::now() });
+            let (heads, handle, served) = (self.heads.clone(), self.handle.take(), self.served);
+            idle.push(Idle { sender, heads, handle, since: Instant::now(), served });
         }
     }
 }

@@ -3,15 +3,23 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use weft_proto::service::{ServiceName, ServicePort};
+use weft_proto::identity::Identity;
+use weft_proto::kinds::istio::service_of;
+use weft_proto::service::{DEFAULT_NAMESPACE, ServiceName, ServicePort};
 
 use crate::reject::Reject;
 use crate::table::{Service, Table};
 
-/// The service and port that `name.mesh:port` means.
-pub(crate) fn named(table: &Table, host: &str, port: Option<u16>) -> Result<(Arc<Service>, ServicePort), Reject> {
-    let name = ServiceName::from_host(host).ok_or_else(|| Reject::UnknownHost(host.to_owned()))?;
-    let service = table.service(&name).ok_or_else(|| Reject::UnknownHost(host.to_owned()))?;
+/// The service and port that `name.mesh:port` means, or a host in one of the forms of documents; a name alone is one of the
+/// caller's namespace.
+pub(crate) fn named(
+    table: &Table,
+    (host, port): (&str, Option<u16>),
+    caller: &Identity,
+) -> Result<(Arc<Service>, ServicePort), Reject> {
+    let namespace = caller.namespace().unwrap_or(DEFAULT_NAMESPACE);
+    let service = service_of(host, namespace).and_then(|name| table.service(&name));
+    let service = service.ok_or_else(|| Reject::UnknownHost(host.to_owned()))?;
     let port = match port {
         None | Some(80) => service.http_port(),
         Some(number) => service.port(number),

@@ -3,19 +3,25 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use http::HeaderValue;
+use parking_lot::Mutex;
+use tokio::time::Instant;
 use weft_proto::identity::Identity;
-use weft_proto::kinds::destination_rule::Simple;
 use weft_proto::service::{Labels, ServicePort};
 
+use super::hash::Keyed;
+use super::localities::{self, Site, Spread};
 use crate::call::{Addresses, Asked, End, Parties};
 use crate::reject::Reject;
 use crate::table::authz::Caller;
+use crate::table::destinations::Treatment;
 use crate::table::endpoints::Slot;
 use crate::table::routes::Routes;
 use crate::table::{Service, Table};
 use crate::tls::Target;
+use crate::upstream::{Host, Outcome, Upstream, Upstreams};
 
 /// Who calls whom. One core makes it once for a table and shares it between its connections.
 #[derive(Debug)]
@@ -38,8 +44,17 @@ pub(crate) struct Relation {
     subset: Option<Option<Labels>>,
     /// The rules that count for these calls, at the caller's node: those that stand first of what it sees.
     pub(crate) routes: Option<Arc<Routes>>,
-    /// How instances are chosen; none: Weft's own way.
-    pub(crate) balancer: Option<Simple>,
+    /// How it is called.
+    pub(crate) treatment: Treatment,
+    /// The candidates by where they are.
+    pub(crate) spread: Spread,
+    /// Where keys lead.
+    pub(crate) keyed: Option<Keyed>,
+    /// At the caller's node: what its cores know together of these calls, and of each endpoint.
+    pub(crate) upstream: Option<Arc<Upstream>>,
+    hosts: Vec<Arc<Host>>,
+    /// How far each group of the spread can serve, and when that was looked at.
+    loads: Mutex<(Option<Instant>, Arc<[f64]>)>,
     /// Whose turn it is where they are chosen one after the other.
     pub(crate) turn: AtomicUsize,
     /// The caller's labels, where a rule asks for them.
@@ -52,6 +67,14 @@ pub(crate) struct Relation {
 pub(crate) struct Place {
     pub(crate) core: usize,
     pub(crate) cores: usize,
+}
+
+/// What relations are made from, besides who calls whom.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ground<'a> {
+    pub(crate) table: &'a Table,
+    pub(crate) place: Place,
+    pub(crate) upstreams: &'a Upstreams,
 }
 
 /// An exchange that is open.
@@ -68,13 +91,8 @@ pub(crate) struct Current {
 }
 
 impl Relation {
-    pub(crate) fn new(
-        table: &Table,
-        parties: &Parties,
-        service: &Arc<Service>,
-        port: ServicePort,
-        place: Place,
-    ) -> Self {
+    pub(crate) fn new(ground: Ground<'_>, parties: &Parties, service: &Arc<Service>, port: ServicePort) -> Self {
+        let Ground { table, place, upstreams } = ground;
         let target = Target::Service { service: service.name.clone(), port: Some(port.port) };
         let forwarded = format!("By={};URI={}", service.identity, parties.caller);
         let mut relation = Self {
@@ -92,7 +110,12 @@ impl Relation {
             instance: parties.instance.as_ref().and_then(|name| service.instance(name)),
             forwarded: HeaderValue::from_str(&forwarded).ok(),
             routes: routes(parties, service),
-            balancer: service.balancer(parties.subset.as_deref(), namespace(&parties.caller)),
+            treatment: service.treatment((parties.subset.as_deref(), port.port), namespace(&parties.caller)),
+            spread: Spread::Even,
+            keyed: None,
+            upstream: None,
+            hosts: Vec::new(),
+            loads: Mutex::default(),
             turn: AtomicUsize::new(0),
             labels: labels(table, parties, service),
             place,
@@ -100,8 +123,111 @@ impl Relation {
         if relation.end == End::Caller {
             let candidate = |index: &usize| relation.serves(*index) && relation.is_in_subset(*index);
             relation.candidates = (0..service.endpoints.len()).filter(candidate).collect();
+            relation.prepare(table, upstreams.of(parties));
         }
         relation
+    }
+
+    /// What choosing among the candidates takes.
+    fn prepare(&mut self, table: &Table, upstream: Arc<Upstream>) {
+        let endpoints = &self.service.endpoints;
+        let host = |at: &crate::table::endpoints::Endpoint| {
+            upstream.outliers.host(&at.description.node, &at.description.instance)
+        };
+        self.hosts = endpoints.iter().map(host).collect();
+        self.upstream = Some(upstream);
+        let site = |at: usize| {
+            let endpoint = &endpoints[at];
+            Site { locality: &endpoint.description.zone, here: endpoint.here, labels: &endpoint.description.labels }
+        };
+        let caller = Site { locality: &table.zone, here: true, labels: &self.labels };
+        self.spread = localities::spread(&self.treatment.localities, &caller, &self.candidates, site);
+        self.keyed = self.treatment.hash.as_ref().map(|hash| {
+            let name = |at: &usize| {
+                let one = &endpoints[*at].description;
+                (*at, format!("{}/{}", one.node, one.instance), one.weight.max(1))
+            };
+            Keyed::new(hash.by, &self.candidates.iter().map(name).collect::<Vec<_>>())
+        });
+    }
+
+    /// Whether an instance gets no calls for its failures; where too many are out, all get calls.
+    pub(crate) fn is_out(&self, index: usize, now: Instant) -> bool {
+        let Some(upstream) = self.upstream.as_ref().filter(|upstream| upstream.outliers.any()) else { return false };
+        let out = |index: &usize| upstream.outliers.is_out(&self.hosts[*index], now);
+        out(&index) && !self.panics(now)
+    }
+
+    /// Whether so few instances are left that none is left out.
+    pub(crate) fn panics(&self, now: Instant) -> bool {
+        let Some(upstream) = self.upstream.as_ref().filter(|upstream| upstream.outliers.any()) else { return false };
+        let there = self.candidates.iter().filter(|index| !upstream.outliers.is_out(&self.hosts[**index], now)).count();
+        there * 100 < self.treatment.ejection.health_min * self.candidates.len()
+    }
+
+    /// How much longer an instance is out, and how often it was.
+    pub(crate) fn ejected(&self, index: usize, now: Instant) -> Option<(Duration, u32)> {
+        self.upstream.as_ref()?.outliers.read(&self.hosts[index], now)
+    }
+
+    /// A try begins at an endpoint.
+    pub(crate) fn started(&self, endpoint: usize, now: Instant) {
+        self.slot(endpoint).start(now);
+        if let Some(upstream) = &self.upstream {
+            upstream.outliers.started(&self.hosts[endpoint], &self.treatment.ejection, now);
+        }
+    }
+
+    /// What came of a try.
+    pub(crate) fn ended(&self, endpoint: usize, outcome: Outcome, now: Instant) {
+        let Some(upstream) = &self.upstream else { return };
+        let all = (&self.hosts[..], &self.candidates[..]);
+        let ejected = upstream.outliers.ended((endpoint, outcome), all, &self.treatment.ejection, now);
+        if let Some(span) = ejected {
+            let one = &self.service.endpoints[endpoint].description;
+            tracing::warn!(
+                service = %self.service.name, node = %one.node, instance = %one.instance, ?outcome,
+                seconds = span.as_secs_f64(), caller = %self.caller.identity(), "an instance is ejected for its failures"
+            );
+        }
+    }
+
+    /// How far each group of the spread can serve, 0 to 1: as much as its share of instances that are well, with something
+    /// to spare (Envoy's overprovisioning factor). Looked at ten times a second.
+    pub(crate) fn loads(&self, groups: &[&[usize]], now: Instant) -> Arc<[f64]> {
+        let mut loads = self.loads.lock();
+        if loads.0.is_none_or(|at| now >= at + LOOKED_AT) {
+            let well = |index: &&usize| !self.is_out(**index, now) && !self.slot(**index).is_avoided(now);
+            #[expect(clippy::cast_precision_loss, reason = "numbers of instances")]
+            let load = |group: &&[usize]| {
+                let share = group.iter().filter(well).count() as f64 / group.len().max(1) as f64;
+                (share * OVERPROVISIONING).min(1.0)
+            };
+            *loads = (Some(now), groups.iter().map(load).collect());
+        }
+        loads.1.clone()
+    }
+
+    /// How much of its share an instance gets that is new.
+    pub(crate) fn warmth(&self, index: usize, now: Instant) -> f64 {
+        let Some(warmup) = &self.treatment.warmup else { return 1.0 };
+        let age = now.saturating_duration_since(self.service.endpoints[index].statistics.since);
+        let part = (age.as_secs_f64() / warmup.duration.as_secs_f64().max(1e-3)).min(1.0);
+        part.powf(1.0 / warmup.aggression).max(warmup.least)
+    }
+
+    /// Bound on reaching an instance.
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        self.treatment.connect_timeout.unwrap_or(self.service.settings.connect_timeout)
+    }
+
+    /// How long an opaque stream may be silent.
+    pub(crate) fn idle_timeout(&self) -> Option<Duration> {
+        match self.treatment.stream_idle_timeout {
+            Some(Duration::ZERO) => None,
+            Some(timeout) => Some(timeout),
+            None => self.service.settings.idle_timeout,
+        }
     }
 
     /// Whether an instance may be called at the port.
@@ -153,11 +279,17 @@ fn routes(parties: &Parties, service: &Service) -> Option<Arc<Routes>> {
     service.routes.iter().find(seen).cloned()
 }
 
-/// The labels of the calling service, where a rule of the called one asks for any.
+/// The labels of the calling service, where a document about the called one may ask for any.
 fn labels(table: &Table, parties: &Parties, service: &Service) -> Labels {
-    if parties.end == End::Callee || !service.routes.iter().any(|routes| routes.asks_for_labels()) {
+    let asks = || service.has_treatment() || service.routes.iter().any(|routes| routes.asks_for_labels());
+    if parties.end == End::Callee || !asks() {
         return Labels::new();
     }
     let caller = table.services().find(|one| one.identity == parties.caller);
     caller.map(|caller| caller.common_labels()).unwrap_or_default()
 }
+
+/// How long what is known of groups counts.
+const LOOKED_AT: Duration = Duration::from_millis(100);
+/// A group of which so much less is well still serves all.
+const OVERPROVISIONING: f64 = 1.4;

@@ -105,7 +105,7 @@ async fn run_stream<N: Net>(
     let began = open.started();
     let far = attempt(&connection.core, &route, &mut purpose, open, began).await?;
     open.streaming();
-    Ok((far, super::settings(route.leg()).idle_timeout))
+    Ok((far, route.leg().relation.idle_timeout()))
 }
 
 impl Tunnel {

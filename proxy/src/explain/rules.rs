@@ -5,11 +5,10 @@ use std::sync::Arc;
 use http::HeaderMap;
 use serde::Serialize;
 
-use super::{Explanation, Place};
-use crate::decide::relation::Relation;
+use super::Explanation;
+use crate::decide::relation::{Ground, Relation};
 use crate::decide::route::{self, Backend, Ruled};
 use crate::reject::Reject;
-use crate::table::Table;
 use crate::table::routes::{Abort, Action, Asking, Routes, Rule};
 use crate::task::Random;
 
@@ -37,7 +36,7 @@ pub(super) struct Asked {
 
 /// The relation that the call is judged by after the rules; none where a rule or the lack of one ends it.
 pub(super) fn follow(
-    (table, place): (&Table, Place),
+    ground: Ground<'_>,
     relation: Arc<Relation>,
     asked: &mut Asked,
     explanation: &mut Explanation,
@@ -53,7 +52,7 @@ pub(super) fn follow(
         namespace: relation.namespace(),
         labels: &relation.labels,
     };
-    let random = Random::new(table.generation);
+    let random = Random::new(ground.table.generation);
     let ruled = route::route(&relation, &asking, || random.share());
     let matched = routes.find(&asking).map(|(at, _)| at);
     explanation.rules = routes.rules.iter().enumerate().map(|one| word(one, matched, &asking)).collect();
@@ -69,14 +68,14 @@ pub(super) fn follow(
         explanation.reason = "the rule answers itself".into();
         return None;
     }
-    let Some(backend) = ruled.to().and_then(|(_, to)| route::backend(table, &relation, to)) else {
+    let Some(backend) = ruled.to().and_then(|(_, to)| route::backend(ground.table, &relation, to)) else {
         return end(&ruled.missing(), explanation);
     };
     if let Err(reject) = change(asked, &ruled, &backend) {
         return end(&reject, explanation);
     }
     let parties = backend.parties(&relation);
-    Some(Arc::new(Relation::new(table, &parties, &backend.service, backend.port, place)))
+    Some(Arc::new(Relation::new(ground, &parties, &backend.service, backend.port)))
 }
 
 fn end(reject: &Reject, explanation: &mut Explanation) -> Option<Arc<Relation>> {

@@ -17,6 +17,7 @@ use crate::inform::Informed;
 use crate::request::Received;
 use crate::upgrade::Upgrade;
 use crate::upload::{Spare, Upload};
+use crate::upstream::Outcome;
 
 /// A request on its way. Its head has no `Host`, nothing of the hop it came over, and only a path as its URI.
 #[derive(Debug)]
@@ -50,6 +51,21 @@ pub(crate) struct Answer {
 impl Answer {
     pub(crate) fn new(response: Response<AnswerBody>, tunnel: Option<Taken>) -> Self {
         Self { response, tunnel, by: Answerer::Application, broke: false }
+    }
+
+    /// What it says of the instance: of a gRPC answer that is nothing but a failure, what that is in HTTP
+    /// (grpc/doc/http-grpc-status-mapping.md, backwards).
+    pub(crate) fn outcome(&self) -> Outcome {
+        if self.broke {
+            return Outcome::NoAnswer;
+        }
+        let code = self.response.headers().get("grpc-status").map(HeaderValue::as_bytes);
+        Outcome::Status(match code {
+            Some(b"14") => 503,
+            Some(b"4") => 504,
+            Some(b"2" | b"13" | b"15") => 500,
+            _ => self.response.status().as_u16(),
+        })
     }
 
     /// One that this node made itself.

@@ -14,6 +14,10 @@ pub(crate) fn response(reject: &Reject, version: Version, grpc: bool, to_node: b
     if to_node {
         headers.insert(REASON_HEADER, HeaderValue::from_static(reject.reason()));
     }
+    if *reject == Reject::Overflow {
+        // By what clients of Envoy know it.
+        headers.insert("x-envoy-overloaded", HeaderValue::from_static("true"));
+    }
     if grpc {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert("grpc-status", HeaderValue::from_static(reject.grpc_status()));

@@ -22,8 +22,10 @@ pub(crate) struct Endpoint {
 }
 
 /// What workers have learned about an endpoint, one slot a worker so that none waits for another.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Statistics {
+    /// Since when the endpoint is known.
+    pub(crate) since: Instant,
     slots: OnceLock<Box<[Slot]>>,
 }
 
@@ -43,6 +45,12 @@ struct Measured {
     avoid_until: Option<Instant>,
     /// Since when no link to it comes about or lasts; none while one does.
     lost_since: Option<Instant>,
+}
+
+impl Default for Statistics {
+    fn default() -> Self {
+        Self { since: Instant::now(), slots: OnceLock::new() }
+    }
 }
 
 impl Statistics {

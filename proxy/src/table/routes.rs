@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::uri::PathAndQuery;
-use weft_proto::kinds::destination_rule::{DestinationRule, Simple, TrafficPolicy};
+use weft_proto::kinds::destination_rule::DestinationRule;
 use weft_proto::kinds::http_route::HttpRoute;
 use weft_proto::kinds::istio::is_exported;
 use weft_proto::kinds::virtual_service::VirtualService;
 use weft_proto::resource::ResourceKey;
-use weft_proto::service::{Labels, ServiceName};
+use weft_proto::service::ServiceName;
 
 use crate::task::on_part;
 
@@ -297,50 +297,6 @@ impl Redirect {
         let path = self.path.as_ref().map_or_else(|| path.path().into(), |new| new.apply(path.path(), prefix));
         format!("{scheme}://{}{port}{path}{query}", host.host())
     }
-}
-
-/// The labels that a subset asks for, as a caller of the namespace sees it; none where no document defines it.
-pub(crate) fn subset<'d>(
-    documents: &'d [Arc<SubsetDocument>],
-    service: &ServiceName,
-    caller: &str,
-    name: &str,
-) -> Option<&'d Labels> {
-    let mut subsets = seen(documents, service, caller).into_iter().flat_map(|one| &one.spec.subsets);
-    subsets.find(|subset| subset.name == name).map(|subset| &subset.labels)
-}
-
-/// How instances are chosen for a caller of the namespace; none where no document says it. What a subset says goes before
-/// what the service's oldest policy says.
-pub(crate) fn balancer(
-    documents: &[Arc<SubsetDocument>],
-    service: &ServiceName,
-    caller: &str,
-    subset: Option<&str>,
-) -> Option<Simple> {
-    let seen = seen(documents, service, caller);
-    let of = |policy: &TrafficPolicy| policy.load_balancer.as_ref().map(|balancer| balancer.simple);
-    let mut subsets = seen.iter().flat_map(|one| &one.spec.subsets);
-    let narrow = subsets.find(|one| Some(one.name.as_str()) == subset).and_then(|one| one.traffic_policy.as_ref());
-    let wide = seen.iter().find_map(|one| one.spec.traffic_policy.as_ref());
-    narrow.and_then(of).or_else(|| wide.and_then(of))
-}
-
-/// The documents that count for a caller, the oldest first: of its own namespace, else of that of the service, else of the
-/// mesh's own (Istio's order).
-fn seen<'d>(documents: &'d [Arc<SubsetDocument>], service: &ServiceName, caller: &str) -> Vec<&'d SubsetDocument> {
-    let roots = weft_proto::kinds::authorization_policy::ROOT_NAMESPACES;
-    let places = [caller, service.namespace()].into_iter().chain(roots);
-    let seen = |place: &str| {
-        let there = documents
-            .iter()
-            .map(|one| &**one)
-            .filter(|one| one.key.namespace == place && is_exported(&one.spec.export_to, place, caller));
-        let mut there: Vec<_> = there.collect();
-        there.sort_by_key(|one| (one.created, &one.key.name));
-        there
-    };
-    places.map(seen).find(|there| !there.is_empty()).unwrap_or_default()
 }
 
 /// The backends of a document, each once.

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
 use weft_proto::kinds::authorization_policy::{APP_LABEL, AuthorizationPolicy};
-use weft_proto::kinds::destination_rule::Simple;
 use weft_proto::kinds::service::{EscapedSlashes, ServiceSettings, Span, UnderscoreHeaders};
 use weft_proto::service::{InstanceName, Labels, Protocol, ServiceName, ServicePort};
 
 use super::authz::{Authorization, CompileError, PolicyDescription};
 use super::description::{EndpointDescription, LocalInstance, LocalPort, ServiceDescription};
+use super::destinations::{self, Treatment};
 use super::endpoints::{Endpoint, Statistics};
-use super::routes::{self, Routes};
+use super::routes::Routes;
 
 /// A service, compiled.
 #[derive(Debug)]
@@ -255,12 +255,17 @@ impl Service {
 
     /// The labels of a subset, as callers of the namespace see it; none where no document defines it.
     pub(crate) fn subset(&self, name: &str, caller: &str) -> Option<&Labels> {
-        routes::subset(&self.description.subsets, &self.name, caller, name)
+        destinations::subset(&self.description.subsets, &self.name, caller, name)
     }
 
-    /// How its instances, or those of a subset, are chosen for callers of the namespace; none: Weft's own way.
-    pub(crate) fn balancer(&self, subset: Option<&str>, caller: &str) -> Option<Simple> {
-        routes::balancer(&self.description.subsets, &self.name, caller, subset)
+    /// How a port of it, or of a subset, is called by callers of the namespace.
+    pub(crate) fn treatment(&self, (subset, port): (Option<&str>, u16), caller: &str) -> Treatment {
+        destinations::treatment(&self.description.subsets, &self.name, caller, (subset, port))
+    }
+
+    /// Whether a document says how it is called.
+    pub(crate) fn has_treatment(&self) -> bool {
+        !self.description.subsets.is_empty()
     }
 
     /// Whether an instance with these labels of its own is in a subset that asks for labels.

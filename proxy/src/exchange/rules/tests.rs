@@ -17,12 +17,13 @@ use weft_proto::resource::Resource;
 use weft_proto::service::{Protocol, ServiceName, ServicePort};
 
 use crate::call::Parties;
-use crate::decide::relation::Place;
+use crate::decide::relation::{Ground, Place};
 use crate::golden::{self, Line, Told};
 use crate::request::{Origin, read};
 use crate::table::Table;
 use crate::table::description::{Description, EndpointDescription, ServiceDescription};
 use crate::table::routes::{Document, GatewayDocument, RouteDocument, SubsetDocument};
+use crate::upstream::Upstreams;
 
 use super::*;
 
@@ -161,7 +162,8 @@ impl Script {
         let port = port.ok_or("there is no such port")?;
         let caller = Identity::service(table.trust_domain.clone(), caller);
         let parties = Parties::of_caller(caller, &service.name, port.port);
-        let relation = Relation::new(&table, &parties, service, port, Place { core: 0, cores: 1 });
+        let (place, upstreams) = (Place { core: 0, cores: 1 }, Upstreams::default());
+        let relation = Relation::new(Ground { table: &table, place, upstreams: &upstreams }, &parties, service, port);
         let origin = Origin { from_node: false, host: None };
         let before = request.body(())?.into_parts().0;
         let received = read(before, &mut None, &origin, &self.random).map_err(|reject| format!("{reject:?}"))?;

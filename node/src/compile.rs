@@ -144,6 +144,8 @@ impl Compiler {
             zone: self.site.zone.clone(),
             deny_by_default: state.deny_by_default,
             services: self.services.values().map(|known| known.whole.clone()).collect(),
+            aliases: self.specs.aliases(),
+            grants: self.specs.grants(),
             policies,
             local: own.map(|own| instance(local, own)).collect(),
             callers,
@@ -294,9 +296,7 @@ fn describe_service(
         listened: ports.iter().map(|port| port.port).filter(|_| asked_for || site.serves(name)).collect(),
         ports,
         settings,
-        routes: calls.map(|calls| calls.routes.clone()).unwrap_or_default(),
-        gateway_routes: calls.map(|calls| calls.gateway_routes.clone()).unwrap_or_default(),
-        subsets: calls.map(|calls| calls.subsets.clone()).unwrap_or_default(),
+        calls: calls.cloned().unwrap_or_default(),
         endpoints: Vec::new(),
     }
 }

@@ -186,6 +186,8 @@ fn empty_table(site: &Site, trust_domain: &TrustDomain) -> Result<Table, StartEr
         local: Vec::new(),
         callers: BTreeMap::new(),
         caller_any: None,
+        aliases: Vec::new(),
+        grants: Vec::new(),
         binds: Vec::new(),
     };
     Table::build(description, None).map_err(|error| StartError::Consensus(error.to_string()))

@@ -199,9 +199,10 @@ fn shown(service: &ServiceDescription) -> Told {
         None => " with settings that nobody understands".to_owned(),
         Some(settings) => settings.retries.map(|retries| format!(" with {retries} retries")).unwrap_or_default(),
     };
-    let mut documents: Vec<&ResourceKey> = service.routes.iter().map(|one| &one.key).collect();
-    documents.extend(service.gateway_routes.iter().map(|one| &one.key));
-    documents.extend(service.subsets.iter().map(|one| &one.key));
+    let mut documents: Vec<&ResourceKey> = service.calls.routes.iter().map(|one| &one.key).collect();
+    documents.extend(service.calls.gateway_routes.iter().map(|one| &one.key));
+    documents.extend(service.calls.stream_routes.iter().map(|one| &one.key));
+    documents.extend(service.calls.subsets.iter().map(|one| &one.key));
     let documents: Vec<String> = documents.iter().map(ToString::to_string).collect();
     let called = if documents.is_empty() { String::new() } else { format!(" by {}", documents.join(", ")) };
     let mut told = format!("{} at {}{settings}{called}\n", service.name, ports.join(","));

@@ -2,10 +2,14 @@
 //! `ALL`.
 
 pub mod authorization_policy;
+pub mod core_service;
 pub mod destination_rule;
+pub mod grpc_route;
 pub mod http_route;
 pub mod istio;
+pub mod reference_grant;
 pub mod service;
+pub mod tcp_route;
 pub mod virtual_service;
 
 use serde::de::DeserializeOwned;
@@ -13,9 +17,13 @@ use serde_json::Value;
 
 use crate::resource::{KindName, Resource};
 use authorization_policy::AuthorizationPolicy;
+use core_service::CoreService;
 use destination_rule::DestinationRule;
+use grpc_route::GrpcRoute;
 use http_route::HttpRoute;
+use reference_grant::ReferenceGrant;
 use service::ServiceSettings;
+use tcp_route::TcpRoute;
 use virtual_service::VirtualService;
 
 pub use crate::typed::Faults;
@@ -75,7 +83,10 @@ impl Kind {
 
     /// The `apiVersion`s under which documents are accepted; the first one is written.
     pub fn api_versions(&self) -> impl Iterator<Item = String> {
-        self.versions.iter().map(|version| format!("{}/{version}", self.group))
+        self.versions.iter().map(|version| match self.group {
+            "" => (*version).to_owned(),
+            group => format!("{group}/{version}"),
+        })
     }
 
     /// Whether a `spec` is good.
@@ -93,7 +104,8 @@ impl Kind {
         let named = self.name.eq_ignore_ascii_case(name)
             || self.plural.eq_ignore_ascii_case(name)
             || self.short.iter().any(|short| short.eq_ignore_ascii_case(name));
-        named && group.is_none_or(|group| group.eq_ignore_ascii_case(self.group))
+        let own = if self.group.is_empty() { "core" } else { self.group };
+        named && group.is_none_or(|group| group.eq_ignore_ascii_case(own))
     }
 }
 
@@ -120,8 +132,18 @@ fn hints<T: Spec>(spec: &str) -> Vec<String> {
     serde_json::from_str::<T>(spec).map(|spec| spec.hints()).unwrap_or_default()
 }
 
-static ALL: [Kind; 5] =
-    [AuthorizationPolicy::KIND, DestinationRule::KIND, HttpRoute::KIND, ServiceSettings::KIND, VirtualService::KIND];
+static ALL: [Kind; 9] = [
+    AuthorizationPolicy::KIND,
+    DestinationRule::KIND,
+    GrpcRoute::KIND,
+    HttpRoute::KIND,
+    ReferenceGrant::KIND,
+    ServiceSettings::KIND,
+    // After the one that command lines mean by the name alone.
+    CoreService::KIND,
+    TcpRoute::KIND,
+    VirtualService::KIND,
+];
 
 /// What a build knows of kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,7 +180,9 @@ impl Kinds {
 
     /// The names of all that are known, for people.
     pub fn names(self) -> String {
-        self.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ")
+        let mut names: Vec<&str> = self.iter().map(|kind| kind.name).collect();
+        names.dedup();
+        names.join(", ")
     }
 }
 
@@ -172,7 +196,9 @@ mod tests {
             assert_eq!(Kinds::ALL.named(text).expect(text).name, "AuthorizationPolicy");
         }
         let error = Kinds::ALL.named("gizmo").expect_err("unknown");
-        assert!(error.contains("AuthorizationPolicy, DestinationRule, HTTPRoute, Service"), "{error}");
+        assert!(error.contains("HTTPRoute, ReferenceGrant, Service, TCPRoute"), "{error}");
+        assert_eq!(Kinds::ALL.named("service.core").expect("it is one").group, "");
+        assert_eq!(Kinds::ALL.named("svc").expect("it is one").group, "weft");
         assert!(Kinds::lacking(&["AuthorizationPolicy"]).named("ap").is_err());
     }
 

@@ -50,18 +50,25 @@ pub(crate) struct Route {
     ruled: Option<Arc<Ruled>>,
     /// What leads to the same instance as other calls with it.
     key: Option<u64>,
+    /// Whether there is but one try.
+    once: bool,
 }
 
 impl Route {
     /// The way of an exchange that is permitted.
     pub(crate) fn new(leg: Arc<Leg>, permit: Permit, ruled: Option<Arc<Ruled>>) -> Self {
         assert!(Arc::ptr_eq(&leg.relation, permit.relation()), "a permit is used for what it was given for");
-        Self { leg, permit, ruled, key: None }
+        Self { leg, permit, ruled, key: None, once: false }
     }
 
     /// Leads to the same instance as other calls with the key.
     pub(crate) fn keyed(&mut self, key: Option<u64>) {
         self.key = key;
+    }
+
+    /// There is but one try.
+    pub(crate) fn once(&mut self) {
+        self.once = true;
     }
 
     /// Its turn among the calls that may run at once; an error where there are too many.
@@ -105,7 +112,7 @@ pub(crate) async fn attempt<N: Net, A: Attempt<N>>(
     if let Some(turn) = route.turn(A::WAITS).await? {
         open.has_turn(turn);
     }
-    let mut tries = Tries::new(&route.leg, route.ruled());
+    let mut tries = if route.once { Tries::single(&route.leg) } else { Tries::new(&route.leg, route.ruled()) };
     let random = &core.recorder.random;
     loop {
         let chosen = balance::choose(&route.permit, |endpoint| tries.tried(endpoint), route.key, now, random)?;

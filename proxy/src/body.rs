@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::copied::{Copied, Incomplete};
 use crate::headers;
 use crate::reject::Reject;
 use crate::stream::{Fault, GivenUp, Source};
@@ -20,6 +21,8 @@ pub(crate) enum Body {
     Empty,
     /// A short text of Weft's own.
     Full(Bytes),
+    /// A copy of another one.
+    Copied(Copied),
     /// Over HTTP/1.1.
     Http1(Incoming),
     /// On a stream of a connection that carries many.
@@ -44,6 +47,9 @@ pub(crate) enum BodyError {
     /// A policy changed, and now the exchange is denied.
     #[error("denied by a change of policy")]
     Revoked,
+    /// What it is a copy of broke off, or the copy fell behind.
+    #[error("the copy of the body is not whole")]
+    Incomplete,
 }
 
 impl BodyError {
@@ -53,7 +59,7 @@ impl BodyError {
             Self::Http1(error) if is_malformed(error) => {
                 Reject::BadRequest("the request's body is not framed as its head says")
             }
-            Self::Http1(_) | Self::Stream(_) | Self::Unwanted => Reject::Gone,
+            Self::Http1(_) | Self::Stream(_) | Self::Unwanted | Self::Incomplete => Reject::Gone,
             Self::Deadline => Reject::Timeout,
             Self::Revoked => Reject::Revoked,
         }
@@ -63,7 +69,7 @@ impl BodyError {
     pub(crate) fn given_up(&self) -> GivenUp {
         match self {
             Self::Http1(_) | Self::Stream(_) => GivenUp::Broken,
-            Self::Deadline | Self::Revoked | Self::Unwanted => GivenUp::Cancelled,
+            Self::Deadline | Self::Revoked | Self::Unwanted | Self::Incomplete => GivenUp::Cancelled,
         }
     }
 }
@@ -118,6 +124,7 @@ impl HttpBody for Body {
         match self {
             Self::Empty => true,
             Self::Full(text) => text.is_empty(),
+            Self::Copied(copied) => copied.is_ended(),
             Self::Http1(incoming) => incoming.is_end_stream(),
             Self::Stream(source) => source.is_ended(),
         }
@@ -128,7 +135,7 @@ impl HttpBody for Body {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(text) => SizeHint::with_exact(text.len() as u64),
             Self::Http1(incoming) => incoming.size_hint(),
-            Self::Stream(_) => SizeHint::default(),
+            Self::Stream(_) | Self::Copied(_) => SizeHint::default(),
         }
     }
 }
@@ -142,6 +149,7 @@ impl Body {
                 *self = Self::Empty;
                 Poll::Ready(Some(Ok(Frame::data(text))))
             }
+            Self::Copied(copied) => copied.poll(cx).map_ok(Frame::data).map_err(|Incomplete| BodyError::Incomplete),
             Self::Http1(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
             Self::Stream(source) => source.poll_body(cx).map_err(BodyError::from),
         }

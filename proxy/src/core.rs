@@ -1,6 +1,7 @@
 //! One core's own: its links, lanes, counters and open exchanges. Nothing of it is shared with another core.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use weft_proto::service::ServicePort;
 
@@ -24,6 +25,18 @@ pub(crate) struct Core<N: Net> {
     pub(crate) lanes: Lanes,
     pub(crate) dates: Dates,
     pub(crate) dialer: Arc<Dialer<N>>,
+    /// Copies of requests that are under way.
+    copies: Arc<AtomicUsize>,
+}
+
+/// A copy under way; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Copying(Arc<AtomicUsize>);
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl<N: Net> Core<N> {
@@ -37,7 +50,14 @@ impl<N: Net> Core<N> {
             lanes: Lanes::default(),
             dates: Dates::default(),
             dialer,
+            copies: Arc::default(),
         })
+    }
+
+    /// A place for a copy of a request; none where there are too many.
+    pub(crate) fn copying(&self) -> Option<Copying> {
+        let copying = Copying(self.copies.clone());
+        (self.copies.fetch_add(1, Ordering::Relaxed) < COPIES_MAX).then_some(copying)
     }
 
     /// A place for a task that may have an exchange.
@@ -54,3 +74,6 @@ impl<N: Net> Core<N> {
         })
     }
 }
+
+/// Most copies of requests that a core has under way.
+const COPIES_MAX: usize = 1024;

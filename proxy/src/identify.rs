@@ -7,12 +7,13 @@ use weft_proto::service::{InstanceName, ServicePort};
 
 use crate::call::{Destination, Parties, Peer};
 use crate::connection::Connection;
-use crate::decide::identify::{fixed, named};
+use crate::decide::identify::{Named, fixed, named};
 use crate::decide::route::{self, Ruled};
 use crate::host::Host;
 use crate::lane::Leg;
 use crate::net::Net;
 use crate::reject::Reject;
+use crate::table::routes::BackendRef;
 use crate::table::{Service, Table};
 use crate::task::on_part;
 
@@ -27,14 +28,14 @@ pub(crate) fn leg<N: Net>(connection: &Connection<N>, host: Option<&Arc<Host>>) 
         Some(leg) => leg.clone(),
         None => {
             let caller = caller(connection, &table);
-            let (service, port) = asked(connection, (&table, &caller), host)?;
+            let Named { service, port, subset } = asked(connection, (&table, &caller), host)?;
             let parties = Parties {
                 end: connection.end(),
                 caller,
                 service: service.name.clone(),
                 port: port.port,
                 instance: instance(connection, &service, port),
-                subset: None,
+                subset,
             };
             let leg = connection.core.leg(&table, parties, &service, port);
             // Who leaves the choice of an instance to this node is not bound by it.
@@ -51,19 +52,28 @@ pub(crate) fn leg<N: Net>(connection: &Connection<N>, host: Option<&Arc<Host>>) 
 /// The way of an exchange whose rule leads elsewhere than to what is asked for.
 pub(crate) fn backend<N: Net>(connection: &Connection<N>, leg: &Leg, ruled: &Ruled) -> Result<Arc<Leg>, Reject> {
     let (place, to) = ruled.to().ok_or_else(|| ruled.missing())?;
+    way(connection, leg, (place, to)).unwrap_or_else(|| Err(ruled.missing()))
+}
+
+/// The way to a backend of the rules of what is asked for; none where there is no such thing.
+pub(crate) fn way<N: Net>(
+    connection: &Connection<N>,
+    leg: &Leg,
+    (place, to): (usize, &BackendRef),
+) -> Option<Result<Arc<Leg>, Reject>> {
     let find = || {
         let table = connection.core.shared.table.load();
         let backend = route::backend(&table, &leg.relation, to)?;
         let parties = backend.parties(&leg.relation);
         Some(connection.core.leg(&table, parties, &backend.service, backend.port))
     };
-    let way = leg.ways.get(place).ok_or_else(|| ruled.missing())?;
+    let way = leg.ways.get(place)?;
     if let Some(found) = way.get().and_then(Weak::upgrade) {
-        return certified(connection, found);
+        return Some(certified(connection, found));
     }
-    let found = find().ok_or_else(|| ruled.missing())?;
+    let found = find()?;
     let _ = way.set(Arc::downgrade(&found));
-    certified(connection, found)
+    Some(certified(connection, found))
 }
 
 fn certified<N: Net>(connection: &Connection<N>, leg: Arc<Leg>) -> Result<Arc<Leg>, Reject> {
@@ -79,9 +89,12 @@ fn asked<N: Net>(
     connection: &Connection<N>,
     (table, caller): (&Table, &Identity),
     host: Option<&Arc<Host>>,
-) -> Result<(Arc<Service>, ServicePort), Reject> {
+) -> Result<Named, Reject> {
     match &connection.destination {
-        Destination::Fixed(name, number) => fixed(table, name, *number),
+        Destination::Fixed(name, number) => {
+            let (service, port) = fixed(table, name, *number)?;
+            Ok(Named { service, port, subset: None })
+        }
         Destination::Named => {
             let host = host.ok_or(Reject::BadRequest("the request names no host"))?;
             named(table, (&host.compare, host.port()), caller)

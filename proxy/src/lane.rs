@@ -32,7 +32,7 @@ pub(crate) struct Leg {
     pub(crate) generation: u64,
     pub(crate) relation: Arc<Relation>,
     pub(crate) lane: Arc<Lane>,
-    /// Where the rules that count for these calls lead, by their document's backends. A rule may lead back to what is asked
+    /// Where the rules that count for these calls lead, by their document's backends, those for streams last. A rule may lead back to what is asked
     /// for: a leg that held itself would never go.
     pub(crate) ways: Vec<OnceLock<Weak<Leg>>>,
     /// Where links lead, by endpoint.
@@ -109,7 +109,8 @@ impl Leg {
     }
 
     fn new(generation: u64, relation: Arc<Relation>, lane: Arc<Lane>, certified: bool) -> Self {
-        let backends = relation.routes.as_ref().map_or(0, |routes| routes.backends.len());
+        let backends = relation.routes.as_ref().map_or(0, |routes| routes.backends.len())
+            + relation.stream_routes.as_ref().map_or(0, |routes| routes.backends.len());
         Self {
             generation,
             ways: (0..backends).map(|_| OnceLock::new()).collect(),

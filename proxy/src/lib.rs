@@ -47,6 +47,7 @@ pub mod table;
 // The vocabulary of an exchange, and what everything stands on.
 mod body;
 mod call;
+mod copied;
 mod date;
 mod fields;
 mod framing;

@@ -108,6 +108,10 @@ pub(crate) struct Open {
     detail: Option<String>,
     noting: Noting,
     ruled: Option<Arc<Ruled>>,
+    /// The name of the rule, of an opaque stream.
+    stream_rule: Option<Box<str>>,
+    /// Whether it is a copy that the rule makes.
+    copy: bool,
     endpoint: Option<usize>,
     flight: Option<Flight>,
     /// Its turn among those that may run at once.
@@ -138,6 +142,8 @@ impl Open {
             detail: None,
             noting: Noting::default(),
             ruled: None,
+            stream_rule: None,
+            copy: false,
             endpoint: None,
             flight: None,
             turn: None,
@@ -190,6 +196,17 @@ impl Open {
     /// It falls under a rule.
     pub(crate) fn ruled(&mut self, ruled: &Arc<Ruled>) {
         self.ruled = Some(ruled.clone());
+    }
+
+    /// It is an opaque stream that falls under a rule.
+    pub(crate) fn falls_under(&mut self, rule: &str) {
+        self.stream_rule = Some(rule.into());
+    }
+
+    /// It is a copy that a rule makes.
+    pub(crate) fn mirrors(&mut self, ruled: &Arc<Ruled>) {
+        self.ruled(ruled);
+        self.copy = true;
     }
 
     /// A try begins.
@@ -327,7 +344,13 @@ impl Open {
             fault: self.fault,
             detail: self.detail.take().unwrap_or_default(),
             policy: self.noting.by.as_ref().map(ToString::to_string),
-            rule: self.ruled.as_ref().map(|ruled| ruled.rule().name.to_string()),
+            rule: self
+                .ruled
+                .as_ref()
+                .map(|ruled| &ruled.rule().name)
+                .or(self.stream_rule.as_ref())
+                .map(ToString::to_string),
+            mirror: self.copy,
             noted: self.noting.noted.iter().map(|noted| format!("{} {}", noted.policy, verb(noted.says))).collect(),
             node: endpoint.map(|endpoint| endpoint.description.node.to_string()),
             instance: relation.and_then(|relation| instance(relation, endpoint)),

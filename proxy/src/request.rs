@@ -129,6 +129,18 @@ fn host(head: &Parts, default: Option<&str>, last: &mut Option<Arc<Host>>) -> Re
 }
 
 impl Received {
+    /// The same, without what only one can have.
+    pub(crate) fn copy(&self) -> Self {
+        Self { head: self.head.clone(), host: self.host.clone(), upgrade: None, expects: false, ..*self }
+    }
+
+    /// What is asked, once it is in its normal form.
+    pub(crate) fn asked(&self) -> Option<Asked> {
+        let (method, path) = (self.head.method.clone(), self.head.uri.path_and_query()?.clone());
+        let trace = self.head.headers.get(TRACEPARENT).cloned();
+        Some(Asked { method, path, host: self.host.clone(), trace, headers: None })
+    }
+
     /// Refuses names that servers fold into others, unless the service takes them.
     pub(crate) fn check_names(&self, underscores: UnderscoreHeaders) -> Result<(), Reject> {
         match underscores {

@@ -108,6 +108,11 @@ impl<'r> Tries<'r> {
         Self { budget: leg.begin(), policy, tried: [usize::MAX; TRIES_MAX], count: 0, left, fresh: false }
     }
 
+    /// One and no other.
+    pub(crate) fn single(leg: &Leg) -> Self {
+        Self { left: 0, ..Self::new(leg, None) }
+    }
+
     /// How many tries may follow the first one.
     pub(crate) fn allowed(leg: &Leg, ruled: Option<&Ruled>) -> u8 {
         match leg.relation.end {

@@ -18,10 +18,11 @@ use std::sync::atomic::{self, AtomicU64};
 
 use weft_proto::Index;
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
-use weft_proto::service::{ServiceName, ServicePort};
+use weft_proto::service::{Labels, ServiceName, ServicePort};
 
 use authz::{CompileError, PolicyDescription};
 use description::{Bind, Description, LocalInstance};
+use routes::{AliasDocument, GrantDocument};
 use service::Context;
 
 pub use service::Service;
@@ -46,6 +47,10 @@ pub struct Table {
     pub(crate) callers: BTreeMap<u32, ServiceName>,
     pub(crate) caller_any: Option<ServiceName>,
     pub(crate) binds: Vec<Bind>,
+    /// Further names of instances of services.
+    aliases: Vec<Arc<AliasDocument>>,
+    /// Which namespaces' routes may lead to services of others.
+    grants: Vec<Arc<GrantDocument>>,
     deny_by_default: bool,
     policies: Arc<Vec<Arc<PolicyDescription>>>,
     /// In the order of their names.
@@ -53,6 +58,19 @@ pub struct Table {
     /// Their places by address, in its order.
     by_address: Vec<(Ipv4Addr, usize)>,
 }
+
+/// What a name means.
+#[derive(Debug)]
+pub(crate) struct Meant<'t> {
+    pub(crate) service: &'t Arc<Service>,
+    /// None where none is said.
+    pub(crate) port: Option<u16>,
+    /// Which of the service's instances; none: all.
+    pub(crate) subset: Option<Arc<str>>,
+}
+
+/// How the name of a subset begins that is a further name of the service: no document can name one so.
+const ALIAS: &str = "service ";
 
 /// Why a table cannot be built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -112,6 +130,8 @@ impl Table {
             callers: description.callers,
             caller_any: description.caller_any,
             binds: description.binds,
+            aliases: description.aliases,
+            grants: description.grants,
             deny_by_default: description.deny_by_default,
             policies,
             services,
@@ -137,6 +157,7 @@ impl Table {
             && (self.node_ip, &self.zone) == (other.node_ip, &other.zone)
             && (&self.callers, &self.caller_any, &self.binds) == (&other.callers, &other.caller_any, &other.binds)
             && self.deny_by_default == other.deny_by_default
+            && (&self.aliases, &self.grants) == (&other.aliases, &other.grants)
     }
 
     /// Services whose service account has another name, and who their instances are.
@@ -148,6 +169,48 @@ impl Table {
     /// The service of that name.
     pub fn service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
         self.services.binary_search_by(|service| service.name.cmp(name)).ok().map(|at| &self.services[at])
+    }
+
+    /// What a further name of a service means that has none itself; a service of the name goes before it.
+    pub(crate) fn alias(&self, name: &ServiceName) -> Option<&AliasDocument> {
+        let is = |one: &&Arc<AliasDocument>| one.key.namespace == name.namespace() && one.key.name == name.name();
+        self.aliases.iter().find(is).map(|one| &**one)
+    }
+
+    /// Whether a document of the kind in the namespace may lead to the service.
+    pub(crate) fn grants(&self, kind: &str, namespace: &str, to: &ServiceName) -> bool {
+        let own = |one: &&Arc<GrantDocument>| one.key.namespace == to.namespace();
+        self.grants.iter().filter(own).any(|one| one.spec.allows(kind, namespace, to.name()))
+    }
+
+    /// The service that a name means, the port of it, and which of its instances.
+    pub(crate) fn meant(&self, name: &ServiceName, port: Option<u16>) -> Option<Meant<'_>> {
+        if let Some(service) = self.service(name) {
+            return Some(Meant { service, port, subset: None });
+        }
+        let alias = self.alias(name)?;
+        let service = self.service(&alias.spec.service(&alias.key.namespace)?)?;
+        let port = port.or_else(|| match &alias.spec.ports[..] {
+            [only] => Some(only.port.get()),
+            _ => None,
+        });
+        let target = |number: u16| {
+            let own = alias.spec.ports.iter().find(|one| one.port.get() == number)?;
+            let numbers = [own.target(), Some(number)].into_iter().flatten();
+            let only = || if let [only] = service.ports[..] { Some(only.port) } else { None };
+            numbers.into_iter().find(|number| service.port(*number).is_some()).or_else(only)
+        };
+        let port = match port {
+            None => None,
+            Some(number) => Some(target(number)?),
+        };
+        Some(Meant { service, port, subset: Some(format!("{ALIAS}{name}").into()) })
+    }
+
+    /// The labels of the instances that a subset means which is a further name.
+    pub(crate) fn labels_of_alias(&self, subset: &str) -> Option<Labels> {
+        let name: ServiceName = subset.strip_prefix(ALIAS)?.parse().ok()?;
+        self.alias(&name).map(|alias| alias.spec.labels())
     }
 
     /// Where callers of this host reach services.

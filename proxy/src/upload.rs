@@ -10,6 +10,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
 
 use crate::body::{Body, BodyError};
+use crate::copied::{self, Tee};
 use crate::hold::Hold;
 use crate::interim::{Abandoned, AtGate, Gate};
 
@@ -29,6 +30,8 @@ pub(crate) struct Upload {
     replay: bool,
     /// Whether something that was given out is no longer there.
     lost: bool,
+    /// Where it is copied to while it is read.
+    tees: Vec<Tee>,
     /// What is kept beside it, for a try after one that has taken the body away.
     spare: Option<Arc<Mutex<Spare>>>,
 }
@@ -53,6 +56,24 @@ impl Upload {
     pub(crate) fn spare(&mut self) -> Arc<Mutex<Spare>> {
         let spare = Spare { whole: self.body.is_end_stream(), ..Spare::default() };
         self.spare.insert(Arc::new(Mutex::new(spare))).clone()
+    }
+
+    /// A copy of it, which is filled while it is read.
+    pub(crate) fn copy(&mut self) -> Body {
+        match &self.body {
+            Body::Empty => Body::Empty,
+            Body::Full(whole) => Body::Full(whole.clone()),
+            _ => {
+                let (tee, copied) = copied::copy();
+                self.tees.push(tee);
+                Body::Copied(copied)
+            }
+        }
+    }
+
+    /// All of it has been read.
+    fn read_through(&mut self) {
+        self.tees.drain(..).for_each(|tee| tee.end());
     }
 
     /// Makes it from what was kept, if that is all of it.
@@ -88,6 +109,10 @@ impl Upload {
     fn keep(&mut self, data: &Bytes) {
         if let Some(hold) = &self.hold {
             hold.request_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+        }
+        self.tees.iter().for_each(|tee| tee.push(data));
+        if self.body.is_end_stream() {
+            self.read_through();
         }
         self.kept_length += data.len();
         if let Some(spare) = &self.spare {
@@ -137,6 +162,7 @@ impl HttpBody for Upload {
                 Some(data) => this.keep(data),
                 // Trailers are not kept.
                 None => {
+                    this.read_through();
                     this.forget();
                     this.spare = None;
                 }
@@ -148,6 +174,7 @@ impl HttpBody for Upload {
                 }
             }
             None => {
+                this.read_through();
                 if let Some(spare) = &this.spare {
                     spare.lock().keep(&Bytes::new(), true);
                 }

@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use weft_proto::service::Protocol;
@@ -301,6 +302,151 @@ async fn tries_are_repeated_as_the_rule_says() {
             assert!(status != 200 || body.ends_with("a body"), "{on} {path}: {body}");
         }
     }
+}
+
+#[tokio::test]
+async fn streams_go_by_weight() {
+    for transport in [Transport::Tcp, Transport::Quic] {
+        let (one, two) = (greeter("one").await, greeter("two").await);
+        let setup = Setup::over(transport);
+        let mut mesh = Mesh::start(&setup, &[(HTTP, Protocol::Tcp, one)]).await;
+        mesh.instances = vec![
+            TestInstance { name: "default", labels: &[("version", "v1")], node: "b", target: Some(one) },
+            TestInstance { name: "v2", labels: &[("version", "v2")], node: "b", target: Some(two) },
+        ];
+        let enforce = |mesh: &mut Mesh, rules: &str| mesh.enforce(&format!("{SUBSETS}---\n{rules}"), &setup);
+        let istio = |rules: &str| {
+            format!(
+                "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: web}}\n\
+                 spec: {{hosts: [web], tcp: {rules}}}\n"
+            )
+        };
+        enforce(
+            &mut mesh,
+            &istio(
+                "[{match: [{port: 9}], route: [{destination: {host: nobody}}]}, {route: [\
+                 {destination: {host: web, subset: v1}, weight: 80}, {destination: {host: web, subset: v2}, weight: 20}]}]",
+            ),
+        );
+        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        for _ in 0..100 {
+            *seen.entry(greeted(mesh.ways_in[&HTTP]).await).or_default() += 1;
+        }
+        // 80 are expected, with a deviation of 4.
+        assert!((64..=96).contains(&seen["one"]) && seen["one"] + seen["two"] == 100, "{seen:?}");
+        let record = mesh.a.record(|record| record.rule.is_some()).await;
+        assert_eq!((record.rule.as_deref(), record.protocol), (Some("default/web[1]"), "tcp"));
+        // What leads nowhere is closed.
+        enforce(&mut mesh, &istio("[{route: [{destination: {host: web, subset: v9}}]}]"));
+        assert_eq!(greeted(mesh.ways_in[&HTTP]).await, "");
+        let record = mesh.a.record(|record| record.reason == "no-backend").await;
+        assert_eq!(record.port, HTTP);
+        // In the words of the Gateway API, which go before those of Istio.
+        let second = "---\napiVersion: gateway.networking.k8s.io/v1alpha2\nkind: TCPRoute\nmetadata: {name: web}\n\
+            spec: {parentRefs: [{kind: Service, name: web}], rules: [{backendRefs: [{name: web-v2}]}]}\n---\n\
+            apiVersion: v1\nkind: Service\nmetadata: {name: web-v2}\n\
+            spec: {selector: {app: web, version: v2}, ports: [{port: 80}]}\n";
+        enforce(&mut mesh, &(istio("[{route: [{destination: {host: web, subset: v1}}]}]") + second));
+        assert_eq!(greeted(mesh.ways_in[&HTTP]).await, "two");
+    }
+}
+
+/// An application that says its name and ends.
+async fn greeter(name: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind(localhost(0)).await.expect("an address");
+    let address = listener.local_addr().expect("it has one");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move { stream.write_all(name.as_bytes()).await });
+        }
+    });
+    address
+}
+
+async fn greeted(address: SocketAddr) -> String {
+    soon("the end of the stream", async {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        let mut said = String::new();
+        // One that is refused is reset.
+        let _ = stream.read_to_string(&mut said).await;
+        said
+    })
+    .await
+}
+
+#[tokio::test]
+async fn copies_go_elsewhere_and_nobody_waits_for_them() {
+    for transport in [Transport::Tcp, Transport::Quic] {
+        let mut stage = Stage::over(transport).await;
+        stage.rules(
+            "- match: [{uri: {exact: /slow-copy}}]
+  route: [{destination: {host: web, subset: v1}}]
+  mirror: {host: web, subset: v2}
+- route: [{destination: {host: web, subset: v1}}]
+  mirror: {host: web, subset: v2}
+  mirrorPercentage: {value: 100}
+",
+        );
+        let (status, _, body) = stage.send(Request::post("/a?b=c"), &[("x-me", "1")], "a body").await;
+        assert_eq!((status.as_u16(), &*body), (200, "v1 /a?b=c web.mesh x-me=1a body"));
+        let copy = stage.mesh.a.record(|record| record.mirror).await;
+        assert_eq!((copy.code, copy.request_bytes, copy.method.as_str()), (200, 6, "POST"), "{transport:?}");
+        assert_eq!(copy.instance.as_deref(), Some("v2"));
+        // It is told what the call was, and its answer is dropped: both have the same length but for the names.
+        assert_eq!(copy.response_bytes, body.len() as u64);
+        let (status, ..) = stage.call("/slow-copy", &[]).await;
+        assert_eq!(status.as_u16(), 200);
+    }
+}
+
+#[tokio::test]
+async fn calls_at_once_are_bounded() {
+    let mut stage = Stage::over(Transport::Tcp).await;
+    let policy = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: web}
+spec:
+  host: web
+  trafficPolicy:
+    connectionPool:
+      tcp: {maxConnections: 1}
+      http: {http1MaxPendingRequests: 1, maxRequestsPerConnection: 1}
+";
+    stage.mesh.enforce(policy, &stage.setup);
+    // One never ends, one waits, and the third is refused at once.
+    let open = async { stage.call("/slow", &[]).await };
+    let waiting = async {
+        soon("the first", async {
+            while stage.asked.load(Ordering::Relaxed) == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        stage.call("/", &[]).await
+    };
+    let refused = async {
+        let explain = || {
+            let told = stage.mesh.a.plane.explain(&identity("front"), &service("web"), None, None, &HeaderMap::new());
+            told.expect("there is web").limits.join("; ")
+        };
+        soon("one that waits", async {
+            while !explain().contains("at most 1 calls that wait, 1 now") {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        stage.call("/third", &[]).await
+    };
+    tokio::select! {
+        _ = open => panic!("it never ends"),
+        _ = waiting => panic!("it waits"),
+        (status, headers, _) = refused => {
+            assert_eq!((status.as_u16(), &headers["x-envoy-overloaded"]), (503, &HeaderValue::from_static("true")));
+        }
+    }
+    let record = stage.mesh.a.record(|record| record.path == "/third").await;
+    assert_eq!((record.code, record.reason), (503, "overflow"));
 }
 
 #[tokio::test]

@@ -46,8 +46,8 @@ pub(super) struct Up {
     /// Where links arrive, on UDP and TCP [default: [::]:7946, or 0.0.0.0:7946 on a host without IPv6]
     #[arg(long, value_name = "ADDRESS", value_parser = values::address)]
     listen: Option<SocketAddr>,
-    /// Failure domain of this node
-    #[arg(long, default_value = "default", value_parser = values::name)]
+    /// Where this node is, for balancing and failover
+    #[arg(long, default_value = "default", value_name = "REGION[/ZONE[/SUBZONE]]", value_parser = values::locality)]
     zone: String,
     /// Where the forward proxy (HTTP and SOCKS5) listens [default: 127.0.0.1:15001]
     #[arg(long, value_name = "ADDRESS|off", value_parser = values::listening)]

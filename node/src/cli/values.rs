@@ -139,7 +139,17 @@ pub(crate) fn kind(text: &str) -> Result<String, String> {
     }
 }
 
-/// Reads a DNS label: a zone, a namespace, the name of a document.
+/// Reads where a host is: `region`, `region/zone` or `region/zone/subzone`, of DNS labels.
+pub(crate) fn locality(text: &str) -> Result<String, String> {
+    let parts: Vec<&str> = text.split('/').collect();
+    if parts.len() > 3 || parts.iter().any(|part| identity::label(part, "zone").is_err()) {
+        let what = "write REGION[/ZONE[/SUBZONE]], each a DNS label, such as eu-west/a";
+        return Err(what.to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// Reads a DNS label: a namespace, the name of a document.
 pub(crate) fn name(text: &str) -> Result<String, String> {
     identity::label(text, "name").map(|()| text.to_owned()).map_err(|error| error.to_string())
 }

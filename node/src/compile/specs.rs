@@ -7,16 +7,24 @@ use weft_consensus::state::State;
 use weft_proto::Index;
 use weft_proto::identity::TrustDomain;
 use weft_proto::kinds::authorization_policy::{AuthorizationPolicy, DRY_RUN_ANNOTATION};
+use weft_proto::kinds::core_service::CoreService;
 use weft_proto::kinds::destination_rule::DestinationRule;
+use weft_proto::kinds::grpc_route::GrpcRoute;
 use weft_proto::kinds::http_route::HttpRoute;
+use weft_proto::kinds::istio::is_exported;
+use weft_proto::kinds::reference_grant::ReferenceGrant;
 use weft_proto::kinds::service::ServiceSettings;
-use weft_proto::kinds::virtual_service::VirtualService;
+use weft_proto::kinds::tcp_route::TcpRoute;
+use weft_proto::kinds::virtual_service::{Delegate, VirtualService, with_delegates};
 use weft_proto::kinds::{Kind, Kinds, Spec};
 use weft_proto::resource::{KindName, Resource, ResourceKey};
 use weft_proto::service::ServiceName;
 use weft_proto::wire::cluster as wire;
 use weft_proxy::table::authz::{Authorization, PolicyDescription};
-use weft_proxy::table::routes::{Document, GatewayDocument, RouteDocument, SubsetDocument};
+use weft_proxy::table::description::Calls;
+use weft_proxy::table::routes::{
+    AliasDocument, Document, GatewayDocument, GrantDocument, RouteDocument, StreamDocument, SubsetDocument,
+};
 
 /// A document that is not enforced on this node, as it is or at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,18 +59,16 @@ pub struct Specs {
     policies: BTreeMap<ResourceKey, Kept<PolicyDescription>>,
     services: BTreeMap<ResourceKey, Kept<ServiceSettings>>,
     routes: BTreeMap<ResourceKey, Kept<RouteDocument>>,
+    /// `HTTPRoute`s, and `GRPCRoute`s in their words.
     gateway_routes: BTreeMap<ResourceKey, Kept<GatewayDocument>>,
+    stream_routes: BTreeMap<ResourceKey, Kept<StreamDocument>>,
     subsets: BTreeMap<ResourceKey, Kept<SubsetDocument>>,
+    aliases: BTreeMap<ResourceKey, Kept<AliasDocument>>,
+    grants: BTreeMap<ResourceKey, Kept<GrantDocument>>,
+    /// Documents with the rules of those that they delegate to.
+    joined: BTreeMap<ResourceKey, Arc<RouteDocument>>,
     calls: BTreeMap<ServiceName, Calls>,
     unknown: Vec<Unenforced>,
-}
-
-/// What documents say of the calls of a service, the oldest first.
-#[derive(Debug, Default)]
-pub(super) struct Calls {
-    pub(super) routes: Vec<Arc<RouteDocument>>,
-    pub(super) gateway_routes: Vec<Arc<GatewayDocument>>,
-    pub(super) subsets: Vec<Arc<SubsetDocument>>,
 }
 
 #[derive(Debug)]
@@ -82,7 +88,11 @@ impl Specs {
             services: BTreeMap::new(),
             routes: BTreeMap::new(),
             gateway_routes: BTreeMap::new(),
+            stream_routes: BTreeMap::new(),
             subsets: BTreeMap::new(),
+            aliases: BTreeMap::new(),
+            grants: BTreeMap::new(),
+            joined: BTreeMap::new(),
             calls: BTreeMap::new(),
             unknown: Vec::new(),
         }
@@ -94,12 +104,12 @@ impl Specs {
         let there = |key: &ResourceKey| state.resources.contains_key(key);
         self.policies.retain(|key, _| there(key));
         self.services.retain(|key, _| there(key));
-        let count = |specs: &Self| specs.routes.len() + specs.gateway_routes.len() + specs.subsets.len();
-        let documents = count(self);
-        self.routes.retain(|key, _| there(key));
-        self.gateway_routes.retain(|key, _| there(key));
-        self.subsets.retain(|key, _| there(key));
-        let mut others = count(self) < documents;
+        self.aliases.retain(|key, _| there(key));
+        self.grants.retain(|key, _| there(key));
+        let mut others = retain(&mut self.routes, there);
+        others |= retain(&mut self.gateway_routes, there);
+        others |= retain(&mut self.stream_routes, there);
+        others |= retain(&mut self.subsets, there);
         self.unknown.clear();
         let trust_domain = state.trust_domain.as_ref();
         for resource in state.resources.values() {
@@ -113,13 +123,25 @@ impl Specs {
                     keep(&mut self.services, resource, read, || None);
                 }
                 Some(kind) if kind.key() == VirtualService::KIND.key() => {
-                    others |= keep_document(&mut self.routes, kind, resource);
+                    others |= keep_document(&mut self.routes, kind, resource, |spec: VirtualService| spec);
                 }
                 Some(kind) if kind.key() == HttpRoute::KIND.key() => {
-                    others |= keep_document(&mut self.gateway_routes, kind, resource);
+                    others |= keep_document(&mut self.gateway_routes, kind, resource, |spec: HttpRoute| spec);
+                }
+                Some(kind) if kind.key() == GrpcRoute::KIND.key() => {
+                    others |= keep_document(&mut self.gateway_routes, kind, resource, |spec: GrpcRoute| spec.to_http());
+                }
+                Some(kind) if kind.key() == TcpRoute::KIND.key() => {
+                    others |= keep_document(&mut self.stream_routes, kind, resource, |spec: TcpRoute| spec);
+                }
+                Some(kind) if kind.key() == CoreService::KIND.key() => {
+                    keep_document(&mut self.aliases, kind, resource, |spec: CoreService| spec);
+                }
+                Some(kind) if kind.key() == ReferenceGrant::KIND.key() => {
+                    keep_document(&mut self.grants, kind, resource, |spec: ReferenceGrant| spec);
                 }
                 Some(kind) if kind.key() == DestinationRule::KIND.key() => {
-                    others |= keep_document(&mut self.subsets, kind, resource);
+                    others |= keep_document(&mut self.subsets, kind, resource, |spec: DestinationRule| spec);
                 }
                 _ => self.unknown.push(Unenforced {
                     key: resource.key.clone(),
@@ -134,7 +156,7 @@ impl Specs {
     /// Puts the documents about calls to the services that they are about; tells of which they are others than before.
     fn sort_calls(&mut self) -> BTreeSet<ServiceName> {
         let mut calls: BTreeMap<ServiceName, Calls> = BTreeMap::new();
-        for document in by_age(&self.routes) {
+        for document in self.join_delegates() {
             for service in document.spec.services(&document.key.namespace) {
                 calls.entry(service).or_default().routes.push(document.clone());
             }
@@ -142,6 +164,11 @@ impl Specs {
         for document in by_age(&self.gateway_routes) {
             for service in document.spec.services(&document.key.namespace) {
                 calls.entry(service).or_default().gateway_routes.push(document.clone());
+            }
+        }
+        for document in by_age(&self.stream_routes) {
+            for service in document.spec.services(&document.key.namespace) {
+                calls.entry(service).or_default().stream_routes.push(document.clone());
             }
         }
         for document in by_age(&self.subsets) {
@@ -152,6 +179,43 @@ impl Specs {
         let before = std::mem::replace(&mut self.calls, calls);
         let names = before.keys().chain(self.calls.keys());
         names.filter(|name| !same_calls(before.get(*name), self.calls.get(*name))).cloned().collect()
+    }
+
+    /// The documents with rules, the oldest first, with those of the ones that they delegate to. What is as it was is kept.
+    fn join_delegates(&mut self) -> Vec<Arc<RouteDocument>> {
+        let all = by_age(&self.routes);
+        let find = |root: &RouteDocument, to: &Delegate| {
+            let namespace = if to.namespace.is_empty() { &root.key.namespace } else { &to.namespace };
+            let is = |one: &&Arc<RouteDocument>| one.key.name == to.name && one.key.namespace == *namespace;
+            let found = all.iter().find(is).filter(|found| found.spec.hosts.is_empty())?;
+            let seen = is_exported(&found.spec.export_to, namespace, &root.key.namespace);
+            seen.then_some((&found.spec, found.key.namespace.as_str()))
+        };
+        let mut joined = BTreeMap::new();
+        let join = |root: &Arc<RouteDocument>| {
+            if !root.spec.http.iter().any(|rule| rule.delegate.is_some()) {
+                return root.clone();
+            }
+            let spec = with_delegates(&root.spec, |to| find(root, to));
+            let new = Document { spec, ..(**root).clone() };
+            let known = self.joined.get(&root.key).filter(|known| ***known == new).cloned();
+            let document = known.unwrap_or_else(|| Arc::new(new));
+            joined.insert(root.key.clone(), document.clone());
+            document
+        };
+        let documents = all.iter().map(join).collect();
+        self.joined = joined;
+        documents
+    }
+
+    /// Further names of instances of services.
+    pub(super) fn aliases(&self) -> Vec<Arc<AliasDocument>> {
+        by_age(&self.aliases)
+    }
+
+    /// Which namespaces' routes may lead to services of others.
+    pub(super) fn grants(&self) -> Vec<Arc<GrantDocument>> {
+        by_age(&self.grants)
     }
 
     /// What documents say of the calls of a service.
@@ -188,11 +252,17 @@ impl Specs {
         let routes = self.routes.iter().filter_map(|(key, kept)| kept.unenforced(key, kept.without_it()));
         let subsets = self.subsets.iter().filter_map(|(key, kept)| kept.unenforced(key, kept.without_it()));
         let gateway = self.gateway_routes.iter().filter_map(|(key, kept)| kept.unenforced(key, kept.without_it()));
+        let streams = self.stream_routes.iter().filter_map(|(key, kept)| kept.unenforced(key, kept.without_it()));
+        let aliases = self.aliases.iter().filter_map(|(key, kept)| kept.unenforced(key, kept.without_it()));
+        let grants = self.grants.iter().filter_map(|(key, kept)| kept.unenforced(key, kept.without_it()));
         policies
             .chain(services)
             .chain(routes)
             .chain(gateway)
+            .chain(streams)
             .chain(subsets)
+            .chain(aliases)
+            .chain(grants)
             .chain(self.unknown.iter().cloned())
             .collect()
     }
@@ -249,17 +319,27 @@ fn same_calls(before: Option<&Calls>, now: Option<&Calls>) -> bool {
     let (before, now) = (before.unwrap_or(&none), now.unwrap_or(&none));
     same(&before.routes, &now.routes)
         && same(&before.gateway_routes, &now.gateway_routes)
+        && same(&before.stream_routes, &now.stream_routes)
         && same(&before.subsets, &now.subsets)
 }
 
-/// The same for a document about calls: one that cannot be read and never could is as if it were not there.
-fn keep_document<T: Spec>(
-    all: &mut BTreeMap<ResourceKey, Kept<Document<T>>>,
+/// The same for a document about calls, in the form that is wanted of it: one that cannot be read and never could is as if it
+/// were not there.
+fn keep_document<T: Spec, U>(
+    all: &mut BTreeMap<ResourceKey, Kept<Document<U>>>,
     kind: &Kind,
     resource: &Resource,
+    form: impl FnOnce(T) -> U,
 ) -> bool {
-    let document = |spec| Document { key: resource.key.clone(), created: resource.created, spec };
+    let document = |spec| Document { key: resource.key.clone(), created: resource.created, spec: form(spec) };
     keep(all, resource, || supported(kind, resource).and_then(|()| T::of(resource)).map(document), || None)
+}
+
+/// Forgets documents that are gone; whether there were any.
+fn retain<T>(all: &mut BTreeMap<ResourceKey, Kept<T>>, there: impl Fn(&ResourceKey) -> bool) -> bool {
+    let before = all.len();
+    all.retain(|key, _| there(key));
+    all.len() < before
 }
 
 fn supported(kind: &Kind, resource: &Resource) -> Result<(), String> {

@@ -2,6 +2,7 @@
 //! services as its parents. A field that is not listed is refused.
 
 mod check;
+mod filters;
 
 use std::collections::BTreeSet;
 
@@ -11,6 +12,9 @@ use super::service::Span;
 use super::{Faults, Kind, Names, Spec};
 use crate::service::ServiceName;
 
+pub(super) use check::{backend as check_backend, http_route as check_http_route, parents as check_parents};
+pub use filters::*;
+
 /// `spec` of an `HTTPRoute`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -18,6 +22,9 @@ pub struct HttpRoute {
     /// The services whose calls it is about.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parent_refs: Vec<ParentRef>,
+    /// Hosts: for services they mean nothing (the standard, "Mesh").
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hostnames: Vec<String>,
     /// Its rules, of which the most specific that matches counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
@@ -147,112 +154,6 @@ pub enum ValueType {
     RegularExpression,
 }
 
-/// What is done to a call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", deny_unknown_fields)]
-pub enum Filter {
-    /// Changes header fields of the request.
-    #[serde(rename_all = "camelCase")]
-    RequestHeaderModifier {
-        /// What is changed.
-        request_header_modifier: HeaderModifier,
-    },
-    /// Changes header fields of the answer.
-    #[serde(rename_all = "camelCase")]
-    ResponseHeaderModifier {
-        /// What is changed.
-        response_header_modifier: HeaderModifier,
-    },
-    /// Answers with another place.
-    #[serde(rename_all = "camelCase")]
-    RequestRedirect {
-        /// Where to.
-        request_redirect: RequestRedirect,
-    },
-    /// Changes path or host.
-    #[serde(rename = "URLRewrite", rename_all = "camelCase")]
-    UrlRewrite {
-        /// What is changed.
-        url_rewrite: UrlRewrite,
-    },
-}
-
-/// Changes of header fields: overwritten, added, removed, in this order.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct HeaderModifier {
-    /// In the place of all values there are.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub set: Vec<NamedValue>,
-    /// Beside the values there are.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub add: Vec<NamedValue>,
-    /// Gone.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub remove: Vec<String>,
-}
-
-/// A header field.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct NamedValue {
-    /// Its name.
-    pub name: String,
-    /// Its value.
-    pub value: String,
-}
-
-/// Another place: what is not said is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct RequestRedirect {
-    /// `http` or `https`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scheme: Option<String>,
-    /// The host.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hostname: Option<String>,
-    /// The path.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathModifier>,
-    /// The port; unset: that of the scheme where one is given, else the one that was called.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port: Option<std::num::NonZeroU16>,
-    /// 301, 302, 303, 307 or 308. Unset: 302.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status_code: Option<u16>,
-}
-
-/// Another path.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", deny_unknown_fields)]
-pub enum PathModifier {
-    /// In the place of the whole.
-    #[serde(rename_all = "camelCase")]
-    ReplaceFullPath {
-        /// The path.
-        replace_full_path: String,
-    },
-    /// In the place of the prefix that matched.
-    #[serde(rename_all = "camelCase")]
-    ReplacePrefixMatch {
-        /// The prefix.
-        replace_prefix_match: String,
-    },
-}
-
-/// Another path or host.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct UrlRewrite {
-    /// In the place of the Host.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hostname: Option<String>,
-    /// The path.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathModifier>,
-}
-
 /// Where a share of the calls goes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -333,6 +234,11 @@ impl Spec for HttpRoute {
 
     fn check(&self, faults: &mut Faults) {
         check::http_route(self, faults);
+    }
+
+    fn hints(&self) -> Vec<String> {
+        let hosts = (!self.hostnames.is_empty()).then_some("spec.hostnames means nothing for services");
+        hosts.map(str::to_owned).into_iter().collect()
     }
 }
 

@@ -2,7 +2,9 @@
 //! (networking.istio.io/v1). A field that is not listed is refused.
 
 mod check;
+mod delegates;
 mod hints;
+mod treatment;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,6 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::istio::{GoDuration, Percent, StringMatch, service_of};
 use super::{Faults, Kind, Names, Spec};
 use crate::service::{Labels, ServiceName};
+
+pub use delegates::with_delegates;
+pub use treatment::*;
 
 /// `spec` of a `VirtualService`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -28,6 +33,61 @@ pub struct VirtualService {
     /// The rules for HTTP, of which the first that matches counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub http: Vec<HttpRoute>,
+    /// The rules for opaque streams, of which the first that matches counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tcp: Vec<TcpRoute>,
+}
+
+/// A rule for opaque streams.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TcpRoute {
+    /// It matches if one of these does; none: it matches everything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "match")]
+    pub matches: Vec<L4Match>,
+    /// Where streams go, by weight.
+    #[serde(default)]
+    pub route: Vec<StreamDestination>,
+}
+
+/// What must hold of a stream, all of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct L4Match {
+    /// The service's port that is called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Labels that the caller must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub source_labels: Labels,
+    /// The caller's namespace.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub source_namespace: String,
+    /// Where it applies: `mesh`, which is meant where nothing is said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gateways: Vec<String>,
+}
+
+/// Where a share of the streams goes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StreamDestination {
+    /// The service.
+    pub destination: Destination,
+    /// Its share of the sum of all weights.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub weight: u32,
+}
+
+/// Another document, whose rules stand in the place of this one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Delegate {
+    /// Its name.
+    pub name: String,
+    /// Its namespace. Unset: that of the document.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
 }
 
 /// A rule: what it matches, and what becomes of the call.
@@ -49,6 +109,9 @@ pub struct HttpRoute {
     /// Answers by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direct_response: Option<DirectResponse>,
+    /// The rules of another document, which has no hosts, stand in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delegate: Option<Delegate>,
     /// Changes path or authority.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewrite: Option<Rewrite>,
@@ -61,6 +124,21 @@ pub struct HttpRoute {
     /// Delays and failures that are made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
+    /// Where a copy of the call goes, whose answer nobody gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<Destination>,
+    /// How many calls are copied to `mirror`. Unset: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror_percentage: Option<Percent>,
+    /// An older form of `mirrorPercentage`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror_percent: Option<u32>,
+    /// Where copies of the call go, each drawn on its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<Mirror>,
+    /// Which origins may share the answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cors_policy: Option<CorsPolicy>,
     /// Changes of header fields.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub headers: Option<Headers>,
@@ -142,194 +220,6 @@ pub struct Destination {
 pub struct PortSelector {
     /// 1 to 65535.
     pub number: std::num::NonZeroU16,
-}
-
-/// Answers with another place: what is not said is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Redirect {
-    /// The whole path.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub uri: String,
-    /// The host, perhaps with a port.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub authority: String,
-    /// `http` or `https`.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub scheme: String,
-    /// The port.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port: Option<u16>,
-    /// Where the port comes from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub derive_port: Option<DerivePort>,
-    /// 301, 302, 303, 307 or 308. Unset: 301.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub redirect_code: Option<u16>,
-}
-
-/// Where the port of a redirect comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum DerivePort {
-    /// 80 or 443, by the scheme.
-    FromProtocolDefault,
-    /// The one that was called.
-    FromRequestPort,
-}
-
-/// Answers by itself.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct DirectResponse {
-    /// 200 to 599.
-    pub status: u16,
-    /// The body; none: an empty one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub body: Option<DirectBody>,
-}
-
-/// A body as text or as base64.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct DirectBody {
-    /// Text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub string: Option<String>,
-}
-
-/// Changes path or authority.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Rewrite {
-    /// In the place of the prefix that matched, or else of the whole path.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub uri: String,
-    /// In the place of the Host.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub authority: String,
-    /// Every place of the path where an expression matches.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uri_regex_rewrite: Option<RegexRewrite>,
-}
-
-/// Every place where an expression matches.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct RegexRewrite {
-    /// The expression.
-    pub r#match: String,
-    /// What stands there then; `\1` is the first group.
-    pub rewrite: String,
-}
-
-/// When a try is repeated.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Retries {
-    /// Tries after the first one. 0: none.
-    pub attempts: u8,
-    /// Bound on one try. Unset: that on the whole call.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub per_try_timeout: Option<GoDuration>,
-    /// What a try is repeated after, with commas between: see [`RETRY_CONDITIONS`]; numbers are statuses of answers. Empty:
-    /// `connect-failure,refused-stream,unavailable,cancelled`.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub retry_on: String,
-    /// Whether an instance that has failed is tried again only where there is no other. Unset: true.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retry_ignore_previous_hosts: Option<bool>,
-    /// What the first pause is taken from. Unset: 25ms.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub backoff: Option<GoDuration>,
-}
-
-/// What a try may be repeated after, besides numbers.
-pub const RETRY_CONDITIONS: [&str; 16] = [
-    "5xx",
-    "gateway-error",
-    "reset",
-    "reset-before-request",
-    "connect-failure",
-    "retriable-4xx",
-    "refused-stream",
-    "retriable-status-codes",
-    "retriable-headers",
-    "envoy-ratelimited",
-    "http3-post-connect-failure",
-    "cancelled",
-    "deadline-exceeded",
-    "internal",
-    "resource-exhausted",
-    "unavailable",
-];
-
-/// Delays and failures that are made, drawn apart from each other; the delay comes first.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Fault {
-    /// Waits before the call goes on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub delay: Option<Delay>,
-    /// Answers in the place of the callee.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub abort: Option<Abort>,
-}
-
-/// A delay.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Delay {
-    /// How many calls it hits. Unset: none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub percentage: Option<Percent>,
-    /// The same as whole per cents; counts where `percentage` is not given.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub percent: u32,
-    /// How long.
-    pub fixed_delay: GoDuration,
-}
-
-/// A failure.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Abort {
-    /// How many calls it hits. Unset: none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub percentage: Option<Percent>,
-    /// 200 to 599.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub http_status: Option<u16>,
-    /// A status of gRPC by its name in capitals, such as `UNAVAILABLE`.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub grpc_status: String,
-}
-
-/// Changes of header fields.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Headers {
-    /// Of the request.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request: Option<HeaderOperations>,
-    /// Of the answer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub response: Option<HeaderOperations>,
-}
-
-/// What is done to fields: removed, overwritten, added.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct HeaderOperations {
-    /// In the place of all values there are.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub set: BTreeMap<String, String>,
-    /// Beside the values there are.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub add: BTreeMap<String, String>,
-    /// Gone.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub remove: Vec<String>,
 }
 
 impl Spec for VirtualService {

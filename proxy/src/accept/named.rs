@@ -49,7 +49,10 @@ pub(crate) fn target<N: Net>(
     let table = connection.core.shared.table.load();
     let (service, port) = match host.parse::<Ipv4Addr>() {
         Ok(address) => addressed(&table, address, port),
-        Err(_) => named(&table, (&crate::path::host(host), port), &identify::caller(connection, &table)),
+        Err(_) => {
+            let caller = identify::caller(connection, &table);
+            named(&table, (&crate::path::host(host), port), &caller).map(|named| (named.service, named.port))
+        }
     }?;
     Ok((connection.towards(Destination::Fixed(service.name.clone(), port.port)), port.protocol))
 }

@@ -24,7 +24,7 @@ use crate::golden::{self, Line, Told};
 use crate::lane::Lanes;
 use crate::record::Recorder;
 use crate::table::Table;
-use crate::table::description::{Description, EndpointDescription, ServiceDescription};
+use crate::table::description::{Calls, Description, EndpointDescription, ServiceDescription};
 use crate::table::routes::SubsetDocument;
 use crate::upstream::Upstreams;
 
@@ -157,9 +157,7 @@ impl Script {
             listened: Vec::new(),
             ports: vec![PORT],
             settings: Some(Arc::new(self.settings.clone())),
-            routes: Vec::new(),
-            gateway_routes: Vec::new(),
-            subsets: self.rule.iter().map(rule).collect(),
+            calls: Calls { subsets: self.rule.iter().map(rule).collect(), ..Calls::default() },
             endpoints: self.instances.values().map(|(endpoint, _)| endpoint.clone()).collect(),
         };
         let description = Description {
@@ -173,6 +171,8 @@ impl Script {
             local: Vec::new(),
             callers: BTreeMap::new(),
             caller_any: None,
+            aliases: Vec::new(),
+            grants: Vec::new(),
             binds: Vec::new(),
         };
         self.table = Some(Table::build(description, self.table.as_ref())?);

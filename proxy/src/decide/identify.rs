@@ -8,23 +8,29 @@ use weft_proto::kinds::istio::service_of;
 use weft_proto::service::{DEFAULT_NAMESPACE, ServiceName, ServicePort};
 
 use crate::reject::Reject;
-use crate::table::{Service, Table};
+use crate::table::{Meant, Service, Table};
 
 /// The service and port that `name.mesh:port` means, or a host in one of the forms of documents; a name alone is one of the
 /// caller's namespace.
-pub(crate) fn named(
-    table: &Table,
-    (host, port): (&str, Option<u16>),
-    caller: &Identity,
-) -> Result<(Arc<Service>, ServicePort), Reject> {
+pub(crate) fn named(table: &Table, (host, port): (&str, Option<u16>), caller: &Identity) -> Result<Named, Reject> {
     let namespace = caller.namespace().unwrap_or(DEFAULT_NAMESPACE);
-    let service = service_of(host, namespace).and_then(|name| table.service(&name));
-    let service = service.ok_or_else(|| Reject::UnknownHost(host.to_owned()))?;
-    let port = match port {
+    let meant = service_of(host, namespace).and_then(|name| table.meant(&name, port));
+    let Meant { service, port, subset } = meant.ok_or_else(|| Reject::UnknownHost(host.to_owned()))?;
+    let found = match port {
         None | Some(80) => service.http_port(),
         Some(number) => service.port(number),
     };
-    port.map(|port| (service.clone(), port)).ok_or_else(|| unknown_port(service, port.map(|port| port.port)))
+    let port = found.ok_or_else(|| unknown_port(service, port))?;
+    Ok(Named { service: service.clone(), port, subset })
+}
+
+/// What a caller names.
+#[derive(Debug)]
+pub(crate) struct Named {
+    pub(crate) service: Arc<Service>,
+    pub(crate) port: ServicePort,
+    /// Which of its instances; none: all.
+    pub(crate) subset: Option<Arc<str>>,
 }
 
 /// The service and port that the listener or link is for.

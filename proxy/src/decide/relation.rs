@@ -18,7 +18,7 @@ use crate::reject::Reject;
 use crate::table::authz::Caller;
 use crate::table::destinations::Treatment;
 use crate::table::endpoints::Slot;
-use crate::table::routes::Routes;
+use crate::table::routes::{Routes, StreamRoutes};
 use crate::table::{Service, Table};
 use crate::tls::Target;
 use crate::upstream::{Host, Outcome, Upstream, Upstreams};
@@ -44,6 +44,8 @@ pub(crate) struct Relation {
     subset: Option<Option<Labels>>,
     /// The rules that count for these calls, at the caller's node: those that stand first of what it sees.
     pub(crate) routes: Option<Arc<Routes>>,
+    /// The same for opaque streams.
+    pub(crate) stream_routes: Option<Arc<StreamRoutes>>,
     /// How it is called.
     pub(crate) treatment: Treatment,
     /// The candidates by where they are.
@@ -104,12 +106,13 @@ impl Relation {
             own_ip: table.own_ip(),
             candidates: Vec::new(),
             subset: parties.subset.as_deref().map(|name| {
-                let labels = service.subset(name, namespace(&parties.caller));
-                labels.cloned()
+                let labels = service.subset(name, namespace(&parties.caller)).cloned();
+                labels.or_else(|| table.labels_of_alias(name))
             }),
             instance: parties.instance.as_ref().and_then(|name| service.instance(name)),
             forwarded: HeaderValue::from_str(&forwarded).ok(),
             routes: routes(parties, service),
+            stream_routes: stream_routes(parties, service),
             treatment: service.treatment((parties.subset.as_deref(), port.port), namespace(&parties.caller)),
             spread: Spread::Even,
             keyed: None,
@@ -134,6 +137,7 @@ impl Relation {
         let host = |at: &crate::table::endpoints::Endpoint| {
             upstream.outliers.host(&at.description.node, &at.description.instance)
         };
+        upstream.outliers.under(&self.treatment.ejection);
         self.hosts = endpoints.iter().map(host).collect();
         self.upstream = Some(upstream);
         let site = |at: usize| {
@@ -275,13 +279,19 @@ fn namespace(identity: &Identity) -> &str {
 }
 
 fn routes(parties: &Parties, service: &Service) -> Option<Arc<Routes>> {
-    let seen = |routes: &&Arc<Routes>| parties.end == End::Caller && routes.is_seen_by(namespace(&parties.caller));
-    service.routes.iter().find(seen).cloned()
+    let seen = |routes: &&Arc<Routes>| routes.is_seen_by(namespace(&parties.caller));
+    service.routes.iter().filter(|_| parties.are_routed()).find(seen).cloned()
+}
+
+fn stream_routes(parties: &Parties, service: &Service) -> Option<Arc<StreamRoutes>> {
+    let sees = |routes: &&Arc<StreamRoutes>| routes.are_seen_by(namespace(&parties.caller));
+    service.stream_routes.iter().filter(|_| parties.are_routed()).find(sees).cloned()
 }
 
 /// The labels of the calling service, where a document about the called one may ask for any.
 fn labels(table: &Table, parties: &Parties, service: &Service) -> Labels {
-    let asks = || service.has_treatment() || service.routes.iter().any(|routes| routes.asks_for_labels());
+    let rules = || service.routes.iter().any(|routes| routes.asks_for_labels());
+    let asks = || service.has_treatment() || rules() || service.stream_routes.iter().any(|one| one.ask_for_labels());
     if parties.end == End::Callee || !asks() {
         return Labels::new();
     }

@@ -11,8 +11,8 @@ use super::relation::Relation;
 use crate::call::Parties;
 use crate::path;
 use crate::reject::Reject;
-use crate::table::routes::{Action, Asking, BackendRef, Fault, Match, Routes, Rule, Share, Sides};
-use crate::table::{Service, Table};
+use crate::table::routes::{Action, Asking, BackendRef, Fault, Match, Routes, Rule, Share, Sides, Streaming};
+use crate::table::{Meant, Service, Table};
 
 /// Who is called.
 #[derive(Debug)]
@@ -51,10 +51,34 @@ pub(crate) fn route(
     Ok(Some(Ruled { routes: routes.clone(), rule, block, share }))
 }
 
+/// The rule that an opaque stream falls under.
+#[derive(Debug)]
+pub(crate) struct StreamRuled<'r> {
+    /// Its name.
+    pub(crate) rule: &'r str,
+    /// Where it leads: the place among the backends of all rules of the caller's relation, and the backend; none: nowhere.
+    pub(crate) to: Option<(usize, &'r BackendRef)>,
+}
+
+/// The rule for an opaque stream; none where the plain service is called.
+pub(crate) fn stream(relation: &Relation, draw: impl FnOnce() -> f64) -> Option<StreamRuled<'_>> {
+    let routes = relation.stream_routes.as_ref()?;
+    let streaming = Streaming { port: relation.port.port, namespace: relation.namespace(), labels: &relation.labels };
+    let (rule, to) = routes.find(&streaming, draw)?;
+    let before = relation.routes.as_ref().map_or(0, |routes| routes.backends.len());
+    Some(StreamRuled { rule, to: to.map(|to| (before + to, &routes.backends[to])) })
+}
+
 /// What a rule's destination is under a table; nothing where there is no such service, port or subset.
 pub(crate) fn backend(table: &Table, relation: &Relation, to: &BackendRef) -> Option<Backend> {
-    let service = table.service(to.service.as_ref()?)?;
-    let port = match (to.port, &service.ports[..]) {
+    let name = to.service.as_ref()?;
+    if let Some((kind, namespace)) = &to.by
+        && !table.grants(kind, namespace, name)
+    {
+        return None;
+    }
+    let Meant { service, port, subset } = table.meant(name, to.port)?;
+    let port = match (port, &service.ports[..]) {
         (Some(number), _) => service.port(number)?,
         (None, [only]) => *only,
         (None, _) => service.port(relation.port.port)?,
@@ -62,7 +86,7 @@ pub(crate) fn backend(table: &Table, relation: &Relation, to: &BackendRef) -> Op
     if let Some(name) = &to.subset {
         service.subset(name, relation.namespace())?;
     }
-    Some(Backend { service: service.clone(), port, subset: to.subset.clone() })
+    Some(Backend { service: service.clone(), port, subset: to.subset.clone().or(subset) })
 }
 
 impl Backend {
@@ -88,6 +112,12 @@ impl Ruled {
     /// Where its share leads, by its place among the backends of the document.
     pub(crate) fn to(&self) -> Option<(usize, &BackendRef)> {
         self.share().map(|share| (share.backend, &self.routes.backends[share.backend]))
+    }
+
+    /// Where copies go that a share of the whole falls on, by their places among the backends of the document.
+    pub(crate) fn copies(&self, draw: impl Fn() -> f64) -> impl Iterator<Item = (usize, &BackendRef)> {
+        let hit = self.rule().mirrors.iter().filter(move |(chance, _)| chance.hits(draw()));
+        hit.map(|(_, backend)| (*backend, &self.routes.backends[*backend]))
     }
 
     /// The target that the request has then, in its normal form; none where the rule leaves it as it is.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Response, Uri};
+use http::{HeaderMap, HeaderValue, Response, Uri};
 use weft_proto::kinds::service::EscapedSlashes;
 
 use crate::call::Asked;
@@ -15,7 +15,7 @@ use crate::forward::made;
 use crate::host::Host;
 use crate::reject::Reject;
 use crate::request::Received;
-use crate::table::routes::{Action, Asking, Match};
+use crate::table::routes::{Action, Asking, Match, Preflight};
 use crate::task::Random;
 
 /// The rule that a request falls under; none where the plain service is called.
@@ -60,7 +60,12 @@ pub(super) fn change(
 }
 
 /// What the rule answers in the place of a callee.
-pub(super) fn answer(ruled: &Ruled, asked: &Asked) -> Option<Response<AnswerBody>> {
+pub(super) fn answer(ruled: &Ruled, asked: &Asked, headers: &HeaderMap) -> Option<Response<AnswerBody>> {
+    if let Some(cors) = &ruled.rule().cors
+        && let Preflight::Answered(fields) = cors.preflight(&asked.method, headers)
+    {
+        return Some(made::fields(fields));
+    }
     match &ruled.rule().action {
         Action::Forward(_) => None,
         Action::Redirect(to) => {
@@ -78,8 +83,20 @@ pub(super) fn fault(ruled: &Ruled, random: &Random) -> (Option<Duration>, Option
     (delay, abort)
 }
 
-/// Changes the answer as the rule says.
-pub(super) fn change_answer(ruled: &Ruled, headers: &mut HeaderMap) {
+/// The origin that may share the answer, of a call that is no preflight.
+pub(super) fn origin(ruled: &Ruled, asked: &Asked, headers: &HeaderMap) -> Option<HeaderValue> {
+    let cors = ruled.rule().cors.as_ref()?;
+    match cors.preflight(&asked.method, headers) {
+        Preflight::Answered(_) => None,
+        Preflight::Forwarded => cors.origin(headers),
+    }
+}
+
+/// Changes the answer as the rule says; `origin` may share it.
+pub(super) fn change_answer(ruled: &Ruled, origin: Option<HeaderValue>, headers: &mut HeaderMap) {
+    if let Some((cors, origin)) = ruled.rule().cors.as_ref().zip(origin) {
+        cors.share(origin, headers);
+    }
     ruled.changes().for_each(|sides| sides.response.apply(headers));
 }
 

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::bytes::{Bytes, BytesMut};
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 
+use super::authorize::{authorize, enter};
 use crate::attempt::attempt;
 use crate::connection::Connection;
+use crate::decide::route;
 use crate::forward::bytes::{self, Begun, End as Far, Passed};
 use crate::forward::disguise::Disguise;
 use crate::forward::multiplexed::Purpose;
@@ -100,8 +102,15 @@ async fn run_stream<N: Net>(
     open: &mut Open,
     mut purpose: Purpose,
 ) -> Result<(Far, Option<Duration>), Reject> {
-    let leg = identify::leg(connection, None)?;
-    let route = super::authorize(connection, (leg, None), None, open)?;
+    let mut leg = identify::leg(connection, None)?;
+    let ruled = route::stream(&leg.relation, || connection.core.recorder.random.share());
+    if let Some(ruled) = ruled {
+        open.falls_under(ruled.rule);
+        let missing = Reject::NoBackend(StatusCode::SERVICE_UNAVAILABLE);
+        let to = ruled.to.and_then(|to| identify::way(connection, &leg, to)).unwrap_or(Err(missing));
+        leg = to.inspect_err(|_| enter(&leg, leg.relation.own_addresses(), None, open))?;
+    }
+    let route = authorize(connection, (leg, None), None, open)?;
     let began = open.started();
     let far = attempt(&connection.core, &route, &mut purpose, open, began).await?;
     open.streaming();

@@ -2,7 +2,7 @@
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION};
 use http::uri::PathAndQuery;
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 
 use super::answer::AnswerBody;
 use crate::host::Host;
@@ -19,6 +19,14 @@ pub(crate) fn text(status: StatusCode, body: &str) -> Response<AnswerBody> {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
+    response
+}
+
+/// An answer that is nothing but these fields.
+pub(crate) fn fields(fields: HeaderMap) -> Response<AnswerBody> {
+    let mut response = text(StatusCode::OK, "");
+    *response.headers_mut() = fields;
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(0));
     response
 }
 

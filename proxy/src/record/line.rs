@@ -37,6 +37,9 @@ pub struct Record {
     /// The rule of the service's routes that it fell under.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
+    /// Whether it is a copy that the rule makes, whose answer nobody gets.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub mirror: bool,
     /// What policies said that decide nothing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub noted: Vec<String>,

@@ -10,7 +10,7 @@ use weft_proto::kinds::service::ServiceSettings;
 use weft_proto::service::{InstanceId, InstanceName, Labels, Protocol, ServiceName, ServicePort};
 
 use super::authz::PolicyDescription;
-use super::routes::{GatewayDocument, RouteDocument, SubsetDocument};
+use super::routes::{AliasDocument, GatewayDocument, GrantDocument, RouteDocument, StreamDocument, SubsetDocument};
 
 /// All that the data plane of one node needs to know.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +27,10 @@ pub struct Description {
     pub deny_by_default: bool,
     /// Every service of the mesh.
     pub services: Vec<Arc<ServiceDescription>>,
+    /// Further names of instances of services.
+    pub aliases: Vec<Arc<AliasDocument>>,
+    /// Which namespaces' routes may lead to services of others.
+    pub grants: Vec<Arc<GrantDocument>>,
     /// Every authorization policy of the mesh.
     pub policies: Vec<Arc<PolicyDescription>>,
     /// The instances that this node runs.
@@ -56,14 +60,23 @@ pub struct ServiceDescription {
     pub ports: Vec<ServicePort>,
     /// Its settings; none where they cannot be understood: calls of it are answered with 500.
     pub settings: Option<Arc<ServiceSettings>>,
-    /// Rules for its calls, of which the first document counts that the caller sees.
+    /// What documents say of its calls.
+    pub calls: Calls,
+    /// Its instances.
+    pub endpoints: Vec<EndpointDescription>,
+}
+
+/// What documents say of the calls of a service, the oldest first.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Calls {
+    /// Rules, of which the first document counts that the caller sees.
     pub routes: Vec<Arc<RouteDocument>>,
     /// Rules in the words of the Gateway API, which go before those.
     pub gateway_routes: Vec<Arc<GatewayDocument>>,
-    /// Subsets of its instances.
+    /// The same for opaque streams.
+    pub stream_routes: Vec<Arc<StreamDocument>>,
+    /// Subsets of its instances, and how they are called.
     pub subsets: Vec<Arc<SubsetDocument>>,
-    /// Its instances.
-    pub endpoints: Vec<EndpointDescription>,
 }
 
 /// An instance of a service, and where it is reached.

@@ -1,11 +1,13 @@
 //! Where calls of a service go, compiled: the one form that documents of every family take.
 
 mod changes;
+mod cors;
 mod gateway;
 mod index;
 mod istio;
 mod matching;
 mod retries;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,9 +16,12 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::uri::PathAndQuery;
+use weft_proto::kinds::core_service::CoreService;
 use weft_proto::kinds::destination_rule::DestinationRule;
 use weft_proto::kinds::http_route::HttpRoute;
 use weft_proto::kinds::istio::is_exported;
+use weft_proto::kinds::reference_grant::ReferenceGrant;
+use weft_proto::kinds::tcp_route::TcpRoute;
 use weft_proto::kinds::virtual_service::VirtualService;
 use weft_proto::resource::ResourceKey;
 use weft_proto::service::ServiceName;
@@ -24,8 +29,10 @@ use weft_proto::service::ServiceName;
 use crate::task::on_part;
 
 pub(crate) use changes::{Changes, PathRewrite, Rewrite};
+pub(crate) use cors::{Cors, Preflight};
 pub(crate) use matching::{Asking, Match};
 pub(crate) use retries::{RetryOn, RetryPolicy};
+pub(crate) use streams::{StreamRoutes, Streaming};
 
 use index::Index;
 
@@ -44,8 +51,14 @@ pub struct Document<T> {
 pub type RouteDocument = Document<VirtualService>;
 /// A document with rules for calls, in the words of the Gateway API.
 pub type GatewayDocument = Document<HttpRoute>;
+/// A document with rules for opaque streams, in the words of the Gateway API.
+pub type StreamDocument = Document<TcpRoute>;
 /// A document with subsets.
 pub type SubsetDocument = Document<DestinationRule>;
+/// A document with a further name for some instances of a service.
+pub type AliasDocument = Document<CoreService>;
+/// A document that lets routes of other namespaces lead to services of its own.
+pub type GrantDocument = Document<ReferenceGrant>;
 
 /// Rules that count together.
 #[derive(Debug)]
@@ -84,6 +97,8 @@ pub(crate) struct BackendRef {
     pub(crate) service: Option<ServiceName>,
     pub(crate) subset: Option<Arc<str>>,
     pub(crate) port: Option<u16>,
+    /// The kind and namespace of a document that may lead there only if that is granted.
+    pub(crate) by: Option<(&'static str, Arc<str>)>,
 }
 
 /// A rule: what it matches, and what becomes of the call.
@@ -102,6 +117,9 @@ pub(crate) struct Rule {
     /// When a try is repeated; none: what the service's settings say.
     pub(crate) retries: Option<RetryPolicy>,
     pub(crate) fault: Option<Fault>,
+    /// Where copies go, by the document's backends, and how many calls are copied.
+    pub(crate) mirrors: Vec<(Chance, usize)>,
+    pub(crate) cors: Option<Cors>,
 }
 
 /// Changes of both directions.
@@ -262,6 +280,10 @@ impl Source {
 }
 
 impl Shares {
+    fn of(shares: Vec<Share>) -> Self {
+        Self { sum: shares.iter().map(|share| share.weight).sum(), shares }
+    }
+
     /// The destination that a share of the whole falls on.
     pub(crate) fn pick(&self, share: f64) -> Option<usize> {
         if self.shares.len() == 1 {

@@ -14,7 +14,7 @@ use super::authz::{Authorization, CompileError, PolicyDescription};
 use super::description::{EndpointDescription, LocalInstance, LocalPort, ServiceDescription};
 use super::destinations::{self, Treatment};
 use super::endpoints::{Endpoint, Statistics};
-use super::routes::Routes;
+use super::routes::{Routes, StreamRoutes};
 
 /// A service, compiled.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub struct Service {
     pub(crate) headers_matter: bool,
     /// Rules for its calls, of which the first document counts that the caller sees.
     pub(crate) routes: Vec<Arc<Routes>>,
+    /// The same for opaque streams.
+    pub(crate) stream_routes: Vec<Arc<StreamRoutes>>,
     groups: Groups,
     /// Where this node is reached, where it has an instance.
     pub(super) own_ip: Option<IpAddr>,
@@ -96,7 +98,7 @@ impl Context<'_> {
         let mut groups = Groups::new(self.policies, &description);
         let endpoint = |one: &EndpointDescription| Endpoint {
             here: one.node == *self.node,
-            same_zone: one.zone == self.zone,
+            same_zone: zone(&one.zone).eq(zone(self.zone)),
             statistics: carried(before, one),
             group: groups.group(&one.labels, self.policies, &description),
             description: one.clone(),
@@ -119,9 +121,14 @@ impl Context<'_> {
             addresses_matter: selected().any(|policy| asks_for_addresses(&policy.policy)),
             headers_matter: selected().any(|policy| asks_for_headers(&policy.policy)),
             routes: Routes::compile(
-                (&description.routes, &description.gateway_routes),
+                (&description.calls.routes, &description.calls.gateway_routes),
                 &description.name,
                 before.map(|service| &service.routes[..]).unwrap_or_default(),
+            ),
+            stream_routes: StreamRoutes::compile(
+                &description.calls.routes,
+                &description.calls.stream_routes,
+                &description.name,
             ),
             groups,
             own_ip: endpoints.iter().find(|one| one.here).map(|one| one.description.address.ip()),
@@ -205,6 +212,11 @@ fn same<'a, T: 'a>(known: &[Arc<T>], others: impl ExactSizeIterator<Item = &'a A
     known.len() == others.len() && known.iter().zip(others).all(|(a, b)| Arc::ptr_eq(a, b))
 }
 
+/// Region and zone of a locality.
+fn zone(locality: &str) -> impl Iterator<Item = &str> {
+    locality.split('/').take(2)
+}
+
 fn carried(before: Option<&Arc<Service>>, one: &EndpointDescription) -> Arc<Statistics> {
     let same =
         |endpoint: &&Endpoint| endpoint.description.node == one.node && endpoint.description.instance == one.instance;
@@ -255,17 +267,17 @@ impl Service {
 
     /// The labels of a subset, as callers of the namespace see it; none where no document defines it.
     pub(crate) fn subset(&self, name: &str, caller: &str) -> Option<&Labels> {
-        destinations::subset(&self.description.subsets, &self.name, caller, name)
+        destinations::subset(&self.description.calls.subsets, &self.name, caller, name)
     }
 
     /// How a port of it, or of a subset, is called by callers of the namespace.
     pub(crate) fn treatment(&self, (subset, port): (Option<&str>, u16), caller: &str) -> Treatment {
-        destinations::treatment(&self.description.subsets, &self.name, caller, (subset, port))
+        destinations::treatment(&self.description.calls.subsets, &self.name, caller, (subset, port))
     }
 
     /// Whether a document says how it is called.
     pub(crate) fn has_treatment(&self) -> bool {
-        !self.description.subsets.is_empty()
+        !self.description.calls.subsets.is_empty()
     }
 
     /// Whether an instance with these labels of its own is in a subset that asks for labels.

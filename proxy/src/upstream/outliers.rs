@@ -23,6 +23,8 @@ pub(crate) struct Outliers {
     out: AtomicU32,
     /// When successes are next compared, in milliseconds.
     compared_at: AtomicU64,
+    /// What those that are out were taken out by.
+    by: Mutex<Option<Ejection>>,
 }
 
 /// One instance, as calls of one caller know it.
@@ -56,11 +58,26 @@ pub(crate) enum Outcome {
 
 impl Default for Outliers {
     fn default() -> Self {
-        Self { base: Instant::now(), hosts: Mutex::default(), out: AtomicU32::new(0), compared_at: AtomicU64::new(0) }
+        Self {
+            base: Instant::now(),
+            hosts: Mutex::default(),
+            out: AtomicU32::new(0),
+            compared_at: AtomicU64::new(0),
+            by: Mutex::default(),
+        }
     }
 }
 
 impl Outliers {
+    /// Another policy counts from now on, if it is another one: all begin anew.
+    pub(crate) fn under(&self, ejection: &Ejection) {
+        let mut by = self.by.lock();
+        if by.replace(*ejection).is_some_and(|before| before != *ejection) {
+            self.hosts.lock().values().for_each(|host| host.forget());
+            self.out.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// What is known of an instance.
     pub(crate) fn host(&self, node: &NodeName, instance: &InstanceName) -> Arc<Host> {
         let mut hosts = self.hosts.lock();
@@ -177,7 +194,7 @@ impl Outliers {
     fn restore(&self, host: &Host, until: u64, at: u64) {
         if until > 0 && host.until.compare_exchange(until, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             host.returned.store(at, Ordering::Relaxed);
-            self.out.fetch_sub(1, Ordering::Relaxed);
+            let _ = self.out.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |out| out.checked_sub(1));
         }
     }
 
@@ -218,6 +235,13 @@ impl Outliers {
 }
 
 impl Host {
+    fn forget(&self) {
+        [&self.until, &self.returned].iter().for_each(|at| at.store(0, Ordering::Relaxed));
+        let counts = [&self.errors, &self.gateway_errors, &self.local_errors, &self.answers, &self.successes];
+        counts.iter().chain(&[&self.ejections]).for_each(|count| count.store(0, Ordering::Relaxed));
+        self.probed.store(false, Ordering::Relaxed);
+    }
+
     /// Whether something of it is to be remembered.
     fn is_marked(&self) -> bool {
         self.until.load(Ordering::Relaxed) > 0 || self.ejections.load(Ordering::Relaxed) > 0

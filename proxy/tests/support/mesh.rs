@@ -28,7 +28,7 @@ use weft_proxy::record::Record;
 use weft_proxy::table::Table;
 use weft_proxy::table::authz::PolicyDescription;
 use weft_proxy::table::description::{
-    Bind, Description, EndpointDescription, LocalInstance, LocalPort, ServiceDescription,
+    Bind, Calls, Description, EndpointDescription, LocalInstance, LocalPort, ServiceDescription,
 };
 use weft_proxy::table::routes::Document;
 use weft_proxy::tls::{Identities, IdentitySet, provider};
@@ -337,12 +337,17 @@ impl<N: Net> Mesh<N> {
                 listened: Vec::new(),
                 ports: self.ports.iter().map(|(port, _)| *port).collect(),
                 settings: Some(Arc::default()),
-                routes: resources.iter().filter_map(document).collect(),
-                gateway_routes: resources.iter().filter_map(document).collect(),
-                subsets: resources.iter().filter_map(document).collect(),
+                calls: Calls {
+                    routes: resources.iter().filter_map(document).collect(),
+                    gateway_routes: resources.iter().filter_map(document).collect(),
+                    stream_routes: resources.iter().filter_map(document).collect(),
+                    subsets: resources.iter().filter_map(document).collect(),
+                },
                 endpoints: self.instances.iter().map(endpoint).collect(),
             })],
             policies: resources.iter().filter(is::<AuthorizationPolicy>).map(describe).map(Arc::new).collect(),
+            aliases: resources.iter().filter_map(document).collect(),
+            grants: resources.iter().filter_map(document).collect(),
             local: self.instances.iter().filter(|instance| instance.node == here).map(local).collect(),
             caller_any: at_a.then(|| service("front")),
             binds: if at_a { self.ways_in.iter().map(bind).collect() } else { Vec::new() },
@@ -372,6 +377,8 @@ fn empty(node: &str) -> Description {
         local: Vec::new(),
         callers: BTreeMap::new(),
         caller_any: None,
+        aliases: Vec::new(),
+        grants: Vec::new(),
         binds: Vec::new(),
     }
 }

@@ -1,17 +1,28 @@
 //! The rules that an `HTTPRoute` keeps beyond its form (the standard's own).
 
 use super::{
-    BackendRef, Filter, HeaderModifier, HttpRoute, Match, NamedMatch, PathModifier, PathType, Rule, ValueType,
+    BackendRef, Filter, HeaderModifier, HttpRoute, Match, NamedMatch, ParentRef, PathModifier, PathType, RequestMirror,
+    Rule, ValueType,
 };
 use crate::kinds::Faults;
 use crate::kinds::istio::{expression, is_field_name, is_host};
 use crate::service::{DEFAULT_NAMESPACE, ServiceName};
 
-pub(super) fn http_route(route: &HttpRoute, faults: &mut Faults) {
-    if route.parent_refs.is_empty() {
+pub(in crate::kinds) fn http_route(route: &HttpRoute, faults: &mut Faults) {
+    parents(&route.parent_refs, faults);
+    if route.rules.is_empty() {
+        faults.push(("spec.rules".into(), "give at least one rule".into()));
+    }
+    for (at, one) in route.rules.iter().enumerate() {
+        rule(one, &format!("spec.rules[{at}]"), faults);
+    }
+}
+
+pub(in crate::kinds) fn parents(parents: &[ParentRef], faults: &mut Faults) {
+    if parents.is_empty() {
         faults.push(("spec.parentRefs".into(), "name at least one service".into()));
     }
-    for (at, parent) in route.parent_refs.iter().enumerate() {
+    for (at, parent) in parents.iter().enumerate() {
         let path = format!("spec.parentRefs[{at}]");
         if parent.kind != "Service" || !is_core(&parent.group) {
             let text = "only a Service (of the group \"\") can be the parent in this version of weft";
@@ -21,15 +32,9 @@ pub(super) fn http_route(route: &HttpRoute, faults: &mut Faults) {
         if ServiceName::new(namespace, &parent.name).is_err() {
             faults.push((format!("{path}.name"), "it is not the name of a service".into()));
         }
-        if route.parent_refs[..at].contains(parent) {
+        if parents[..at].contains(parent) {
             faults.push((path, "it is listed twice".into()));
         }
-    }
-    if route.rules.is_empty() {
-        faults.push(("spec.rules".into(), "give at least one rule".into()));
-    }
-    for (at, one) in route.rules.iter().enumerate() {
-        rule(one, &format!("spec.rules[{at}]"), faults);
     }
 }
 
@@ -106,7 +111,7 @@ fn filters(filters: &[Filter], path: &str, faults: &mut Faults) {
     for (at, filter) in filters.iter().enumerate() {
         let path = format!("{path}.filters[{at}]");
         let same = |other: &Filter| std::mem::discriminant(other) == std::mem::discriminant(filter);
-        if filters[..at].iter().any(same) {
+        if !matches!(filter, Filter::RequestMirror { .. }) && filters[..at].iter().any(same) {
             faults.push((path.clone(), "there is one of this type before it".into()));
         }
         match filter {
@@ -124,7 +129,35 @@ fn filters(filters: &[Filter], path: &str, faults: &mut Faults) {
                 faults.push((format!("{path}.urlRewrite"), "at least one of hostname, path".into()));
             }
             Filter::UrlRewrite { .. } => {}
+            Filter::RequestMirror { request_mirror } => mirror(request_mirror, &path, faults),
+            Filter::Cors { cors } => {
+                for field in cors.allow_headers.iter().chain(&cors.expose_headers) {
+                    if !is_field_name(field) {
+                        faults.push((format!("{path}.cors"), format!("{field:?} is not the name of a header field")));
+                    }
+                }
+            }
         }
+    }
+}
+
+fn mirror(to: &RequestMirror, path: &str, faults: &mut Faults) {
+    let backend = &to.backend_ref;
+    if backend.kind != "Service" || !is_core(&backend.group) {
+        let text = "only a Service (of the group \"\") can be a backend";
+        faults.push((format!("{path}.requestMirror.backendRef.kind"), text.into()));
+    }
+    if ServiceName::new(backend.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE), &backend.name).is_err() {
+        faults.push((format!("{path}.requestMirror.backendRef.name"), "it is not the name of a service".into()));
+    }
+    if to.percent.is_some() && to.fraction.is_some() {
+        faults.push((format!("{path}.requestMirror.fraction"), "percent is given too".into()));
+    }
+    if to.percent.is_some_and(|percent| percent > 100) {
+        faults.push((format!("{path}.requestMirror.percent"), "0 to 100".into()));
+    }
+    if to.fraction.is_some_and(|part| part.denominator == 0 || part.numerator > part.denominator) {
+        faults.push((format!("{path}.requestMirror.fraction"), "a part of a whole, which is at least 1".into()));
     }
 }
 
@@ -140,7 +173,7 @@ fn headers(modifier: &HeaderModifier, path: &str, faults: &mut Faults) {
     }
 }
 
-fn backend(to: &BackendRef, path: &str, faults: &mut Faults) {
+pub(in crate::kinds) fn backend(to: &BackendRef, path: &str, faults: &mut Faults) {
     if to.kind != "Service" || !is_core(&to.group) {
         faults.push((format!("{path}.kind"), "only a Service (of the group \"\") can be a backend".into()));
     }
@@ -148,7 +181,7 @@ fn backend(to: &BackendRef, path: &str, faults: &mut Faults) {
         faults.push((format!("{path}.name"), "it is not the name of a service".into()));
     }
     for (at, filter) in to.filters.iter().enumerate() {
-        if matches!(filter, Filter::RequestRedirect { .. } | Filter::UrlRewrite { .. }) {
+        if !matches!(filter, Filter::RequestHeaderModifier { .. } | Filter::ResponseHeaderModifier { .. }) {
             faults.push((format!("{path}.filters[{at}]"), "only header fields are changed for one backend".into()));
         }
     }

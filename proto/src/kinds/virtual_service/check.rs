@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Abort, Fault, HeaderOperations, Headers, HttpMatch, HttpRoute, RETRY_CONDITIONS, Redirect, Retries, Rewrite,
-    VirtualService,
+    Abort, CorsPolicy, Fault, HeaderOperations, Headers, HttpMatch, HttpRoute, RETRY_CONDITIONS, Redirect, Retries,
+    Rewrite, TcpRoute, VirtualService,
 };
 use crate::kinds::Faults;
 use crate::kinds::istio::{StringMatch, anywhere, check_export, grpc_code, is_field_name, is_host, service_of};
@@ -12,7 +12,7 @@ use crate::service::DEFAULT_NAMESPACE;
 
 pub(super) fn virtual_service(service: &VirtualService, faults: &mut Faults) {
     if service.hosts.is_empty() {
-        faults.push(("spec.hosts".into(), "name at least one service".into()));
+        delegated(service, faults);
     }
     for (at, host) in service.hosts.iter().enumerate() {
         let path = format!("spec.hosts[{at}]");
@@ -29,11 +29,46 @@ pub(super) fn virtual_service(service: &VirtualService, faults: &mut Faults) {
         }
     }
     check_export(&service.export_to, faults);
-    if service.http.is_empty() {
-        faults.push(("spec.http".into(), "give at least one rule".into()));
+    if service.http.is_empty() && service.tcp.is_empty() {
+        faults.push(("spec.http".into(), "give at least one rule, of http or tcp".into()));
+    }
+    for (at, rule) in service.tcp.iter().enumerate() {
+        tcp(rule, &format!("spec.tcp[{at}]"), faults);
     }
     for (at, rule) in service.http.iter().enumerate() {
         http(rule, &format!("spec.http[{at}]"), faults);
+    }
+}
+
+/// What a document without hosts may say: its rules are for others to take up.
+fn delegated(service: &VirtualService, faults: &mut Faults) {
+    if !service.gateways.is_empty() || !service.tcp.is_empty() || service.http.is_empty() {
+        let text = "name at least one service; only http rules that others delegate to stand without";
+        faults.push(("spec.hosts".into(), text.into()));
+    }
+    for (at, _) in service.http.iter().enumerate().filter(|(_, rule)| rule.delegate.is_some()) {
+        faults.push((format!("spec.http[{at}].delegate"), "there is but one level of delegates".into()));
+    }
+}
+
+fn tcp(rule: &TcpRoute, path: &str, faults: &mut Faults) {
+    if rule.route.is_empty() {
+        faults.push((format!("{path}.route"), "name at least one destination".into()));
+    }
+    for (at, to) in rule.route.iter().enumerate() {
+        named(&to.destination.host, format!("{path}.route[{at}].destination.host"), faults);
+    }
+    if rule.route.len() > 1 && rule.route.iter().all(|to| to.weight == 0) {
+        faults.push((format!("{path}.route"), "the weights add up to 0".into()));
+    }
+    for (at, block) in rule.matches.iter().enumerate() {
+        if block.port == Some(0) {
+            faults.push((format!("{path}.match[{at}].port"), "1 to 65535".into()));
+        }
+        if block.gateways.iter().any(|gateway| gateway != "mesh") {
+            let text = "gateways are not supported by this version of weft: leave it out, or name mesh";
+            faults.push((format!("{path}.match[{at}].gateways"), text.into()));
+        }
     }
 }
 
@@ -48,11 +83,12 @@ fn named(host: &str, path: String, faults: &mut Faults) {
 }
 
 fn http(rule: &HttpRoute, path: &str, faults: &mut Faults) {
-    let ways = [!rule.route.is_empty(), rule.redirect.is_some(), rule.direct_response.is_some()];
+    let ways =
+        [!rule.route.is_empty(), rule.redirect.is_some(), rule.direct_response.is_some(), rule.delegate.is_some()];
     if ways.iter().filter(|way| **way).count() != 1 {
-        faults.push((path.into(), "exactly one of route, redirect, directResponse".into()));
+        faults.push((path.into(), "exactly one of route, redirect, directResponse, delegate".into()));
     }
-    if rule.route.is_empty() {
+    if rule.route.is_empty() && rule.delegate.is_none() {
         for (name, given) in [("fault", rule.fault.is_some()), ("rewrite", rule.rewrite.is_some())] {
             if given {
                 faults.push((format!("{path}.{name}"), "it goes with route only".into()));
@@ -93,6 +129,57 @@ fn http(rule: &HttpRoute, path: &str, faults: &mut Faults) {
     }
     if let Some(made) = &rule.fault {
         fault(made, &format!("{path}.fault"), faults);
+    }
+    mirrors(rule, path, faults);
+    if let Some(policy) = &rule.cors_policy {
+        cors(policy, &format!("{path}.corsPolicy"), faults);
+    }
+}
+
+fn mirrors(rule: &HttpRoute, path: &str, faults: &mut Faults) {
+    let copies = rule.mirror.is_some() || !rule.mirrors.is_empty();
+    if copies && rule.route.is_empty() && rule.delegate.is_none() {
+        faults.push((format!("{path}.mirror"), "it goes with route only".into()));
+    }
+    if rule.mirror.is_some() && !rule.mirrors.is_empty() {
+        faults.push((format!("{path}.mirrors"), "mirror and mirrors exclude each other".into()));
+    }
+    if let Some(to) = &rule.mirror {
+        named(&to.host, format!("{path}.mirror.host"), faults);
+    }
+    if let Some(percent) = rule.mirror_percentage {
+        percent.check(&format!("{path}.mirrorPercentage"), faults);
+    }
+    if rule.mirror_percent.is_some_and(|percent| percent > 100) {
+        faults.push((format!("{path}.mirrorPercent"), "0 to 100".into()));
+    }
+    for (at, one) in rule.mirrors.iter().enumerate() {
+        named(&one.destination.host, format!("{path}.mirrors[{at}].destination.host"), faults);
+        if let Some(percent) = one.percentage {
+            percent.check(&format!("{path}.mirrors[{at}].percentage"), faults);
+        }
+    }
+}
+
+fn cors(policy: &CorsPolicy, path: &str, faults: &mut Faults) {
+    for (at, origin) in policy.allow_origins.iter().enumerate() {
+        origin.check(&format!("{path}.allowOrigins[{at}]"), false, faults);
+    }
+    let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE", "*"];
+    for (at, method) in policy.allow_methods.iter().enumerate() {
+        if !known.contains(&method.as_str()) {
+            faults.push((format!("{path}.allowMethods[{at}]"), format!("one of {}", known.join(", "))));
+        }
+    }
+    for (name, fields) in [("allowHeaders", &policy.allow_headers), ("exposeHeaders", &policy.expose_headers)] {
+        for (at, field) in fields.iter().enumerate() {
+            if !is_field_name(field) {
+                faults.push((format!("{path}.{name}[{at}]"), "it is not the name of a header field".into()));
+            }
+        }
+    }
+    if policy.max_age.is_some_and(|age| age.0.subsec_nanos() > 0) {
+        faults.push((format!("{path}.maxAge"), "whole seconds".into()));
     }
 }
 

@@ -12,6 +12,7 @@ use http::header::HOST;
 use http::{HeaderName, Request};
 use weft_proto::document;
 use weft_proto::identity::Identity;
+use weft_proto::kinds::grpc_route::GrpcRoute;
 use weft_proto::kinds::{Kinds, Spec};
 use weft_proto::resource::Resource;
 use weft_proto::service::{Protocol, ServiceName, ServicePort};
@@ -20,9 +21,11 @@ use crate::call::Parties;
 use crate::decide::relation::{Ground, Place};
 use crate::golden::{self, Line, Told};
 use crate::request::{Origin, read};
-use crate::table::Table;
-use crate::table::description::{Description, EndpointDescription, ServiceDescription};
-use crate::table::routes::{Document, GatewayDocument, RouteDocument, SubsetDocument};
+use crate::table::description::{Calls, Description, EndpointDescription, ServiceDescription};
+use crate::table::routes::{
+    AliasDocument, BackendRef, Document, GatewayDocument, GrantDocument, RouteDocument, SubsetDocument,
+};
+use crate::table::{Meant, Table};
 use crate::upstream::Upstreams;
 
 use super::*;
@@ -33,13 +36,16 @@ struct Script {
     routes: Vec<Arc<RouteDocument>>,
     gateway: Vec<Arc<GatewayDocument>>,
     subsets: Vec<Arc<SubsetDocument>>,
+    aliases: Vec<Arc<AliasDocument>>,
+    grants: Vec<Arc<GrantDocument>>,
     random: Random,
 }
 
 impl Default for Script {
     fn default() -> Self {
         let (services, routes, gateway, subsets) = (BTreeMap::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { services, routes, gateway, subsets, random: Random::new(7) }
+        let (aliases, grants) = (Vec::new(), Vec::new());
+        Self { services, routes, gateway, subsets, aliases, grants, random: Random::new(7) }
     }
 }
 
@@ -89,9 +95,7 @@ impl Script {
             endpoints: versions.iter().map(endpoint).collect(),
             ports,
             settings: Some(Arc::default()),
-            routes: Vec::new(),
-            gateway_routes: Vec::new(),
-            subsets: Vec::new(),
+            calls: Calls::default(),
         };
         self.services.insert(name, service);
         Ok(String::new())
@@ -109,6 +113,9 @@ impl Script {
             match resource.key.kind.name.as_str() {
                 "VirtualService" => put(&mut self.routes, &resource)?,
                 "HTTPRoute" => put(&mut self.gateway, &resource)?,
+                "GRPCRoute" => put_as(&mut self.gateway, &resource, |spec: GrpcRoute| spec.to_http())?,
+                "Service" => put(&mut self.aliases, &resource)?,
+                "ReferenceGrant" => put(&mut self.grants, &resource)?,
                 _ => put(&mut self.subsets, &resource)?,
             }
         }
@@ -119,9 +126,12 @@ impl Script {
         let services = self.services.values().map(|service| {
             let name = &service.name;
             Arc::new(ServiceDescription {
-                routes: about(&self.routes, |one| one.spec.services(&one.key.namespace).contains(name)),
-                gateway_routes: about(&self.gateway, |one| one.spec.services(&one.key.namespace).contains(name)),
-                subsets: about(&self.subsets, |one| one.spec.services(&one.key.namespace).contains(name)),
+                calls: Calls {
+                    routes: about(&self.routes, |one| one.spec.services(&one.key.namespace).contains(name)),
+                    gateway_routes: about(&self.gateway, |one| one.spec.services(&one.key.namespace).contains(name)),
+                    stream_routes: Vec::new(),
+                    subsets: about(&self.subsets, |one| one.spec.services(&one.key.namespace).contains(name)),
+                },
                 ..service.clone()
             })
         });
@@ -136,6 +146,8 @@ impl Script {
             local: Vec::new(),
             callers: BTreeMap::new(),
             caller_any: None,
+            aliases: self.aliases.clone(),
+            grants: self.grants.clone(),
             binds: Vec::new(),
         };
         Ok(Table::build(description, None)?)
@@ -154,20 +166,31 @@ impl Script {
             request = request.header(name, value);
         }
         let table = self.table()?;
-        let service = table.service(&name.parse()?).ok_or("there is no such service")?;
+        let number = number.map(str::parse::<u16>).transpose()?;
+        let Meant { service, port: number, subset } =
+            table.meant(&name.parse()?, number).ok_or("there is no such service")?;
         let port = match number {
-            Some(number) => service.port(number.parse()?),
+            Some(number) => service.port(number),
             None => service.ports.first().copied(),
         };
         let port = port.ok_or("there is no such port")?;
         let caller = Identity::service(table.trust_domain.clone(), caller);
-        let parties = Parties::of_caller(caller, &service.name, port.port);
+        let parties = Parties { subset, ..Parties::of_caller(caller, &service.name, port.port) };
         let (place, upstreams) = (Place { core: 0, cores: 1 }, Upstreams::default());
         let relation = Relation::new(Ground { table: &table, place, upstreams: &upstreams }, &parties, service, port);
         let origin = Origin { from_node: false, host: None };
         let before = request.body(())?.into_parts().0;
         let received = read(before, &mut None, &origin, &self.random).map_err(|reject| format!("{reject:?}"))?;
         Ok(self.follow(&table, &relation, received) + "\n")
+    }
+
+    fn copies(&self, table: &Table, relation: &Relation, ruled: &Ruled) -> String {
+        let copy = |(_, to): (usize, &BackendRef)| {
+            let subset = to.subset.as_ref().map(|subset| format!(" {subset}")).unwrap_or_default();
+            let to = route::backend(table, relation, to).map(|to| to.service.name.to_string());
+            format!(", copied to {}{subset}", to.as_deref().unwrap_or("nothing"))
+        };
+        ruled.copies(|| self.random.share()).map(copy).collect()
     }
 
     fn follow(&self, table: &Table, relation: &Relation, mut received: Received) -> String {
@@ -183,8 +206,9 @@ impl Script {
             Err(reject) => return rejected(&reject),
         };
         let rule = &ruled.rule().name;
-        if let Some(mut response) = answer(&ruled, &asked) {
-            change_answer(&ruled, response.headers_mut());
+        let origin = origin(&ruled, &asked, &received.head.headers);
+        if let Some(mut response) = answer(&ruled, &asked, &received.head.headers) {
+            change_answer(&ruled, origin, response.headers_mut());
             let fields = shown(response.headers(), &["content-length", "content-type"]);
             return format!("{}{fields} by {rule}", response.status().as_u16());
         }
@@ -208,10 +232,11 @@ impl Script {
         }
         told += &shown(&received.head.headers, &["traceparent"]);
         let mut answered = HeaderMap::new();
-        change_answer(&ruled, &mut answered);
+        change_answer(&ruled, origin, &mut answered);
         if !answered.is_empty() {
             write!(told, ", answered with{}", shown(&answered, &[])).expect("a string takes all");
         }
+        told += &self.copies(table, relation, &ruled);
         match fault(&ruled, &self.random) {
             (None, None) => {}
             (delay, abort) => {
@@ -240,10 +265,18 @@ fn shown(headers: &HeaderMap, without: &[&str]) -> String {
     fields.map(text).collect()
 }
 
-fn put<T: Spec + Clone>(documents: &mut Vec<Arc<Document<T>>>, resource: &Resource) -> Result<(), String> {
+fn put<T: Spec>(documents: &mut Vec<Arc<Document<T>>>, resource: &Resource) -> Result<(), String> {
+    put_as(documents, resource, |spec: T| spec)
+}
+
+fn put_as<T: Spec, U>(
+    documents: &mut Vec<Arc<Document<U>>>,
+    resource: &Resource,
+    form: impl FnOnce(T) -> U,
+) -> Result<(), String> {
     let known = documents.iter().position(|one| one.key == resource.key);
     let created = known.map_or(documents.len() as u64, |at| documents[at].created);
-    let document = Arc::new(Document { key: resource.key.clone(), created, spec: T::of(resource)? });
+    let document = Arc::new(Document { key: resource.key.clone(), created, spec: form(T::of(resource)?) });
     match known {
         Some(at) => documents[at] = document,
         None => documents.push(document),

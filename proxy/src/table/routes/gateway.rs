@@ -2,19 +2,22 @@
 
 use std::cmp::Reverse;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use weft_proto::kinds::http_route as gateway;
 use weft_proto::kinds::http_route::{Filter, PathModifier, PathType, ValueType};
 use weft_proto::kinds::istio::expression;
+use weft_proto::resource::ResourceKey;
 use weft_proto::service::ServiceName;
 
 use super::changes::PathRewrite;
+use super::cors::{Allowed, joined};
 use super::index::Index;
 use super::matching::{PathMatch, Text};
 use super::{
-    Action, BackendRef, Backends, Changes, GatewayDocument, Match, Redirect, RetryOn, RetryPolicy, Rewrite, Routes,
-    Rule, Seen, Share, Shares, Sides, Source,
+    Action, BackendRef, Backends, Chance, Changes, Cors, GatewayDocument, Match, Redirect, RetryOn, RetryPolicy,
+    Rewrite, Routes, Rule, Seen, Share, Shares, Sides, Source,
 };
 
 /// The rules of documents of one namespace for the calls of a service, which callers of another see if it is the service's
@@ -75,6 +78,8 @@ fn flat(
             timeout: rule.timeouts.as_ref().and_then(|timeouts| timeouts.request).map(|span| span.0),
             retries: retries(rule),
             fault: None,
+            mirrors: mirrors(document, rule, backends),
+            cors: rule.filters.iter().find_map(cors),
         };
         (rank(asked), compiled)
     };
@@ -130,16 +135,57 @@ fn action(document: &GatewayDocument, rule: &gateway::Rule, backends: &mut Backe
         return Action::Redirect(redirect);
     }
     let shares = rule.backend_refs.iter().filter(|to| to.weight > 0).map(|to| {
-        let namespace = to.namespace.as_ref().unwrap_or(&document.key.namespace);
-        // What is not permitted is not there.
-        let permitted = *namespace == document.key.namespace;
-        let service = ServiceName::new(namespace, &to.name).ok().filter(|_| permitted);
-        let port = to.port.map(std::num::NonZeroU16::get);
-        let backend = backends.place(BackendRef { service, subset: None, port });
+        let backend = backends.place(backend(&document.key, (to.namespace.as_deref(), &to.name), to.port));
         Share { weight: to.weight as usize, backend, changes: sides(&to.filters) }
     });
-    let shares: Vec<Share> = shares.collect();
-    Action::Forward(Shares { sum: shares.iter().map(|share| share.weight).sum(), shares })
+    Action::Forward(Shares::of(shares.collect()))
+}
+
+/// Where a document of the kind leads.
+pub(super) fn backend(
+    document: &ResourceKey,
+    (namespace, name): (Option<&str>, &str),
+    port: Option<std::num::NonZeroU16>,
+) -> BackendRef {
+    let namespace = namespace.unwrap_or(&document.namespace);
+    let kinds = ["HTTPRoute", "GRPCRoute", "TCPRoute"];
+    let kind = kinds.into_iter().find(|kind| *kind == document.kind.name).unwrap_or_default();
+    let by = (*namespace != document.namespace).then(|| (kind, document.namespace.as_str().into()));
+    let service = ServiceName::new(namespace, name).ok();
+    BackendRef { service, subset: None, port: port.map(std::num::NonZeroU16::get), by }
+}
+
+fn mirrors(document: &GatewayDocument, rule: &gateway::Rule, backends: &mut Backends) -> Vec<(Chance, usize)> {
+    let mirror = |filter: &Filter| {
+        let Filter::RequestMirror { request_mirror: to } = filter else { return None };
+        let part = to.fraction.map(|part| f64::from(part.numerator) / f64::from(part.denominator.max(1)) * 100.0);
+        let percent = to.percent.map(f64::from).or(part).unwrap_or(100.0);
+        let at = &to.backend_ref;
+        let backend = backends.place(backend(&document.key, (at.namespace.as_deref(), &at.name), at.port));
+        Some((Chance::of(percent), backend))
+    };
+    rule.filters.iter().filter_map(mirror).collect()
+}
+
+fn cors(filter: &Filter) -> Option<Cors> {
+    let Filter::Cors { cors } = filter else { return None };
+    let origin = |text: &String| match text.split_once('*') {
+        Some(("", "")) | None => Text::Exact(text.as_str().into()),
+        // Within the host, one label or more.
+        Some(_) => {
+            let parts: Vec<String> = text.split('*').map(regex::escape).collect();
+            expression(&parts.join("[^/]*")).map_or(Text::Nothing, Text::Regex)
+        }
+    };
+    Some(Cors {
+        origins: cors.allow_origins.iter().map(origin).collect(),
+        methods: Allowed::of(&cors.allow_methods),
+        headers: Allowed::of(&cors.allow_headers),
+        expose: joined(&cors.expose_headers),
+        age: Some(Duration::from_secs(cors.max_age.map_or(5, u64::from))),
+        credentials: cors.allow_credentials == Some(true),
+        answers_others: false,
+    })
 }
 
 fn redirect(to: &gateway::RequestRedirect) -> Redirect {
@@ -182,7 +228,10 @@ fn sides(filters: &[Filter]) -> Sides {
             Filter::ResponseHeaderModifier { response_header_modifier } => {
                 sides.response = changes(response_header_modifier);
             }
-            Filter::RequestRedirect { .. } | Filter::UrlRewrite { .. } => {}
+            Filter::RequestRedirect { .. }
+            | Filter::UrlRewrite { .. }
+            | Filter::RequestMirror { .. }
+            | Filter::Cors { .. } => {}
         }
     }
     sides

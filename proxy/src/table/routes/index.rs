@@ -83,6 +83,8 @@ mod tests {
             timeout: None,
             retries: None,
             fault: None,
+            mirrors: Vec::new(),
+            cors: None,
         }
     }
 

@@ -9,10 +9,11 @@ use weft_proto::kinds::istio::{StringMatch, anywhere, expression, grpc_code, is_
 use weft_proto::kinds::virtual_service as istio;
 
 use super::changes::PathRewrite;
+use super::cors::{Allowed, joined};
 use super::index::Index;
 use super::matching::{PathMatch, Text};
 use super::{
-    Abort, Action, BackendRef, Backends, Chance, Changes, Fault, Match, Redirect, RetryOn, RetryPolicy, Rewrite,
+    Abort, Action, BackendRef, Backends, Chance, Changes, Cors, Fault, Match, Redirect, RetryOn, RetryPolicy, Rewrite,
     RouteDocument, Routes, Rule, Seen, Share, Shares, Sides, Source,
 };
 
@@ -42,6 +43,8 @@ fn rule(document: &RouteDocument, (at, rule): (usize, &istio::HttpRoute), name: 
         timeout: rule.timeout.map(|timeout| timeout.0),
         retries: rule.retries.as_ref().map(retries),
         fault: rule.fault.as_ref().map(fault),
+        mirrors: mirrors(document, rule, backends),
+        cors: rule.cors_policy.as_ref().map(cors),
     }
 }
 
@@ -85,14 +88,47 @@ fn action(document: &RouteDocument, rule: &istio::HttpRoute, backends: &mut Back
         return Action::Answer { status: status(answer.status), body: body.into() };
     }
     let shares = rule.route.iter().map(|to| {
-        let service = service_of(&to.destination.host, &document.key.namespace);
-        let subset = Some(&*to.destination.subset).filter(|subset| !subset.is_empty()).map(Into::into);
-        let port = to.destination.port.map(|port| port.number.get());
-        let backend = backends.place(BackendRef { service, subset, port });
+        let backend = backends.place(backend(document, &to.destination));
         Share { weight: to.weight as usize, backend, changes: sides(to.headers.as_ref()) }
     });
-    let shares: Vec<Share> = shares.collect();
-    Action::Forward(Shares { sum: shares.iter().map(|share| share.weight).sum(), shares })
+    Action::Forward(Shares::of(shares.collect()))
+}
+
+pub(super) fn backend(document: &RouteDocument, to: &istio::Destination) -> BackendRef {
+    BackendRef {
+        service: service_of(&to.host, &document.key.namespace),
+        subset: Some(&*to.subset).filter(|subset| !subset.is_empty()).map(Into::into),
+        port: to.port.map(|port| port.number.get()),
+        by: None,
+    }
+}
+
+fn mirrors(document: &RouteDocument, rule: &istio::HttpRoute, backends: &mut Backends) -> Vec<(Chance, usize)> {
+    let old = || rule.mirror_percent.map(f64::from);
+    let percent = rule.mirror_percentage.map(|percent| percent.value).or_else(old);
+    let single = rule.mirror.iter().map(|to| (to, percent));
+    let several = rule.mirrors.iter().map(|one| (&one.destination, one.percentage.map(|percent| percent.value)));
+    let mirror = |(to, percent): (&istio::Destination, Option<f64>)| {
+        (Chance::of(percent.unwrap_or(100.0)), backends.place(backend(document, to)))
+    };
+    single.chain(several).map(mirror).collect()
+}
+
+fn cors(policy: &istio::CorsPolicy) -> Cors {
+    let whole = policy.allow_origin.iter().map(|origin| Text::Exact(origin.as_str().into()));
+    let origins: Vec<Text> = match policy.allow_origins.is_empty() {
+        true => whole.collect(),
+        false => policy.allow_origins.iter().map(text).collect(),
+    };
+    Cors {
+        origins,
+        methods: Allowed::of(&policy.allow_methods),
+        headers: Allowed::of(&policy.allow_headers),
+        expose: joined(&policy.expose_headers),
+        age: policy.max_age.map(|age| age.0),
+        credentials: policy.allow_credentials == Some(true),
+        answers_others: policy.unmatched_preflights == Some(istio::UnmatchedPreflights::Ignore),
+    }
 }
 
 fn redirect(to: &istio::Redirect) -> Redirect {

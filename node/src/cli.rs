@@ -2,6 +2,7 @@
 //!
 //! `weft up` is the node itself; every other command asks a node that runs, through [`crate::client`].
 
+mod analyze;
 pub(crate) mod kept;
 mod listen;
 mod look;
@@ -33,6 +34,8 @@ const FAILURE: u8 = 1;
 const USAGE: u8 = 2;
 /// Exit code of a change that is committed and not in force everywhere within the time given.
 const NOT_ENFORCED: u8 = 3;
+/// Exit code where something was found.
+const FOUND: u8 = 5;
 /// Exit code where no node answers.
 const UNREACHABLE: u8 = 4;
 
@@ -40,7 +43,7 @@ const UNREACHABLE: u8 = 4;
 #[derive(Debug, Parser)]
 #[command(name = "weft", version, disable_help_subcommand = true)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not in force everywhere yet, 4 no node answers."
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not in force everywhere yet, 4 no node answers, 5 something was found."
 )]
 struct Cli {
     /// Where the node's state lives [default: /var/lib/weft for root, else $XDG_STATE_HOME/weft or ~/.local/state/weft]
@@ -80,6 +83,8 @@ enum Command {
     Node(node::Node),
     /// What would happen to a call, and why
     Explain(look::Explain),
+    /// What is wrong with documents though each of them is good
+    Analyze(analyze::Analyze),
     /// Three nodes on this machine, from an empty directory to a renewed certificate, in under a minute
     Demo,
     /// Print the version
@@ -172,6 +177,7 @@ async fn ask(command: Command, context: &Context) -> Ended {
         Command::Members => look::members(context).await,
         Command::Node(node) => node.execute(context).await,
         Command::Explain(explain) => explain.execute(context).await,
+        Command::Analyze(analyze) => analyze.execute(context).await,
         Command::Version | Command::Up(_) | Command::Demo => {
             context.render(&serde_json::json!({ "version": VERSION }), |_| format!("weft {}\n", VERSION))
         }

@@ -6,6 +6,7 @@
 //! ([`reconcile`]) → stopped.
 
 pub(crate) mod advertise;
+pub mod analyze;
 pub mod api;
 pub mod authority;
 pub mod book;

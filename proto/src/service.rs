@@ -108,6 +108,11 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Whether it is HTTP, and said to be.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Http2 | Self::Grpc)
+    }
+
     /// Its name in documents, on the wire and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {

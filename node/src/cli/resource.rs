@@ -255,7 +255,7 @@ fn keys(texts: &[Text]) -> Result<Vec<ResourceKey>, Stopped> {
 }
 
 /// Every text that the arguments mean, in the order given; the files of a directory by name.
-fn read_all(arguments: &[PathBuf]) -> Result<Vec<Text>, Stopped> {
+pub(super) fn read_all(arguments: &[PathBuf]) -> Result<Vec<Text>, Stopped> {
     let (mut texts, mut left) = (Vec::new(), TEXT_LENGTH_MAX as u64);
     for argument in arguments {
         let failed = |error: io::Error| Stopped::failed(format!("{}: {error}", argument.display()));

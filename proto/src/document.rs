@@ -9,7 +9,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::identity::label;
+use crate::identity::{label, subdomain};
 use crate::kinds::{Faults, Kinds};
 use crate::resource::{KindName, Resource, ResourceKey};
 use crate::service::DEFAULT_NAMESPACE;
@@ -167,12 +167,14 @@ fn read(kinds: Kinds, document: Value) -> Result<Resource, Faults> {
         faults.push(("apiVersion".into(), text));
     }
     let namespace = envelope.metadata.namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
-    for (field, text, what) in
-        [("metadata.name", &envelope.metadata.name, "name"), ("metadata.namespace", &namespace, "namespace")]
-    {
-        if let Err(error) = label(text, what) {
-            faults.push((field.into(), error.to_string()));
-        }
+    // Some are named like the service that they are about.
+    let named = if kind.name == "Service" { label } else { subdomain };
+    let names = [
+        ("metadata.name", named(&envelope.metadata.name, "name")),
+        ("metadata.namespace", label(&namespace, "namespace")),
+    ];
+    for (field, checked) in names {
+        faults.extend(checked.err().map(|error| (field.into(), error.to_string())));
     }
     let version = envelope.metadata.resource_version.map_or(Ok(0), |text| text.parse());
     if version.is_err() {

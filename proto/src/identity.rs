@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::name::shorten;
-pub use crate::name::{NameError, label};
+pub use crate::name::{NameError, label, subdomain};
 use crate::service::ServiceName;
 
 /// Longest SPIFFE ID in bytes (SPIFFE-ID 2.3).

@@ -173,7 +173,8 @@ impl Reject {
                     .into()
             }
             Self::UnknownPort(why) | Self::NoCertificate(why) => why.clone().into(),
-            Self::Denied => "access denied".into(),
+            // As Istio has it: clients and checks know it by that.
+            Self::Denied => "RBAC: access denied".into(),
             Self::NoRoute => "no rule of the service's routes matches".into(),
             Self::NoBackend(_) => "the route leads to a service or subset that is not there".into(),
             Self::NoInstance => "no healthy instance of the service".into(),
@@ -183,7 +184,7 @@ impl Reject {
             Self::Timeout => "the service did not answer in time".into(),
             Self::Gone => "the caller went away".into(),
             Self::NotUpgraded => "the service did not take the upgrade".into(),
-            Self::Revoked => "access denied by a change of policy".into(),
+            Self::Revoked => "RBAC: access denied by a change of policy".into(),
             Self::Misconfigured => {
                 "the settings of the service cannot be understood on this node: see `weft status`".into()
             }

@@ -38,6 +38,7 @@ use inhabitant::{Order, Told, unix_millis};
 use stage::Stage;
 
 pub use stage::clear_all;
+pub(crate) use stage::{tool, tool_now};
 
 /// What a run is made of.
 #[derive(Debug, Clone)]

@@ -16,6 +16,7 @@ pub mod invariants;
 pub mod load;
 pub mod mesh;
 pub mod run;
+pub mod tasks;
 pub mod timeline;
 pub mod trace;
 pub mod world;

@@ -1,6 +1,6 @@
 //! What the API does with documents: reads, applies, deletes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -63,20 +63,35 @@ impl<W: World> Node<W> {
 
     /// `POST /v1/resources`
     pub async fn api_apply(&self, request: ApplyRequest, dry_run: bool) -> Answered<Applied> {
-        let (mut changes, mut faults, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let (mut changes, mut faults): (Vec<ResourceChange>, Vec<String>) = (Vec::new(), Vec::new());
+        let mut seen: BTreeMap<ResourceKey, (usize, usize)> = BTreeMap::new();
         let mut warnings = Vec::new();
         let kinds = self.site.kinds;
-        for text in &request.texts {
+        for (file, text) in request.texts.iter().enumerate() {
             match document::parse(kinds, &text.source, &text.text) {
                 Err(found) => faults.extend(found.iter().map(ToString::to_string)),
                 Ok(resources) => {
                     for resource in resources {
-                        if !seen.insert(resource.key.clone()) {
-                            faults.push(format!("{}: {} is given twice", text.source, resource.key));
-                        }
                         warnings.extend(document::hints(kinds, &resource));
                         let expected = (resource.version > 0).then_some(resource.version);
-                        changes.push(ResourceChange { action: ResourceAction::Put(resource), expected });
+                        let key = resource.key.clone();
+                        let change = ResourceChange { action: ResourceAction::Put(resource), expected };
+                        match seen.get(&key).copied() {
+                            None => {
+                                seen.insert(key, (file, changes.len()));
+                                changes.push(change);
+                            }
+                            Some((before, _)) if before == file => {
+                                faults.push(format!("{}: {key} is given twice", text.source));
+                            }
+                            // As if one file had been applied after the other.
+                            Some((before, at)) => {
+                                let before = &request.texts[before].source;
+                                warnings.push(format!("{key}: that of {before} gives way to that of {}", text.source));
+                                changes[at] = change;
+                                seen.insert(key, (file, at));
+                            }
+                        }
                     }
                 }
             }

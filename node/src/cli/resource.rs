@@ -51,7 +51,7 @@ pub(super) struct Get {
     #[arg(help = kinds_help(), value_parser = values::kind)]
     kind: String,
     /// One document; all unless given
-    #[arg(value_parser = values::name)]
+    #[arg(value_parser = values::document)]
     name: Option<String>,
     /// Namespace [default: all, or `default` with a name]
     #[arg(short, long, value_parser = values::name)]
@@ -83,7 +83,7 @@ pub(super) struct Delete {
     #[arg(help = kinds_help(), value_parser = values::kind, required_unless_present = "file", requires = "name")]
     kind: Option<String>,
     /// The document
-    #[arg(value_parser = values::name)]
+    #[arg(value_parser = values::document)]
     name: Option<String>,
     /// Namespace
     #[arg(short, long, default_value = DEFAULT_NAMESPACE, value_parser = values::name)]

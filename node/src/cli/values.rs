@@ -149,7 +149,12 @@ pub(crate) fn locality(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Reads a DNS label: a namespace, the name of a document.
+/// Reads the name of a document: DNS labels with '.' between them.
+pub(crate) fn document(text: &str) -> Result<String, String> {
+    identity::subdomain(text, "name").map(|()| text.to_owned()).map_err(|error| error.to_string())
+}
+
+/// Reads a DNS label: a namespace.
 pub(crate) fn name(text: &str) -> Result<String, String> {
     identity::label(text, "name").map(|()| text.to_owned()).map_err(|error| error.to_string())
 }

@@ -37,6 +37,8 @@ pub(crate) fn spread<'a>(
 ) -> Spread {
     let setting = match localities {
         Localities::Alike => return Spread::Even,
+        // Who has not said where it is means no order.
+        Localities::Nearest if matches!(caller.locality, "" | UNSAID) => return Spread::Even,
         Localities::Nearest => {
             return ranked(candidates, |at| match site(at) {
                 own if own.here => 0,
@@ -125,6 +127,8 @@ fn parts(locality: &str) -> impl Iterator<Item = &str> {
     locality.split('/').filter(|part| !part.is_empty())
 }
 
+/// The locality of a host that says none.
+const UNSAID: &str = "default";
 /// Labels that mean region, zone and subzone.
 const PLACES: [&str; 3] = ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
 /// The label that means the node.
@@ -141,8 +145,12 @@ mod tests {
     const ZONES: [&str; 6] = ["r1/z1/s1", "r1/z1/s2", "r1/z2/s1", "r2/z3/s1", "r3/z4/s1", "r1/z1/s1"];
 
     fn spread_of(localities: &Localities, here: Option<usize>) -> Spread {
+        spread_from("r1/z1/s1", localities, here)
+    }
+
+    fn spread_from(locality: &str, localities: &Localities, here: Option<usize>) -> Spread {
         let labels = Labels::new();
-        let caller = Site { locality: "r1/z1/s1", here: true, labels: &labels };
+        let caller = Site { locality, here: true, labels: &labels };
         let site = |at: usize| Site { locality: ZONES[at], here: Some(at) == here, labels: &labels };
         spread(localities, &caller, &[0, 1, 2, 3, 4, 5], site)
     }
@@ -158,6 +166,7 @@ mod tests {
         assert_eq!(spread_of(&set(LocalitySetting::default()), Some(5)), plain);
         assert_eq!(spread_of(&Localities::Nearest, Some(5)), groups(&[&[5], &[0], &[1], &[2], &[3, 4]]));
         assert_eq!(spread_of(&Localities::Alike, Some(5)), Spread::Even);
+        assert_eq!(spread_from("default", &Localities::Nearest, Some(5)), Spread::Even);
         let next = Failover { from: "r1".into(), to: "r3".into() };
         let failover = LocalitySetting { failover: vec![next], ..LocalitySetting::default() };
         assert_eq!(spread_of(&set(failover), None), groups(&[&[0, 5], &[1], &[2], &[4], &[3]]));

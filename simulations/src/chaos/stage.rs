@@ -56,7 +56,7 @@ struct Place {
 }
 
 /// Runs a tool of the system.
-async fn tool(words: &str) -> Result<(), String> {
+pub(crate) async fn tool(words: &str) -> Result<(), String> {
     let mut parts = words.split(' ');
     let program = parts.next().unwrap_or_default();
     let output = Command::new(program).args(parts).stdin(Stdio::null()).output();
@@ -69,7 +69,7 @@ async fn tool(words: &str) -> Result<(), String> {
 }
 
 /// The same where nothing can be waited for.
-fn tool_now(words: &str) {
+pub(crate) fn tool_now(words: &str) {
     let mut parts = words.split(' ');
     let mut command = std::process::Command::new(parts.next().unwrap_or_default());
     // What is gone already needs not be taken away.

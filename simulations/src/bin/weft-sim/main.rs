@@ -9,12 +9,18 @@ use weft_simulations::chaos;
 use weft_simulations::faults::{FaultKind, KINDS};
 use weft_simulations::mesh::Mesh;
 use weft_simulations::run::{Bug, Report, Setup, run};
+use weft_simulations::tasks::application::{self, Behaviour};
+use weft_simulations::tasks::ask;
 use weft_simulations::timeline;
 use weft_simulations::trace::Kind;
 
+mod chaos_run;
 mod sweep;
+mod tasks_run;
 
+use chaos_run::{ChaosOptions, chaos};
 use sweep::{SweepOptions, sweep};
+use tasks_run::tasks;
 
 /// Runs the shipped node through disasters that follow from a seed.
 #[derive(Debug, Parser)]
@@ -72,6 +78,37 @@ enum Cmd {
         #[command(flatten)]
         options: ChaosOptions,
     },
+    /// Tasks of Istio's documentation as cases, on real nodes in network namespaces; for root. Exit code 1 where one failed
+    Tasks {
+        /// Files, or folders of them
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// The program that is put through it [default: `weft` beside this one, or in the path]
+        #[arg(long, value_name = "FILE")]
+        weft: Option<PathBuf>,
+        /// Tell of what failed alone
+        #[arg(long)]
+        quiet: bool,
+    },
+    /// What runs on a host of a task
+    #[command(hide = true)]
+    Behave {
+        /// Its service
+        #[arg(long)]
+        service: String,
+        /// Its version
+        #[arg(long)]
+        version: String,
+        /// Where it listens
+        #[arg(long)]
+        port: u16,
+        /// Where it writes what it has seen
+        #[arg(long)]
+        seen: PathBuf,
+    },
+    /// Who calls on a host of a task
+    #[command(hide = true)]
+    Ask,
     /// What lives on a host of real chaos
     #[command(hide = true)]
     Inhabit,
@@ -88,40 +125,6 @@ enum Cmd {
         #[command(flatten)]
         options: Options,
     },
-}
-
-#[derive(Debug, Args)]
-struct ChaosOptions {
-    /// Which faults and which load are drawn; what comes of them is real and differs
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Hosts, 1 to 32
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=32))]
-    nodes: u64,
-    /// Minutes of faults and load
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=100_000))]
-    minutes: u64,
-    /// Faults that may be drawn, comma-separated, or `none` [default: all that real hosts can be struck with]
-    #[arg(long, value_name = "LIST")]
-    faults: Option<String>,
-    /// What runs, of the meshes that come with the program: shop, tiers
-    #[arg(long, value_name = "NAME", default_value = DEFAULT_SCENARIO, conflicts_with = "mesh")]
-    scenario: String,
-    /// What runs: YAML files with a document of kind Simulation, and resources as for `weft apply`
-    #[arg(long, value_name = "FILE")]
-    mesh: Vec<PathBuf>,
-    /// The program that is put through it [default: `weft` beside this one, or in the path]
-    #[arg(long, value_name = "FILE")]
-    weft: Option<PathBuf>,
-    /// Where to write the timeline as an HTML file
-    #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
-    /// Where to leave the nodes' logs
-    #[arg(long, value_name = "DIR")]
-    keep: Option<PathBuf>,
-    /// Only take away what runs have left behind that were ended in the middle
-    #[arg(long)]
-    clean: bool,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -221,6 +224,11 @@ fn main() -> ExitCode {
         Cmd::Explain { seed, html, options } => explain(seed, html.as_deref(), &options),
         Cmd::Shrink { seed, options } => shrink(seed, options),
         Cmd::Chaos { options } => chaos(&options),
+        Cmd::Tasks { files, weft, quiet } => tasks(&files, weft, quiet),
+        Cmd::Behave { service, version, port, seen } => {
+            real(application::serve(Behaviour { service, version, port, seen })).map(|()| true)
+        }
+        Cmd::Ask => real(ask::ask()).map(|()| true),
         Cmd::Inhabit => real(chaos::inhabitant::live()).map(|()| true),
         Cmd::Relay { hosts } => real(chaos::relay::serve(hosts)).map(|()| true),
     };
@@ -272,33 +280,10 @@ fn real<T>(future: impl Future<Output = Result<T, String>>) -> Result<T, String>
     runtime.map_err(|error| error.to_string())?.block_on(future)
 }
 
-fn chaos(options: &ChaosOptions) -> Result<bool, String> {
-    println!("{} runs that were ended in the middle are cleared away", chaos::clear_all());
-    if options.clean {
-        return Ok(true);
-    }
+/// The program: the one that is named, else the one beside this, else that of the path.
+fn weft(named: Option<PathBuf>) -> Result<PathBuf, String> {
     let beside = std::env::current_exe().map_err(|error| error.to_string())?.with_file_name("weft");
-    let found = if beside.exists() { beside } else { PathBuf::from("weft") };
-    let setup = chaos::Setup {
-        seed: options.seed,
-        nodes: usize::try_from(options.nodes).unwrap_or(1),
-        minutes: options.minutes,
-        faults: faults(options.faults.as_deref(), &chaos::KINDS)?,
-        mesh: mesh(&options.mesh, &options.scenario)?,
-        weft: options.weft.clone().unwrap_or(found),
-    };
-    if let Some(kind) = setup.faults.iter().find(|kind| !chaos::KINDS.contains(kind)) {
-        let names = chaos::KINDS.map(|kind| kind.to_string()).join(", ");
-        return Err(format!("{kind} is not for real hosts; there are: {names}"));
-    }
-    let nodes = setup.nodes;
-    let report = real(chaos::run(setup, options.keep.clone()))?;
-    let quiet = |kind| matches!(kind, Kind::Allowed | Kind::Denied);
-    report.trace.events().iter().filter(|event| !quiet(event.kind)).for_each(|event| println!("{event}"));
-    report.assertions.iter().for_each(|line| println!("{line}"));
-    println!("{}", line(options.seed, &report));
-    write_page(options.html.as_deref(), options.seed, nodes, &report)?;
-    Ok(report.breach.is_none())
+    Ok(named.unwrap_or_else(|| if beside.exists() { beside } else { PathBuf::from("weft") }))
 }
 
 fn write_page(file: Option<&Path>, seed: u64, nodes: usize, report: &Report) -> Result<(), String> {

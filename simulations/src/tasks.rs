@@ -1,0 +1,331 @@
+//! Tasks of Istio's documentation as cases: documents are applied unchanged to a mesh of real nodes, calls are made, and what
+//! came is held against what is expected.
+
+pub mod application;
+pub mod ask;
+mod expect;
+mod form;
+mod http;
+mod stage;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use tokio::time::{Instant, sleep};
+use weft::api::schema::{ApplyRequest, Text};
+use weft::client::ClientError;
+use weft_proto::Index;
+
+use application::Variation;
+use ask::{Asking, Came};
+use expect::{Miss, Outcome, judge};
+use form::{Step, Task};
+use stage::Stage;
+
+/// What came of a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It did what it should.
+    Passed,
+    /// It did not, and why.
+    Failed(String),
+    /// It was not tried, and why.
+    Skipped(String),
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Passed => f.write_str("passed"),
+            Self::Failed(why) => write!(f, "FAILED: {why}"),
+            Self::Skipped(why) => write!(f, "skipped: {why}"),
+        }
+    }
+}
+
+/// A task under way.
+struct Run<'a> {
+    stage: &'a Stage,
+    /// Where its files are.
+    folder: &'a Path,
+}
+
+/// Runs a task, and tells of each step as it ends. An error is none of the mesh's.
+pub async fn run(file: &Path, weft: &Path, mut told: impl FnMut(&str, &str, &Verdict)) -> Result<(), String> {
+    let task = Task::read(file)?;
+    let stage = Stage::make(weft, &task.services).await?;
+    let run = Run { stage: &stage, folder: file.parent().unwrap_or(Path::new(".")) };
+    for step in &task.steps {
+        let verdict = run.step(step).await;
+        told(&step.id, &step.what, &verdict);
+    }
+    Ok(())
+}
+
+impl Run<'_> {
+    async fn step(&self, step: &Step) -> Verdict {
+        let namespace = step.namespace.as_deref().unwrap_or("default");
+        let known = ["origin", "notes", "optional", "namespace", "expect_yaml_error"];
+        if let Some(other) = step.others.keys().find(|key| !known.contains(&key.as_str())) {
+            return Verdict::Skipped(format!("there is no {other} here"));
+        }
+        let done = if step.apply.is_some() || step.apply_file.is_some() {
+            self.apply(step, namespace).await
+        } else if let Some(what) = &step.delete {
+            self.delete(&what.list(), namespace).await
+        } else {
+            return self.check(step, namespace).await;
+        };
+        match done {
+            Ok(true) => Verdict::Passed,
+            Ok(false) => Verdict::Skipped("it is for gateways alone".into()),
+            Err(why) => Verdict::Failed(why),
+        }
+    }
+
+    /// Applies one file after the other; whether there was anything that is not for gateways.
+    async fn apply(&self, step: &Step, namespace: &str) -> Result<bool, String> {
+        let mut texts: Vec<String> = step.apply.iter().cloned().collect();
+        for file in step.apply_file.iter().flat_map(|files| files.list()) {
+            let path = self.folder.join(file);
+            texts.push(std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?);
+        }
+        let mut index = None;
+        for text in texts {
+            let read: Vec<Value> = serde_saphyr::from_multiple(&text).map_err(|error| error.to_string())?;
+            let mut documents: Vec<Value> =
+                read.into_iter().filter(|document| !document.is_null() && !is_for_gateways(document)).collect();
+            for document in &mut documents {
+                let metadata = document.get_mut("metadata").and_then(Value::as_object_mut);
+                metadata.map(|metadata| metadata.entry("namespace").or_insert_with(|| json!(namespace)));
+            }
+            if documents.is_empty() {
+                continue;
+            }
+            let text = documents.iter().map(|document| format!("---\n{document}\n")).collect();
+            let request = ApplyRequest { texts: vec![Text { source: step.id.clone(), text }] };
+            let applied = self.stage.client(0).apply(&request, false).await.map_err(|error| told(&error))?;
+            index = Some(applied.index);
+        }
+        match index {
+            Some(index) => self.in_force(index).await.map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Waits until every node enforces it; one that has just come may not be known to all yet.
+    async fn in_force(&self, index: Index) -> Result<(), String> {
+        let deadline = Instant::now() + IN_FORCE;
+        loop {
+            let enforced = self.stage.client(0).enforced(index, IN_FORCE).await.map_err(|error| error.to_string())?;
+            if enforced.lagging.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(format!("not in force everywhere after {IN_FORCE:?}: {:?}", enforced.lagging));
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// Whether there was anything that is not for gateways.
+    async fn delete(&self, what: &[&str], namespace: &str) -> Result<bool, String> {
+        let mut any = false;
+        for one in what {
+            let mut words = one.split_whitespace();
+            let named = words.next().unwrap_or_default();
+            let namespace = words.nth(1).unwrap_or(namespace);
+            let (kind, name) = named.split_once('/').ok_or_else(|| format!("{one}: write KIND/NAME"))?;
+            if kind.starts_with("gateway") {
+                continue;
+            }
+            // What only concerned gateways was never applied.
+            let kept = self.stage.client(0).resources(kind, Some(namespace), Some(name), false).await;
+            if !kept.is_ok_and(|all| !all.is_empty()) {
+                continue;
+            }
+            let deleted = self.stage.client(0).delete_resource(kind, namespace, name, None).await;
+            self.in_force(deleted.map_err(|error| format!("{one}: {error}"))?.index).await?;
+            any = true;
+        }
+        Ok(any)
+    }
+
+    /// A check is retried as a whole until it holds, for as long as a change may take.
+    async fn check(&self, step: &Step, namespace: &str) -> Verdict {
+        let (Some(requests), Some(expected)) = (&step.requests, &step.expect) else {
+            return Verdict::Skipped("neither a change nor a check".into());
+        };
+        let bound = expected.get("eventually_s").and_then(Value::as_u64).map_or(HOLDS, Duration::from_secs);
+        let expected: Map<String, Value> =
+            expected.iter().filter(|(key, _)| *key != "eventually_s").map(|(a, b)| (a.clone(), b.clone())).collect();
+        let deadline = Instant::now() + bound;
+        loop {
+            let missed = match self.once(step, requests, (&expected, namespace)).await {
+                Ok(()) => return Verdict::Passed,
+                Err(Miss::Unknown(what)) => return Verdict::Skipped(format!("this does not judge {what}")),
+                Err(Miss::Failed(why)) => why,
+            };
+            if Instant::now() >= deadline {
+                return match step.optional {
+                    Some(_) => Verdict::Skipped(format!("optional, and not so: {missed}")),
+                    None => Verdict::Failed(missed),
+                };
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    async fn once(
+        &self,
+        step: &Step,
+        requests: &Value,
+        (expected, namespace): (&Map<String, Value>, &str),
+    ) -> Result<(), Miss> {
+        let all = match requests {
+            Value::Array(all) => all.clone(),
+            one => vec![one.clone()],
+        };
+        self.stage.forget();
+        let mut came = Vec::new();
+        for one in &all {
+            let one = one.as_object().ok_or_else(|| Miss::Unknown("requests".into()))?;
+            if let Some(what) = one.get("read") {
+                return self.read(what, (expected, namespace)).await;
+            }
+            came.extend(self.calls(step, one).await?);
+        }
+        // What copies bring comes a little later.
+        sleep(SETTLED).await;
+        let seen = self.stage.seen();
+        judge(expected, &Outcome { came: &came, seen: &seen })
+    }
+
+    async fn calls(&self, step: &Step, one: &Map<String, Value>) -> Result<Vec<Came>, Miss> {
+        let known = [
+            "from",
+            "method",
+            "url",
+            "headers",
+            "body",
+            "count",
+            "concurrency",
+            "after_ms",
+            "send",
+            "variation",
+            "rounds",
+            "from_locality",
+            "wait_s",
+        ];
+        if let Some(other) = one.keys().find(|key| !known.contains(&key.as_str())) {
+            return Err(Miss::Unknown(format!("requests.{other}")));
+        }
+        let text = |name: &str| one.get(name).and_then(Value::as_str).unwrap_or_default();
+        let from = text("from");
+        if from.starts_with("outside") {
+            return Err(Miss::Unknown("calls from outside, which need a gateway".into()));
+        }
+        if text("url").contains('$') {
+            return Err(Miss::Unknown("calls of a gateway".into()));
+        }
+        let locality = one.get("from_locality").and_then(Value::as_str);
+        let at = self.stage.find(from, locality).ok_or_else(|| Miss::Unknown(format!("the caller {from}")))?;
+        let pause = one.get("after_ms").and_then(Value::as_u64).unwrap_or(0)
+            + 1000 * one.get("wait_s").and_then(Value::as_u64).unwrap_or(0);
+        sleep(Duration::from_millis(pause)).await;
+        let varied = one.get("variation").map(|_| variation(text("variation"))).transpose()?;
+        if let Some((version, variation)) = &varied {
+            self.stage.vary(version, Some(*variation)).map_err(Miss::Failed)?;
+        }
+        let fields = one.get("headers").and_then(Value::as_object).into_iter().flatten();
+        let count = |name: &str| one.get(name).and_then(Value::as_u64).and_then(|number| usize::try_from(number).ok());
+        let lines = if text("send").contains("five lines") { 5 } else { usize::from(one.contains_key("send")) };
+        let asking = Asking {
+            method: text("method").to_owned(),
+            url: text("url").to_owned(),
+            fields: fields.map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned())).collect(),
+            body: text("body").to_owned(),
+            count: count("count").unwrap_or(1),
+            concurrency: count("concurrency").unwrap_or(1),
+            send: (0..lines).map(|line| format!("line {line}")).collect(),
+            rounds: one.contains_key("rounds"),
+        };
+        let came = self.stage.ask(at, &asking).await;
+        if let Some((version, _)) = &varied {
+            self.stage.vary(version, None).map_err(Miss::Failed)?;
+        }
+        came.map_err(|error| Miss::Failed(format!("{}: {error}", step.id)))
+    }
+
+    /// Documents as they are kept.
+    async fn read(&self, what: &Value, (expected, namespace): (&Map<String, Value>, &str)) -> Result<(), Miss> {
+        let wanted = expected.get("resource").and_then(Value::as_object);
+        let wanted = wanted.ok_or_else(|| Miss::Unknown("a look at what is no document".into()))?;
+        let known = ["exists", "spec_equals_applied", "order_kept", "defaults"];
+        if let Some(other) = wanted.keys().find(|key| !known.contains(&key.as_str())) {
+            return Err(Miss::Unknown(format!("expect.resource.{other}")));
+        }
+        for one in what.as_array().into_iter().flatten().filter_map(Value::as_str) {
+            let (kind, name) = one.split_once('/').ok_or_else(|| Miss::Unknown(format!("reading {one}")))?;
+            let namespace = Some(namespace);
+            let kept = self.stage.client(0).resources(kind, namespace, Some(name), true).await;
+            let kept = kept.map_err(|error| Miss::Failed(format!("{one}: {error}")))?;
+            if kept.is_empty() {
+                return Err(Miss::Failed(format!("there is no {one}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An error with all its faults.
+fn told(error: &ClientError) -> String {
+    match error {
+        ClientError::Refused(refused) => format!("{error}: {}", refused.faults.join("; ")),
+        error => error.to_string(),
+    }
+}
+
+/// Whether a document only concerns gateways.
+fn is_for_gateways(document: &Value) -> bool {
+    let kind = document.get("kind").and_then(Value::as_str).unwrap_or_default();
+    let of_gateway = |parent: &Value| parent.get("kind").is_none_or(|kind| kind == "Gateway");
+    let parents = document.pointer("/spec/parentRefs").and_then(Value::as_array);
+    let gateways = document.pointer("/spec/gateways").and_then(Value::as_array);
+    kind == "Gateway"
+        || parents.is_some_and(|parents| parents.iter().all(of_gateway))
+        || gateways.is_some_and(|gateways| gateways.iter().all(|gateway| gateway != "mesh"))
+}
+
+/// Reads `v2 answers 500 after 3 s`.
+fn variation(text: &str) -> Result<(String, Variation), Miss> {
+    let unknown = || Miss::Unknown(format!("the variation {text:?}"));
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let [version, "answers", status, "after", seconds, "s"] = words[..] else { return Err(unknown()) };
+    let status = status.parse().map_err(|_| unknown())?;
+    let seconds: u64 = seconds.parse().map_err(|_| unknown())?;
+    Ok((version.to_owned(), Variation { status, milliseconds: seconds * 1000 }))
+}
+
+/// Every file of a folder that is a task, or the file itself.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>, String> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let listed = std::fs::read_dir(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let mut files: Vec<PathBuf> = listed.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
+    files.retain(|path| path.extension() == Some("yaml".as_ref()));
+    files.sort();
+    Ok(files)
+}
+
+/// How long a check may take to hold after a change.
+const HOLDS: Duration = Duration::from_secs(10);
+/// Pause before it is tried again.
+const AGAIN: Duration = Duration::from_millis(250);
+/// How long what comes beside answers may take.
+const SETTLED: Duration = Duration::from_millis(200);
+/// How long a change may take to be in force everywhere.
+const IN_FORCE: Duration = Duration::from_secs(20);

@@ -1,0 +1,203 @@
+//! Applications that behave as the tasks say: the book shop, an echo of HTTP, a greeting, an echo of lines.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+
+use super::ask;
+use super::http::{self, Message};
+
+/// What an application is.
+#[derive(Debug, Clone)]
+pub struct Behaviour {
+    /// Its service.
+    pub service: String,
+    /// Its version.
+    pub version: String,
+    /// Where it listens.
+    pub port: u16,
+    /// Where it writes what it has seen, a line each.
+    pub seen: PathBuf,
+}
+
+/// What an instance received.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Seen {
+    pub(super) service: String,
+    pub(super) version: String,
+    pub(super) method: String,
+    pub(super) path: String,
+    pub(super) host: String,
+    pub(super) fields: Vec<(String, String)>,
+    pub(super) body: String,
+    /// Calls under way, this one included.
+    pub(super) in_flight: usize,
+    /// Which call it was on its connection.
+    pub(super) nth: usize,
+}
+
+/// Another behaviour for a while, in a file beside what was seen.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(super) struct Variation {
+    pub(super) status: u16,
+    pub(super) milliseconds: u64,
+}
+
+/// Serves until it is ended.
+pub async fn serve(behaviour: Behaviour) -> Result<(), String> {
+    let listener = TcpListener::bind(("127.0.0.1", behaviour.port)).await.map_err(|error| error.to_string())?;
+    let (behaviour, flying) = (Arc::new(behaviour), Arc::new(AtomicUsize::new(0)));
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let (behaviour, flying) = (behaviour.clone(), flying.clone());
+        tokio::spawn(async move {
+            let served = match behaviour.service.as_str() {
+                "tcp-echo" => echo(stream, &behaviour).await,
+                _ => converse(stream, &behaviour, &flying).await,
+            };
+            // Whoever goes away is served no more.
+            drop(served);
+        });
+    }
+}
+
+async fn echo(mut stream: TcpStream, behaviour: &Behaviour) -> std::io::Result<()> {
+    let prefix = if behaviour.version == "v2" { "two" } else { "one" };
+    let (reader, mut writer) = stream.split();
+    let mut lines = BufReader::new(reader).lines();
+    while let Some(line) = lines.next_line().await? {
+        let seen = Seen { method: "TCP".into(), body: line.clone(), ..Seen::default() };
+        note(behaviour, seen)?;
+        writer.write_all(format!("{prefix} {line}\n").as_bytes()).await?;
+    }
+    Ok(())
+}
+
+async fn converse(mut stream: TcpStream, behaviour: &Behaviour, flying: &AtomicUsize) -> std::io::Result<()> {
+    let (reader, mut writer) = stream.split();
+    let mut reader = BufReader::new(reader);
+    let mut nth = 0;
+    while let Some(request) = http::read(&mut reader, false).await? {
+        nth += 1;
+        let in_flight = flying.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut words = request.first.split(' ');
+        let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let seen = Seen {
+            method: method.into(),
+            path: path.into(),
+            host: request.field("host").unwrap_or_default().into(),
+            fields: request.fields.clone(),
+            body: String::from_utf8_lossy(&request.body).into_owned(),
+            in_flight,
+            nth,
+            ..Seen::default()
+        };
+        note(behaviour, seen)?;
+        let varied = std::fs::read(behaviour.seen.with_extension("variation")).ok();
+        let varied = varied.and_then(|text| serde_json::from_slice::<Variation>(&text).ok());
+        let (status, text) = match varied {
+            Some(variation) => {
+                sleep(Duration::from_millis(variation.milliseconds)).await;
+                (variation.status, "varied".to_owned())
+            }
+            None => answer(behaviour, &request, path).await,
+        };
+        flying.fetch_sub(1, Ordering::Relaxed);
+        let head = format!("HTTP/1.1 {status} -\r\nContent-Length: {}\r\nContent-Type: text/plain\r\n\r\n", text.len());
+        writer.write_all((head + &text).as_bytes()).await?;
+    }
+    Ok(())
+}
+
+fn note(behaviour: &Behaviour, seen: Seen) -> std::io::Result<()> {
+    let seen = Seen { service: behaviour.service.clone(), version: behaviour.version.clone(), ..seen };
+    let line = serde_json::to_string(&seen).map_err(std::io::Error::other)? + "\n";
+    // One short line at once: nobody waits for it long.
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&behaviour.seen)?;
+    std::io::Write::write_all(&mut file, line.as_bytes())
+}
+
+async fn answer(behaviour: &Behaviour, request: &Message, path: &str) -> (u16, String) {
+    match behaviour.service.as_str() {
+        "productpage" => (200, page(request).await),
+        "details" => (200, json!({"id": 0, "author": "William Shakespeare"}).to_string()),
+        "ratings" => (200, json!({"id": 0, "ratings": {"Reviewer1": 5, "Reviewer2": 4}}).to_string()),
+        "reviews" => (200, reviews(behaviour, request).await),
+        "helloworld" => {
+            let version = &behaviour.version;
+            (200, format!("Hello version: {version}, instance: helloworld-{version}\n"))
+        }
+        _ => echo_of_http(request, path).await,
+    }
+}
+
+/// Fields that the shop passes on.
+fn passed_on(request: &Message) -> Vec<(String, String)> {
+    let names = ["end-user", "x-request-id", "traceparent", "tracestate", "user-agent", "cookie", "authorization"];
+    let passed = |(name, _): &&(String, String)| names.iter().any(|known| name.eq_ignore_ascii_case(known));
+    request.fields.iter().filter(passed).cloned().collect()
+}
+
+async fn reviews(behaviour: &Behaviour, request: &Message) -> String {
+    let (colour, bound) = match behaviour.version.as_str() {
+        "v2" => ("black", Duration::from_secs(10)),
+        "v3" => ("red", Duration::from_millis(2500)),
+        _ => return json!({"podname": "reviews-v1", "reviews": [{}, {}]}).to_string(),
+    };
+    let fields = passed_on(request);
+    let call = ask::get("GET", "http://ratings:9080/ratings/0", &fields, "");
+    let rated = timeout(bound, call).await.is_ok_and(|came| came.status == 200);
+    let rating = match rated {
+        true => json!({"stars": 5, "color": colour}),
+        false => json!({"error": "Ratings service is currently unavailable"}),
+    };
+    let name = format!("reviews-{}", behaviour.version);
+    json!({"podname": name, "reviews": [{"rating": rating}, {"rating": rating}]}).to_string()
+}
+
+async fn page(request: &Message) -> String {
+    let fields = passed_on(request);
+    let mut page = "<title>Simple Bookstore App</title> William Shakespeare\n".to_owned();
+    let details = ask::get("GET", "http://details:9080/details/0", &fields, "").await;
+    page += if details.status == 200 { "Book Details\n" } else { "Error fetching product details\n" };
+    for _ in 0..2 {
+        let call = ask::get("GET", "http://reviews:9080/reviews/0", &fields, "");
+        let Ok(came) = timeout(Duration::from_secs(3), call).await else { continue };
+        if came.status == 200 {
+            page += "Book Reviews\n";
+            let stars = [("black", "glyphicon glyphicon-star black\n"), ("red", "glyphicon glyphicon-star red\n")];
+            stars.iter().filter(|(colour, _)| came.body.contains(colour)).for_each(|(_, text)| page += text);
+            if came.body.contains("unavailable") {
+                page += "Ratings service is currently unavailable\n";
+            }
+            return page;
+        }
+    }
+    page + "Error fetching product reviews\nSorry, product reviews are currently unavailable for this book.\n"
+}
+
+async fn echo_of_http(request: &Message, path: &str) -> (u16, String) {
+    let mut parts = path.split('?').next().unwrap_or_default().trim_start_matches('/').split('/');
+    let (what, number) = (parts.next().unwrap_or_default(), parts.next());
+    match (what, number) {
+        ("status", Some(status)) => (status.parse().unwrap_or(400), String::new()),
+        ("delay", Some(seconds)) => {
+            let seconds: f64 = seconds.parse().unwrap_or(0.0);
+            sleep(Duration::from_secs_f64(seconds.clamp(0.0, 10.0))).await;
+            (200, "{}".into())
+        }
+        ("headers" | "get" | "post" | "ip" | "anything" | "", _) => {
+            let fields = request.fields.iter().map(|(name, value)| (name.clone(), json!([value])));
+            let fields: serde_json::Map<_, _> = fields.collect();
+            (200, json!({"headers": fields, "data": String::from_utf8_lossy(&request.body)}).to_string())
+        }
+        _ => (404, String::new()),
+    }
+}

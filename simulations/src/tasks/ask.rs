@@ -1,0 +1,141 @@
+//! A caller in its host's namespace: it makes the calls that it is told of through the node's forward proxy, and tells what
+//! came.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::http;
+
+/// Calls.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Asking {
+    pub(super) method: String,
+    pub(super) url: String,
+    pub(super) fields: Vec<(String, String)>,
+    pub(super) body: String,
+    pub(super) count: usize,
+    pub(super) concurrency: usize,
+    /// What is sent on an opaque stream, once for each line.
+    pub(super) send: Vec<String>,
+    /// Whether calls begin together, so many at once, and the next ones when all have ended.
+    pub(super) rounds: bool,
+}
+
+/// What came of one.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Came {
+    /// 0 where there was no answer.
+    pub(super) status: u16,
+    pub(super) milliseconds: u64,
+    pub(super) fields: Vec<(String, String)>,
+    pub(super) body: String,
+    /// Answers on an opaque stream.
+    pub(super) replies: Vec<String>,
+}
+
+/// Makes the calls of a line of standard input; a line of standard output tells what came.
+pub async fn ask() -> Result<(), String> {
+    let mut text = String::new();
+    tokio::io::stdin().read_to_string(&mut text).await.map_err(|error| error.to_string())?;
+    let asking: Asking = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let at_once = asking.concurrency.max(1);
+    let mut came: Vec<Came> = Vec::with_capacity(asking.count);
+    if asking.rounds {
+        while came.len() < asking.count {
+            let round = (0..at_once).map(|_| call(&asking));
+            came.extend(futures_util::future::join_all(round).await);
+        }
+    } else {
+        came = stream::iter(0..asking.count).map(|_| call(&asking)).buffered(at_once).collect().await;
+    }
+    let line = serde_json::to_string(&came).map_err(|error| error.to_string())?;
+    tokio::io::stdout().write_all(line.as_bytes()).await.map_err(|error| error.to_string())
+}
+
+async fn call(asking: &Asking) -> Came {
+    let began = Instant::now();
+    let mut came = match asking.send.is_empty() {
+        true => timeout(BOUND, get(&asking.method, &asking.url, &asking.fields, &asking.body)).await,
+        false => timeout(BOUND, stream_of(asking)).await,
+    }
+    .unwrap_or_default();
+    came.milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    came
+}
+
+/// A call through the forward proxy.
+pub(super) async fn get(method: &str, url: &str, fields: &[(String, String)], body: &str) -> Came {
+    let run = async {
+        let rest = url.strip_prefix("http://").unwrap_or(url);
+        let host = rest.split('/').next().unwrap_or_default();
+        let mut stream = TcpStream::connect(PROXY).await?;
+        let mut head = format!("{method} {url} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
+        fields.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
+        if !body.is_empty() {
+            head += &format!("Content-Length: {}\r\n", body.len());
+        }
+        stream.write_all(format!("{head}\r\n{body}").as_bytes()).await?;
+        let (reader, _writer) = stream.split();
+        http::read(&mut BufReader::new(reader), true).await
+    };
+    let Ok(Some(answer)) = run.await else { return Came::default() };
+    let status = answer.first.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    let body = String::from_utf8_lossy(&answer.body).into_owned();
+    Came { status, fields: answer.fields, body, ..Came::default() }
+}
+
+/// A stream through the forward proxy: a line is sent and its answer waited for, then the next.
+async fn stream_of(asking: &Asking) -> Came {
+    let host = asking.url.strip_prefix("tcp://").unwrap_or(&asking.url);
+    let mut came = Came::default();
+    let run = async {
+        let mut stream = TcpStream::connect(PROXY).await?;
+        stream.write_all(format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).await?;
+        let (reader, mut writer) = stream.split();
+        let mut reader = BufReader::new(reader);
+        let mut line = String::new();
+        while line != "\r\n" {
+            line.clear();
+            if tokio::io::AsyncBufReadExt::read_line(&mut reader, &mut line).await? == 0 {
+                return Ok(());
+            }
+            if line.starts_with("HTTP/") && !line.contains(" 200") {
+                return Ok(());
+            }
+        }
+        for one in &asking.send {
+            writer.write_all(format!("{one}\n").as_bytes()).await?;
+            let mut reply = String::new();
+            if tokio::io::AsyncBufReadExt::read_line(&mut reader, &mut reply).await? == 0 {
+                break;
+            }
+            came.replies.push(reply.trim_end().to_owned());
+        }
+        Ok::<(), std::io::Error>(())
+    };
+    // What breaks off has told as much as came.
+    let _ = run.await;
+    came
+}
+
+/// Waits until a node takes calls.
+pub(super) async fn until(mut holds: impl AsyncFnMut() -> bool, bound: Duration) -> bool {
+    let deadline = Instant::now() + bound;
+    while !holds().await {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    true
+}
+
+/// The node's forward proxy.
+const PROXY: &str = "127.0.0.1:15001";
+/// Bound on one call.
+const BOUND: Duration = Duration::from_secs(20);

@@ -1,0 +1,243 @@
+//! Whether what came is what a check expects. What this cannot judge is said, and never taken for granted.
+
+use serde_json::{Map, Value};
+
+use super::application::Seen;
+use super::ask::Came;
+
+/// What came of a check's calls.
+pub(super) struct Outcome<'a> {
+    pub(super) came: &'a [Came],
+    pub(super) seen: &'a [Seen],
+}
+
+/// Why a check does not hold.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Miss {
+    /// Something else came.
+    Failed(String),
+    /// This cannot be judged.
+    Unknown(String),
+}
+
+/// Holds what came against all that is expected.
+pub(super) fn judge(expected: &Map<String, Value>, outcome: &Outcome<'_>) -> Result<(), Miss> {
+    expected.iter().try_for_each(|(key, wanted)| match key.as_str() {
+        "status" => every(outcome, |came| came.status == number(wanted), "status", wanted),
+        "status_any" => every(outcome, |came| contains(wanted, came.status), "status", wanted),
+        "status_not" => every(outcome, |came| !contains(wanted, came.status), "status", wanted),
+        "status_sequence" => sequence(outcome, wanted),
+        "statuses" => statuses(outcome, wanted, expected.get("others")),
+        "others" => Ok(()),
+        "latency_ms" => every(outcome, |came| within(wanted, came.milliseconds), "milliseconds", wanted),
+        "refused_latency_ms" => {
+            every(outcome, |came| came.status != 503 || within(wanted, came.milliseconds), "milliseconds", wanted)
+        }
+        "body_contains" => every(outcome, |came| texts(wanted).all(|text| came.body.contains(text)), "body", wanted),
+        "body_lacks" => every(outcome, |came| !texts(wanted).any(|text| came.body.contains(text)), "body", wanted),
+        "body_equals" => every(outcome, |came| Some(came.body.trim_end()) == wanted.as_str(), "body", wanted),
+        "headers" => headers(outcome, wanted),
+        "answered_only_by" => only_by(outcome, wanted),
+        "shares" => shares(outcome, wanted, true),
+        "shares_not" => shares(outcome, wanted, false),
+        "not_called" => {
+            let called = texts(wanted).find(|name| outcome.seen.iter().any(|seen| seen.service == *name));
+            called.map_or(Ok(()), |name| Err(Miss::Failed(format!("{name} was called"))))
+        }
+        "backend_saw" => match wanted {
+            Value::Array(all) => all.iter().try_for_each(|one| saw(outcome, one)),
+            one => saw(outcome, one),
+        },
+        "tcp" => tcp(outcome, wanted),
+        other => Err(Miss::Unknown(format!("expect.{other}"))),
+    })
+}
+
+fn every(outcome: &Outcome<'_>, holds: impl Fn(&Came) -> bool, what: &str, wanted: &Value) -> Result<(), Miss> {
+    let wrong = outcome.came.iter().filter(|came| !holds(came)).count();
+    let first = outcome.came.iter().find(|came| !holds(came));
+    let Some(first) = first else { return Ok(()) };
+    let body: String = first.body.chars().take(100).collect();
+    let told = format!("{} after {} ms: {body:?}", first.status, first.milliseconds);
+    let count = outcome.came.len();
+    Err(Miss::Failed(format!("{wrong} of {count} have another {what} than {wanted}, the first one: {told}")))
+}
+
+fn number(value: &Value) -> u16 {
+    value.as_u64().and_then(|number| u16::try_from(number).ok()).unwrap_or(u16::MAX)
+}
+
+fn contains(list: &Value, status: u16) -> bool {
+    list.as_array().map_or(number(list) == status, |all| all.iter().any(|one| number(one) == status))
+}
+
+fn texts(value: &Value) -> impl Iterator<Item = &str> {
+    value.as_str().into_iter().chain(value.as_array().into_iter().flatten().filter_map(Value::as_str))
+}
+
+/// Whether a number is as `equals`, `min` and `max` say.
+fn within(bounds: &Value, number: u64) -> bool {
+    let bound = |name: &str| bounds.get(name).and_then(Value::as_u64);
+    bounds.as_u64().is_none_or(|exactly| number == exactly)
+        && bound("equals").is_none_or(|exactly| number == exactly)
+        && bound("min").is_none_or(|least| number >= least)
+        && bound("max").is_none_or(|most| number <= most)
+}
+
+fn sequence(outcome: &Outcome<'_>, wanted: &Value) -> Result<(), Miss> {
+    let came: Vec<u16> = outcome.came.iter().map(|came| came.status).collect();
+    let expected: Vec<u16> = wanted.as_array().into_iter().flatten().map(number).collect();
+    if came == expected { Ok(()) } else { Err(Miss::Failed(format!("{came:?} came, not {expected:?}"))) }
+}
+
+fn statuses(outcome: &Outcome<'_>, wanted: &Value, others: Option<&Value>) -> Result<(), Miss> {
+    let count = |status: u16| outcome.came.iter().filter(|came| came.status == status).count() as u64;
+    let named: Vec<(u16, &Value)> = wanted
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(status, bounds)| Some((status.parse().ok()?, bounds)))
+        .collect();
+    for (status, bounds) in &named {
+        if !within(bounds, count(*status)) {
+            let text = format!("{} answers of {status}, not {bounds}", count(*status));
+            return Err(Miss::Failed(text));
+        }
+    }
+    let rest = outcome.came.iter().filter(|came| named.iter().all(|(status, _)| *status != came.status)).count() as u64;
+    match others.filter(|others| !within(others, rest)) {
+        Some(others) => Err(Miss::Failed(format!("{rest} answers of other statuses, not {others}"))),
+        None => Ok(()),
+    }
+}
+
+fn headers(outcome: &Outcome<'_>, wanted: &Value) -> Result<(), Miss> {
+    for (name, wanted) in wanted.as_object().into_iter().flatten() {
+        let value = |came: &Came| {
+            came.fields.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
+        };
+        let holds = |came: &Came| matches(wanted, value(came).as_deref());
+        if operator(wanted).is_none() {
+            return Err(Miss::Unknown(format!("expect.headers.{name}")));
+        }
+        every(outcome, holds, name, wanted)?;
+    }
+    Ok(())
+}
+
+/// Which way a value is compared.
+fn operator(wanted: &Value) -> Option<&str> {
+    match wanted {
+        Value::String(_) | Value::Number(_) => Some("equals"),
+        Value::Object(fields) => {
+            let known = ["equals", "one_of", "any_of", "absent", "contains"];
+            known.into_iter().find(|name| fields.contains_key(*name))
+        }
+        _ => None,
+    }
+}
+
+fn matches(wanted: &Value, value: Option<&str>) -> bool {
+    let text = |wanted: &Value| wanted.as_str().map_or_else(|| wanted.to_string(), str::to_owned);
+    match wanted {
+        Value::Object(fields) => fields.iter().all(|(name, wanted)| match name.as_str() {
+            "absent" => wanted.as_bool() == Some(value.is_none()),
+            "one_of" | "any_of" => value.is_some_and(|value| texts(wanted).any(|one| one == value)),
+            "contains" => value.is_some_and(|value| value.contains(&text(wanted))),
+            _ => value == Some(text(wanted).as_str()),
+        }),
+        wanted => value == Some(text(wanted).as_str()),
+    }
+}
+
+fn is_of(seen: &Seen, wanted: &Value) -> bool {
+    let said = |name: &str| wanted.get(name).and_then(Value::as_str);
+    said("service").is_none_or(|service| service.split('.').next() == Some(seen.service.as_str()))
+        && said("version").is_none_or(|version| seen.version == version)
+}
+
+fn only_by(outcome: &Outcome<'_>, wanted: &Value) -> Result<(), Miss> {
+    let service = wanted.get("service").and_then(Value::as_str).unwrap_or_default();
+    let mut others = outcome.seen.iter().filter(|seen| seen.service == service && !is_of(seen, wanted));
+    match others.next() {
+        // A copy is no answer: what others saw counts only where somebody waited for it.
+        Some(other) if outcome.seen.iter().filter(|seen| is_of(seen, wanted)).count() < outcome.came.len() => {
+            Err(Miss::Failed(format!("{} {} was called", other.service, other.version)))
+        }
+        _ if !outcome.seen.iter().any(|seen| is_of(seen, wanted)) => {
+            Err(Miss::Failed(format!("{wanted} was not called")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn shares(outcome: &Outcome<'_>, wanted: &Value, holds: bool) -> Result<(), Miss> {
+    for one in wanted.as_array().into_iter().flatten() {
+        let name = one.get("service").and_then(Value::as_str).unwrap_or_default();
+        let all = outcome.seen.iter().filter(|seen| seen.service == name).count();
+        let part = outcome.seen.iter().filter(|seen| is_of(seen, one)).count();
+        #[expect(clippy::cast_precision_loss, reason = "numbers of calls")]
+        let share = part as f64 / all.max(1) as f64;
+        let said = |field: &str| one.get(field).and_then(Value::as_f64).unwrap_or(0.0);
+        if ((share - said("share")).abs() <= said("tolerance") + 1e-9) != holds {
+            return Err(Miss::Failed(format!("{one} has a share of {share:.3} of {all}")));
+        }
+    }
+    Ok(())
+}
+
+fn saw(outcome: &Outcome<'_>, wanted: &Value) -> Result<(), Miss> {
+    let mine: Vec<&Seen> = outcome.seen.iter().filter(|seen| is_of(seen, wanted)).collect();
+    let path = wanted.get("path");
+    let mine: Vec<&Seen> =
+        mine.into_iter().filter(|seen| path.is_none_or(|path| matches(path, Some(&seen.path)))).collect();
+    for (key, wanted) in wanted.as_object().into_iter().flatten() {
+        let all = |value: fn(&Seen) -> &str| mine.iter().all(|seen| matches(wanted, Some(value(seen))));
+        let holds = match key.as_str() {
+            "service" | "version" | "path" => true,
+            "requests" => within(wanted, mine.len() as u64),
+            "method" => all(|seen| &seen.method),
+            "host" => all(|seen| &seen.host),
+            "body" => all(|seen| &seen.body),
+            "max_in_flight" => {
+                mine.iter().map(|seen| seen.in_flight).max().unwrap_or(0) as u64 <= wanted.as_u64().unwrap_or(0)
+            }
+            "requests_per_connection_max" => {
+                mine.iter().map(|seen| seen.nth).max().unwrap_or(0) as u64 <= wanted.as_u64().unwrap_or(0)
+            }
+            "headers" => wanted.as_object().into_iter().flatten().all(|(name, wanted)| {
+                let value = |seen: &Seen| {
+                    seen.fields.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
+                };
+                mine.iter().all(|seen| matches(wanted, value(seen).as_deref()))
+            }),
+            other => return Err(Miss::Unknown(format!("expect.backend_saw.{other}"))),
+        };
+        if !holds {
+            let first = mine.first().map(|seen| format!("{} {} at {}", seen.method, seen.path, seen.host));
+            let text = format!("{key} is not {wanted}: {} requests, the first one: {first:?}", mine.len());
+            return Err(Miss::Failed(text));
+        }
+    }
+    Ok(())
+}
+
+fn tcp(outcome: &Outcome<'_>, wanted: &Value) -> Result<(), Miss> {
+    for (key, wanted) in wanted.as_object().into_iter().flatten() {
+        let prefix = |reply: &String| reply.split(' ').next().map(str::to_owned);
+        let holds = |came: &Came| match key.as_str() {
+            "connects" => came.replies.is_empty() != (wanted.as_bool() == Some(true)),
+            "reply_starts" => texts(wanted).any(|text| came.replies.iter().all(|reply| reply.starts_with(text))),
+            "reply" => came.replies.is_empty(),
+            "same_prefix_within_connection" => came.replies.windows(2).all(|two| prefix(&two[0]) == prefix(&two[1])),
+            _ => false,
+        };
+        if !["connects", "reply_starts", "reply", "same_prefix_within_connection"].contains(&key.as_str()) {
+            return Err(Miss::Unknown(format!("expect.tcp.{key}")));
+        }
+        if let Some(wrong) = outcome.came.iter().find(|came| !holds(came)) {
+            return Err(Miss::Failed(format!("{key} is not {wanted}: {:?}", wrong.replies)));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! The form of a task: services, and steps that change something or look at it. What is not known is kept as it is, so that
+//! what cannot be judged is told and never passed over.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+/// A task.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Task {
+    pub(super) services: Vec<Service>,
+    pub(super) steps: Vec<Step>,
+}
+
+/// A workload, or a name for several.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Service {
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) version: String,
+    #[serde(default)]
+    pub(super) port: Option<Value>,
+    #[serde(default)]
+    pub(super) workload_port: Option<u16>,
+    #[serde(default)]
+    pub(super) protocol: String,
+    #[serde(default)]
+    pub(super) behaviour: String,
+    #[serde(default)]
+    pub(super) labels: BTreeMap<String, String>,
+    #[serde(default = "default_namespace")]
+    pub(super) namespace: String,
+    #[serde(default)]
+    pub(super) identity: String,
+    #[serde(default)]
+    pub(super) locality: String,
+    #[serde(default)]
+    pub(super) external: bool,
+    #[serde(default)]
+    pub(super) in_mesh: Option<bool>,
+}
+
+/// A step.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Step {
+    pub(super) id: String,
+    #[serde(rename = "do")]
+    pub(super) what: String,
+    #[serde(default)]
+    pub(super) namespace: Option<String>,
+    #[serde(default)]
+    pub(super) apply: Option<String>,
+    #[serde(default)]
+    pub(super) apply_file: Option<OneOrMany>,
+    #[serde(default)]
+    pub(super) delete: Option<OneOrMany>,
+    #[serde(default)]
+    pub(super) requests: Option<Value>,
+    #[serde(default)]
+    pub(super) expect: Option<Map<String, Value>>,
+    #[serde(default)]
+    pub(super) optional: Option<Value>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub(super) others: Map<String, Value>,
+}
+
+/// One or a list.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub(super) enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    pub(super) fn list(&self) -> Vec<&str> {
+        match self {
+            Self::One(one) => vec![one],
+            Self::Many(many) => many.iter().map(String::as_str).collect(),
+        }
+    }
+}
+
+impl Task {
+    /// Reads a file.
+    pub(super) fn read(path: &Path) -> Result<Self, String> {
+        let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
+        serde_saphyr::from_str(&text).map_err(|error| failed(&error))
+    }
+}
+
+impl Service {
+    /// Whether something runs of it in the mesh: names that manifests make, gateways and hosts outside do not.
+    pub(super) fn runs(&self) -> bool {
+        let named = self.behaviour.contains("service name that selects");
+        !named && !self.external && self.protocol != "gateway" && self.in_mesh != Some(false)
+    }
+
+    /// By what it is called; none of a client.
+    pub(super) fn port(&self) -> Option<u16> {
+        self.port.as_ref()?.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|_| self.protocol != "client")
+    }
+
+    /// Its service account, where it is not the service's name.
+    pub(super) fn account(&self) -> Option<&str> {
+        self.identity.rsplit_once("/sa/").map(|(_, account)| account).filter(|account| *account != self.name)
+    }
+}
+
+fn default_namespace() -> String {
+    "default".to_owned()
+}

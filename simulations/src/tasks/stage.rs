@@ -1,0 +1,256 @@
+//! Hosts for a task: a network namespace, a node and an application for each workload.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+use weft::api::schema::{PortSpec, ServiceSpec, TokenRequest};
+use weft::client::Client;
+use weft_proto::service::Protocol;
+
+use super::application::{Seen, Variation};
+use super::ask::{Asking, Came, until};
+use super::form::Service;
+use crate::chaos::{tool, tool_now};
+
+/// The hosts of a task. All of it is taken away when it is dropped.
+pub(super) struct Stage {
+    prefix: String,
+    directory: PathBuf,
+    weft: PathBuf,
+    hosts: Vec<Host>,
+}
+
+struct Host {
+    service: Service,
+    /// What runs on it; ended with it.
+    _processes: Vec<Child>,
+}
+
+impl Stage {
+    /// Starts a host for each workload, the first of which makes the mesh.
+    pub(super) async fn make(weft: &Path, services: &[Service]) -> Result<Self, String> {
+        let prefix = format!("weft-task-{}", std::process::id());
+        let directory = std::env::temp_dir().join(&prefix);
+        let failed = |error: std::io::Error| format!("{}: {error}", directory.display());
+        // What a former task of this process has left is of no use.
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir_all(&directory).map_err(failed)?;
+        let mut stage = Self { prefix, directory, weft: weft.to_owned(), hosts: Vec::new() };
+        let hub = stage.hub();
+        for words in [
+            format!("ip netns add {hub}"),
+            format!("ip -n {hub} link add br0 type bridge"),
+            format!("ip -n {hub} link set br0 up"),
+        ] {
+            tool(&words).await.map_err(|error| format!("{error}; tasks are for root"))?;
+        }
+        for service in services.iter().filter(|service| service.runs()) {
+            stage.host(service).await?;
+        }
+        let client = stage.client(0);
+        let count = stage.hosts.len();
+        let whole = async || client.members().await.is_ok_and(|all| all.iter().filter(|one| one.live).count() == count);
+        match until(whole, FORMING).await {
+            true => Ok(stage),
+            false => Err("the nodes do not find each other".into()),
+        }
+    }
+
+    fn hub(&self) -> String {
+        format!("{}-hub", self.prefix)
+    }
+
+    fn namespace(&self, host: usize) -> String {
+        format!("{}-n{host}", self.prefix)
+    }
+
+    fn data_dir(&self, host: usize) -> PathBuf {
+        self.directory.join(format!("n{host}"))
+    }
+
+    /// A node's interface.
+    pub(super) fn client(&self, host: usize) -> Client {
+        Client::new(&self.data_dir(host))
+    }
+
+    async fn host(&mut self, service: &Service) -> Result<(), String> {
+        let at = self.hosts.len();
+        let (hub, name) = (self.hub(), self.namespace(at));
+        let address = format!("10.78.0.{}", at + 1);
+        for words in [
+            format!("ip netns add {name}"),
+            format!("ip link add eth0 netns {name} type veth peer name n{at} netns {hub}"),
+            format!("ip -n {hub} link set n{at} master br0 up"),
+            format!("ip -n {name} addr add {address}/24 dev eth0"),
+            format!("ip -n {name} link set eth0 up"),
+            format!("ip -n {name} link set lo up"),
+        ] {
+            tool(&words).await?;
+        }
+        let line = match at {
+            0 => None,
+            _ => {
+                let own = |name: &str| format!("{}/{name}", service.namespace);
+                let services =
+                    [Some(service.name.as_str()), service.account()].into_iter().flatten().map(own).collect();
+                let request = TokenRequest { lifetime_s: 3600, uses: 1, services };
+                let created = self.client(0).create_token(&request).await;
+                Some(created.map_err(|error| format!("no token: {error}"))?.line)
+            }
+        };
+        let data_dir = self.data_dir(at);
+        fs::create_dir_all(&data_dir).map_err(|error| error.to_string())?;
+        let log = fs::File::create(data_dir.with_extension("log")).map_err(|error| error.to_string())?;
+        let mut node = Command::new("ip");
+        node.args(["netns", "exec", &name]).arg(&self.weft).arg("--data-dir").arg(&data_dir);
+        node.args(["up", "--name", &format!("n{at}"), "--advertise", &address, "--access-sample", "1"]);
+        match &line {
+            None => node.arg("--init"),
+            Some(line) => node.args(["--join", line]),
+        };
+        if !service.locality.is_empty() {
+            node.args(["--zone", &service.locality]);
+        }
+        node.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
+        let mut processes = vec![node.spawn().map_err(|error| format!("ip: {error}"))?];
+        let client = self.client(at);
+        if !until(async || client.status().await.is_ok(), FORMING).await {
+            return Err(format!(
+                "the node of {} is not up: see {}",
+                service.name,
+                data_dir.with_extension("log").display()
+            ));
+        }
+        if service.port().is_some() {
+            processes.push(self.application(at, service)?);
+        }
+        self.register(at, service).await?;
+        self.hosts.push(Host { service: service.clone(), _processes: processes });
+        Ok(())
+    }
+
+    fn application(&self, at: usize, service: &Service) -> Result<Child, String> {
+        let port = service.workload_port.or(service.port()).unwrap_or_default().to_string();
+        let seen = self.seen_path(at);
+        let mut command = self.inside(at)?;
+        command.args(["behave", "--service", &service.name, "--version", &service.version, "--port", &port, "--seen"]);
+        command.arg(seen).stdin(Stdio::null()).kill_on_drop(true);
+        command.spawn().map_err(|error| format!("ip: {error}"))
+    }
+
+    fn inside(&self, at: usize) -> Result<Command, String> {
+        let program = std::env::current_exe().map_err(|error| error.to_string())?;
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace(at)]).arg(program);
+        Ok(command)
+    }
+
+    fn seen_path(&self, at: usize) -> PathBuf {
+        self.directory.join(format!("seen-n{at}"))
+    }
+
+    async fn register(&self, at: usize, service: &Service) -> Result<(), String> {
+        let protocol = match service.protocol.as_str() {
+            "tcp" => Protocol::Tcp,
+            "grpc" => Protocol::Grpc,
+            _ => Protocol::Http,
+        };
+        // A client has no port that anybody calls; its name is what counts.
+        let port = service.port().unwrap_or(1);
+        let target = format!("127.0.0.1:{}", service.workload_port.unwrap_or(port));
+        let spec = ServiceSpec {
+            name: format!("{}/{}", service.namespace, service.name),
+            instance: None,
+            labels: service
+                .labels
+                .iter()
+                .filter(|(name, _)| *name != "app")
+                .map(|(a, b)| (a.clone(), b.clone()))
+                .collect(),
+            service_account: service.account().map(str::to_owned),
+            ports: vec![PortSpec { port, target: Some(target), protocol }],
+            check: service.port().map(|_| "tcp".to_owned()),
+            user: None,
+            caller: Some("any".to_owned()),
+            weight: None,
+        };
+        self.client(at).add_service(&spec).await.map(drop).map_err(|error| format!("{}: {error}", service.name))
+    }
+
+    /// The host of a workload, by `name` or `name.namespace`, and by where it is.
+    pub(super) fn find(&self, from: &str, locality: Option<&str>) -> Option<usize> {
+        let (name, namespace) = from.split_once('.').map_or((from, None), |(name, space)| (name, Some(space)));
+        self.hosts.iter().position(|host| {
+            host.service.name == name
+                && namespace.is_none_or(|space| host.service.namespace == space)
+                && locality.is_none_or(|locality| host.service.locality == locality)
+        })
+    }
+
+    /// Makes calls from a host.
+    pub(super) async fn ask(&self, at: usize, asking: &Asking) -> Result<Vec<Came>, String> {
+        let mut command = self.inside(at)?;
+        command.arg("ask").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().map_err(|error| format!("ip: {error}"))?;
+        let text = serde_json::to_string(asking).map_err(|error| error.to_string())?;
+        let mut input = child.stdin.take().ok_or("no pipe")?;
+        input.write_all(text.as_bytes()).await.map_err(|error| error.to_string())?;
+        drop(input);
+        let output =
+            timeout(ASKING, child.wait_with_output()).await.map_err(|_| "the caller does not end".to_owned())?;
+        let output = output.map_err(|error| error.to_string())?;
+        serde_json::from_slice(&output.stdout).map_err(|error| format!("the caller: {error}"))
+    }
+
+    /// What all applications have seen so far.
+    pub(super) fn seen(&self) -> Vec<Seen> {
+        let texts = (0..self.hosts.len()).filter_map(|at| fs::read_to_string(self.seen_path(at)).ok());
+        let lines: Vec<String> = texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+        lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Forgets what was seen.
+    pub(super) fn forget(&self) {
+        for at in 0..self.hosts.len() {
+            // A file that is not there has seen nothing.
+            let _ = fs::remove_file(self.seen_path(at));
+        }
+    }
+
+    /// Lets instances of a version behave differently, or as ever.
+    pub(super) fn vary(&self, version: &str, variation: Option<Variation>) -> Result<(), String> {
+        for (at, host) in self.hosts.iter().enumerate().filter(|(_, host)| host.service.version == version) {
+            let path = self.seen_path(at).with_extension("variation");
+            let changed = match variation {
+                Some(variation) => serde_json::to_vec(&variation)
+                    .map_err(|error| error.to_string())
+                    .and_then(|text| fs::write(&path, text).map_err(|error| format!("{}: {error}", host.service.name))),
+                None => fs::remove_file(&path).map_err(|error| error.to_string()),
+            };
+            changed?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let count = self.hosts.len() + 1;
+        self.hosts.clear();
+        for at in 0..count {
+            tool_now(&format!("ip netns del {}", self.namespace(at)));
+        }
+        tool_now(&format!("ip netns del {}", self.hub()));
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// How long hosts have to come up and find each other.
+const FORMING: Duration = Duration::from_secs(60);
+/// Bound on all calls of a check.
+const ASKING: Duration = Duration::from_secs(300);

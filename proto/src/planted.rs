@@ -42,6 +42,8 @@ pub enum Bug {
     RejudgingSkipped,
     /// A request that may have been acted on is sent again.
     RetriedBlindly,
+    /// A failure that a rule makes is not made.
+    FaultLeftOut,
     /// Any node gets a certificate for any service.
     GrantsUnchecked,
     /// A revoked token admits.
@@ -55,7 +57,7 @@ pub enum Bug {
 }
 
 /// All of them, with the names by which they are asked for.
-pub const BUGS: [(&str, Bug); 23] = [
+pub const BUGS: [(&str, Bug); 24] = [
     ("flush-skipped", Bug::FlushSkipped),
     ("vote-not-kept", Bug::VoteNotKept),
     ("checksum-ignored", Bug::ChecksumIgnored),
@@ -74,6 +76,7 @@ pub const BUGS: [(&str, Bug); 23] = [
     ("callee-trusts", Bug::CalleeTrusts),
     ("rejudging-skipped", Bug::RejudgingSkipped),
     ("retried-blindly", Bug::RetriedBlindly),
+    ("fault-left-out", Bug::FaultLeftOut),
     ("grants-unchecked", Bug::GrantsUnchecked),
     ("revoked-token-taken", Bug::RevokedTokenTaken),
     ("expired-token-taken", Bug::ExpiredTokenTaken),

@@ -71,20 +71,22 @@ impl Route {
         self.once = true;
     }
 
+    /// Whether only so many of its calls may run at once.
+    fn is_limited(&self) -> bool {
+        self.leg.relation.treatment.limits.are_set() && self.leg.relation.upstream.is_some()
+    }
+
     /// Its turn among the calls that may run at once; an error where there are too many.
-    async fn turn(&self, waits: bool) -> Result<Option<Turn>, Reject> {
+    async fn turn(&self, waits: bool) -> Result<Turn, Reject> {
         let relation = &self.leg.relation;
         let limits = relation.treatment.limits;
-        let Some(upstream) = relation.upstream.as_ref().filter(|_| limits.are_set()) else { return Ok(None) };
+        let turns = &relation.upstream.as_ref().ok_or(Reject::Overflow)?.turns;
         let turn = match waits {
             // Only HTTP/1.1 has one call a connection.
-            true => {
-                let single = !matches!(relation.port.protocol, Protocol::Http2 | Protocol::Grpc);
-                Box::pin(upstream.turns.take(limits, single)).await
-            }
-            false => upstream.turns.try_take(limits),
+            true => turns.take(limits, !matches!(relation.port.protocol, Protocol::Http2 | Protocol::Grpc)).await,
+            false => turns.try_take(limits),
         };
-        turn.map(Some).ok_or(Reject::Overflow)
+        turn.ok_or(Reject::Overflow)
     }
 
     pub(crate) fn ruled(&self) -> Option<&Ruled> {
@@ -109,8 +111,8 @@ pub(crate) async fn attempt<N: Net, A: Attempt<N>>(
     open: &mut Open,
     mut now: Instant,
 ) -> Result<A::Got, Reject> {
-    if let Some(turn) = route.turn(A::WAITS).await? {
-        open.has_turn(turn);
+    if route.is_limited() {
+        open.has_turn(Box::pin(route.turn(A::WAITS)).await?);
     }
     let mut tries = if route.once { Tries::single(&route.leg) } else { Tries::new(&route.leg, route.ruled()) };
     let random = &core.recorder.random;
@@ -118,10 +120,12 @@ pub(crate) async fn attempt<N: Net, A: Attempt<N>>(
         let chosen = balance::choose(&route.permit, |endpoint| tries.tried(endpoint), route.key, now, random)?;
         tries.begin(&chosen);
         open.sent_to(&chosen);
-        match what.once(core, &route.leg, chosen, &tries, open).await {
+        // What it has got is not kept while the next one is waited for.
+        let failure = match what.once(core, &route.leg, chosen, &tries, open).await {
             Ok(got) => return Ok(got),
-            Err(failure) => tries.again(failure, random).await?,
-        }
+            Err(failure) => failure,
+        };
+        tries.again(failure, random).await?;
         now = Instant::now();
     }
 }

@@ -21,6 +21,7 @@ use crate::attempt::attempt;
 use crate::body::Body;
 use crate::call::{Answerer, End};
 use crate::connection::Connection;
+use crate::core::Core;
 use crate::forward::outgoing::{Answer, Outgoing};
 use crate::forward::refusal;
 use crate::headers;
@@ -28,7 +29,7 @@ use crate::hold::{Hold, revocable};
 use crate::net::Net;
 use crate::record::Open;
 use crate::reject::Reject;
-use permit::Next;
+use permit::{Next, Permitted};
 use tunnel::Tunnel;
 
 pub(crate) use tracked::Tracked;
@@ -58,18 +59,22 @@ pub(crate) async fn http<N: Net>(
     let mut open = Open::new(hold, &connection.core.recorder, protocol);
     let started = open.started();
     let mut grpc = headers::is_grpc_call(&head.headers);
-    let result = {
-        let run = pin!(run(connection, hold, (head, body), &mut open, &mut grpc));
-        revocable(hold, run).await.unwrap_or(Err(Reject::Revoked))
+    let mut permitted = permit::permit(connection, hold, (head, body), &mut open, &mut grpc);
+    let result = match &mut permitted {
+        Err(reject) => Err(reject.clone()),
+        Ok(permitted) => {
+            let run = pin!(run(&connection.core, permitted, &mut open));
+            revocable(hold, run).await.unwrap_or(Err(Reject::Revoked))
+        }
     };
-    let mut outcome = match result {
-        Err(reject) => {
+    let mut outcome = match (result, permitted) {
+        (Ok(done), Ok(permitted)) => done.outcome(&permitted.outgoing, (open, hold), version),
+        (Err(reject), _) | (_, Err(reject)) => {
             let reject = hold.blame(reject);
             open.rejected(&reject);
             let response = refusal::response(&reject, version, grpc, connection.end() == End::Callee);
             Outcome { response: response.map(|body| Tracked::new(body, open, None)), tunnel: None, wanted: false }
         }
-        Ok(done) => done.outcome(open, hold, version),
     };
     // Whoever passes an answer on that has none adds it (RFC 9110, 6.6.1).
     if connection.end() == End::Caller && outcome.tunnel.is_none() {
@@ -82,19 +87,12 @@ pub(crate) async fn http<N: Net>(
 
 struct Done {
     answer: Answer,
-    outgoing: Outgoing,
     deadline: Option<Instant>,
     idle_timeout: Option<Duration>,
 }
 
-async fn run<N: Net>(
-    connection: &Arc<Connection<N>>,
-    hold: &Arc<Hold>,
-    request: (Parts, Body),
-    open: &mut Open,
-    grpc: &mut bool,
-) -> Result<Done, Reject> {
-    let mut permitted = permit::permit(connection, hold, request, open, grpc)?;
+/// What waits. It has what is permitted by reference: every exchange under way is moved several times.
+async fn run<N: Net>(core: &Core<N>, permitted: &mut Permitted<N>, open: &mut Open) -> Result<Done, Reject> {
     let mut began = open.started();
     if let Some(delay) = permitted.delay {
         Box::pin(sleep(delay)).await;
@@ -102,22 +100,21 @@ async fn run<N: Net>(
         began = Instant::now();
     }
     let deadline = permitted.limit.map(|limit| began + limit);
-    let outgoing = &mut permitted.outgoing;
-    for mirror in permitted.mirrors {
-        tokio::spawn(mirror.send());
+    if let Some(extras) = &mut permitted.extras {
+        extras.mirrors.drain(..).for_each(|mirror| drop(tokio::spawn(mirror.send())));
     }
-    let route = match permitted.next {
-        Next::Send(route) => route,
+    let route = match &mut permitted.next {
+        Next::Send(route) => &*route,
         Next::Answer(response) => {
-            let answer = Answer::made(*response);
-            return Ok(Done { answer, outgoing: permitted.outgoing, deadline: None, idle_timeout: None });
+            let answer = Answer::made(std::mem::take(&mut **response));
+            return Ok(Done { answer, deadline: None, idle_timeout: None });
         }
     };
-    let core = &connection.core;
+    let outgoing = &mut permitted.outgoing;
     let mut answer = match deadline {
-        None => attempt(core, &route, outgoing, open, began).await?,
+        None => attempt(core, route, outgoing, open, began).await?,
         Some(at) => {
-            let attempts = Box::pin(timeout_at(at, attempt(core, &route, outgoing, open, began)));
+            let attempts = Box::pin(timeout_at(at, attempt(core, route, outgoing, open, began)));
             match attempts.await {
                 Ok(answer) => answer?,
                 Err(_) => {
@@ -127,21 +124,26 @@ async fn run<N: Net>(
             }
         }
     };
-    if let Some(cookie) = permitted.given.cookie.filter(|_| answer.by == Answerer::Application) {
-        answer.response.headers_mut().append(SET_COOKIE, cookie);
+    if answer.by == Answerer::Application {
+        let extras = permitted.extras.take();
+        let (cookie, origin) = extras.map_or((None, None), |extras| (extras.cookie, extras.origin));
+        let headers = answer.response.headers_mut();
+        if let Some(cookie) = cookie {
+            headers.append(SET_COOKIE, cookie);
+        }
+        if let Some(ruled) = route.ruled() {
+            rules::change_answer(ruled, origin, headers);
+        }
     }
-    if let Some(ruled) = route.ruled().filter(|_| answer.by == Answerer::Application) {
-        rules::change_answer(ruled, permitted.given.origin, answer.response.headers_mut());
-    }
-    Ok(Done { answer, outgoing: permitted.outgoing, deadline, idle_timeout: route.leg().relation.idle_timeout() })
+    Ok(Done { answer, deadline, idle_timeout: route.leg().relation.idle_timeout() })
 }
 
 impl Done {
-    fn outcome(self, mut open: Open, hold: &Arc<Hold>, version: Version) -> Outcome {
-        let wanted = self.outgoing.informed.wants();
+    fn outcome(self, outgoing: &Outgoing, (mut open, hold): (Open, &Arc<Hold>), version: Version) -> Outcome {
+        let wanted = outgoing.informed.wants();
         let Answer { mut response, tunnel, by, .. } = self.answer;
         *response.version_mut() = version;
-        if let (Some(taken), Some(upgrade)) = (tunnel, &self.outgoing.upgrade) {
+        if let (Some(taken), Some(upgrade)) = (tunnel, &outgoing.upgrade) {
             if version < Version::HTTP_2 {
                 let (mut parts, body) = response.into_parts();
                 upgrade.grant(taken.protocol.as_ref(), &mut parts.status, &mut parts.headers);

@@ -14,7 +14,6 @@ use crate::connect::link::LinkSlot;
 use crate::decide::relation::Relation;
 use crate::record::Recorder;
 use crate::record::metrics::{Key, Series};
-use crate::table::destinations::RetryLimits;
 use crate::upstream::Upstream;
 
 /// What outlives the table.
@@ -101,11 +100,15 @@ impl Known {
 
 impl Leg {
     /// An exchange begins, which may ask for retries.
-    pub(crate) fn begin(&self) -> Budget {
+    pub(crate) fn begin(self: &Arc<Self>) -> Budget {
         self.lane.active.fetch_add(1, Ordering::Relaxed);
-        let limits = self.relation.treatment.retries;
-        let together = self.relation.upstream.clone().filter(|_| limits.most.is_some());
-        Budget { lane: self.lane.clone(), limits, together, retrying: false }
+        Budget { leg: self.clone(), retrying: false }
+    }
+
+    /// Where the retries of all cores are counted together, if their number is bounded.
+    fn together(&self) -> Option<(&Upstream, u32)> {
+        let most = self.relation.treatment.retries.most?;
+        self.relation.upstream.as_deref().map(|upstream| (upstream, most))
     }
 
     fn new(generation: u64, relation: Arc<Relation>, lane: Arc<Lane>, certified: bool) -> Self {
@@ -132,10 +135,7 @@ impl Lane {
 /// An exchange's part in the budget of its lane.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    lane: Arc<Lane>,
-    limits: RetryLimits,
-    /// Where the retries of all cores are counted together, if their number is bounded.
-    together: Option<Arc<Upstream>>,
+    leg: Arc<Leg>,
     retrying: bool,
 }
 
@@ -145,33 +145,34 @@ impl Budget {
         if self.retrying {
             return true;
         }
-        if let (Some(most), Some(together)) = (self.limits.most, &self.together) {
-            return together.retrying.load(Ordering::Relaxed) < most;
+        if let Some((upstream, most)) = self.leg.together() {
+            return upstream.retrying.load(Ordering::Relaxed) < most;
         }
+        let (lane, limits) = (&self.leg.lane, &self.leg.relation.treatment.retries);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a number of calls")]
-        let share = (f64::from(self.lane.active.load(Ordering::Relaxed)) * self.limits.percent / 100.0) as u32;
-        self.lane.retrying.load(Ordering::Relaxed) < share.max(self.limits.least)
+        let share = (f64::from(lane.active.load(Ordering::Relaxed)) * limits.percent / 100.0) as u32;
+        lane.retrying.load(Ordering::Relaxed) < share.max(limits.least)
     }
 
     /// It is retried.
     pub(crate) fn take(&mut self) {
         if !std::mem::replace(&mut self.retrying, true) {
-            self.lane.retrying.fetch_add(1, Ordering::Relaxed);
-            if let Some(together) = &self.together {
-                together.retrying.fetch_add(1, Ordering::Relaxed);
+            self.leg.lane.retrying.fetch_add(1, Ordering::Relaxed);
+            if let Some((upstream, _)) = self.leg.together() {
+                upstream.retrying.fetch_add(1, Ordering::Relaxed);
             }
         }
-        self.lane.series.retried();
+        self.leg.lane.series.retried();
     }
 }
 
 impl Drop for Budget {
     fn drop(&mut self) {
-        self.lane.active.fetch_sub(1, Ordering::Relaxed);
+        self.leg.lane.active.fetch_sub(1, Ordering::Relaxed);
         if self.retrying {
-            self.lane.retrying.fetch_sub(1, Ordering::Relaxed);
-            if let Some(together) = &self.together {
-                together.retrying.fetch_sub(1, Ordering::Relaxed);
+            self.leg.lane.retrying.fetch_sub(1, Ordering::Relaxed);
+            if let Some((upstream, _)) = self.leg.together() {
+                upstream.retrying.fetch_sub(1, Ordering::Relaxed);
             }
         }
     }

@@ -109,7 +109,7 @@ pub(crate) struct Open {
     noting: Noting,
     ruled: Option<Arc<Ruled>>,
     /// The name of the rule, of an opaque stream.
-    stream_rule: Option<Box<str>>,
+    stream_rule: Option<Box<Box<str>>>,
     /// Whether it is a copy that the rule makes.
     copy: bool,
     endpoint: Option<usize>,
@@ -200,7 +200,7 @@ impl Open {
 
     /// It is an opaque stream that falls under a rule.
     pub(crate) fn falls_under(&mut self, rule: &str) {
-        self.stream_rule = Some(rule.into());
+        self.stream_rule = Some(Box::new(rule.into()));
     }
 
     /// It is a copy that a rule makes.
@@ -348,7 +348,7 @@ impl Open {
                 .ruled
                 .as_ref()
                 .map(|ruled| &ruled.rule().name)
-                .or(self.stream_rule.as_ref())
+                .or(self.stream_rule.as_deref())
                 .map(ToString::to_string),
             mirror: self.copy,
             noted: self.noting.noted.iter().map(|noted| format!("{} {}", noted.policy, verb(noted.says))).collect(),

@@ -1,5 +1,6 @@
 //! Another try, where the callee can't have acted on the one before.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -102,14 +103,14 @@ impl Failure {
 
 impl<'r> Tries<'r> {
     /// No try yet. What comes from another node is not repeated here: its node does that.
-    pub(crate) fn new(leg: &Leg, ruled: Option<&'r Ruled>) -> Self {
+    pub(crate) fn new(leg: &Arc<Leg>, ruled: Option<&'r Ruled>) -> Self {
         let left = Self::allowed(leg, ruled);
         let policy = ruled.and_then(|ruled| ruled.rule().retries.as_ref());
         Self { budget: leg.begin(), policy, tried: [usize::MAX; TRIES_MAX], count: 0, left, fresh: false }
     }
 
     /// One and no other.
-    pub(crate) fn single(leg: &Leg) -> Self {
+    pub(crate) fn single(leg: &Arc<Leg>) -> Self {
         Self { left: 0, ..Self::new(leg, None) }
     }
 

@@ -31,7 +31,7 @@ pub(crate) struct Upload {
     /// Whether something that was given out is no longer there.
     lost: bool,
     /// Where it is copied to while it is read.
-    tees: Vec<Tee>,
+    tees: Option<Box<[Tee]>>,
     /// What is kept beside it, for a try after one that has taken the body away.
     spare: Option<Arc<Mutex<Spare>>>,
 }
@@ -65,7 +65,8 @@ impl Upload {
             Body::Full(whole) => Body::Full(whole.clone()),
             _ => {
                 let (tee, copied) = copied::copy();
-                self.tees.push(tee);
+                let tees = self.tees.take().map(Vec::from).unwrap_or_default();
+                self.tees = Some(tees.into_iter().chain([tee]).collect());
                 Body::Copied(copied)
             }
         }
@@ -73,7 +74,7 @@ impl Upload {
 
     /// All of it has been read.
     fn read_through(&mut self) {
-        self.tees.drain(..).for_each(|tee| tee.end());
+        self.tees.take().iter().flat_map(|tees| tees.iter()).for_each(Tee::end);
     }
 
     /// Makes it from what was kept, if that is all of it.
@@ -110,9 +111,11 @@ impl Upload {
         if let Some(hold) = &self.hold {
             hold.request_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
         }
-        self.tees.iter().for_each(|tee| tee.push(data));
-        if self.body.is_end_stream() {
-            self.read_through();
+        if let Some(tees) = &self.tees {
+            tees.iter().for_each(|tee| tee.push(data));
+            if self.body.is_end_stream() {
+                self.read_through();
+            }
         }
         self.kept_length += data.len();
         if let Some(spare) = &self.spare {

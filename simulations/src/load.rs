@@ -59,7 +59,7 @@ impl Load {
     pub fn wanted(&self, switches: bool) -> Vec<(Calls, bool)> {
         let mut wanted = Vec::new();
         for assertion in &self.mesh.assertions {
-            let Claim::Calls { calls, allowed, when } = &assertion.claim else { continue };
+            let Claim::Calls { calls, allowed, when, .. } = &assertion.claim else { continue };
             let holds = match when {
                 When::Always => true,
                 When::While(_) => switches,

@@ -128,9 +128,7 @@ impl Mesh {
     fn sort(&mut self) {
         let named = |document: &Document| {
             self.assertions.iter().any(|assertion| match &assertion.claim {
-                Claim::Calls { when: When::While(name) | When::Unless(name), .. } => {
-                    *name == document.key.name && document.key.kind == AuthorizationPolicy::KIND.key()
-                }
+                Claim::Calls { when: When::While(name) | When::Unless(name), .. } => *name == document.key.name,
                 _ => false,
             })
         };

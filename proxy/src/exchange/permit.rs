@@ -38,19 +38,18 @@ pub(super) struct Permitted<N: Net> {
     pub(super) delay: Option<Duration>,
     /// Bound on the whole call from then on.
     pub(super) limit: Option<Duration>,
-    /// What the answer is given.
-    pub(super) given: Given,
-    /// Copies that go elsewhere.
-    pub(super) mirrors: Vec<Mirror<N>>,
+    /// What few have, apart: every exchange that waits is moved several times and lies in memory.
+    pub(super) extras: Option<Box<Extras<N>>>,
 }
 
-/// What an answer is given besides what its rule says.
-#[derive(Default)]
-pub(super) struct Given {
-    /// What leads its caller's next ones to the same instance.
+/// What few exchanges have.
+pub(super) struct Extras<N: Net> {
+    /// What leads its caller's next ones to the same instance: the answer is given it.
     pub(super) cookie: Option<HeaderValue>,
-    /// The origin that may share it.
+    /// The origin that may share the answer.
     pub(super) origin: Option<HeaderValue>,
+    /// Copies that go elsewhere.
+    pub(super) mirrors: Vec<Mirror<N>>,
 }
 
 /// What follows.
@@ -84,17 +83,18 @@ pub(super) fn permit<N: Net>(
     let leg = identify::leg(connection, Some(&received.host))?;
     received.check_names(settings(&leg).underscore_headers)?;
     let asked = received.normalise(settings(&leg).escaped_slashes)?;
-    let Obeyed { mut next, delay, mut given, copies } = match &leg.relation.routes {
+    let Obeyed { mut next, delay, origin: shared, copies } = match &leg.relation.routes {
         None => Obeyed::of(authorize(connection, (leg, None), Some((asked, &received.head.headers)), open)?),
         Some(_) => follow(connection, leg, (&mut received, asked), open)?,
     };
+    let mut cookie = None;
     let (limit, repeats) = match &mut next {
         Next::Send(route) => {
             let relation = &route.leg().relation;
             if let Some(hash) = relation.treatment.hash.as_ref().filter(|_| relation.end == End::Caller) {
                 let (head, source) = (&received.head, connection.theirs.ip());
                 let sticky = sticky::sticky(hash, &head.headers, head.uri.query(), source, random);
-                given.cookie = sticky.cookie;
+                cookie = sticky.cookie;
                 route.keyed(sticky.key);
             }
             *grpc |= route.leg().relation.port.protocol == Protocol::Grpc;
@@ -108,20 +108,23 @@ pub(super) fn permit<N: Net>(
     // What a connection becomes is not copied.
     let copies = copies.iter().filter(|_| received.upgrade.is_none());
     let mirrors = copies.filter_map(|(leg, ruled)| Mirror::new(connection, (leg, ruled), &received, upload.copy()));
-    let mirrors = mirrors.collect();
+    let mirrors: Vec<Mirror<N>> = mirrors.collect();
+    let has_extras = cookie.is_some() || shared.is_some() || !mirrors.is_empty();
+    let extras = has_extras.then(|| Box::new(Extras { cookie, origin: shared, mirrors }));
     let asks_more = matches!(&next, Next::Send(route) if route.asks_more());
     let spare = (asks_more && repeats).then(|| upload.spare());
     let informed = Informed::new(hold, received.head.version, gate);
     let mut outgoing = Outgoing::new(received, upload, informed);
     outgoing.spare = spare;
-    Ok(Permitted { next, outgoing, delay, limit, given, mirrors })
+    Ok(Permitted { next, outgoing, delay, limit, extras })
 }
 
 /// What a rule makes of a request.
 struct Obeyed {
     next: Next,
     delay: Option<Duration>,
-    given: Given,
+    /// The origin that may share the answer.
+    origin: Option<HeaderValue>,
     copies: Vec<(Arc<Leg>, Arc<Ruled>)>,
 }
 
@@ -132,7 +135,7 @@ impl Obeyed {
     }
 
     fn with(next: Next, delay: Option<Duration>) -> Self {
-        Self { next, delay, given: Given::default(), copies: Vec::new() }
+        Self { next, delay, origin: None, copies: Vec::new() }
     }
 }
 
@@ -189,7 +192,7 @@ fn obey<N: Net>(
             obeyed.next = Next::Answer(Box::new(response));
         }
         None => {
-            obeyed.given.origin = origin;
+            obeyed.origin = origin;
             let way = |to| identify::way(connection, &leg, to).and_then(Result::ok);
             let legs = ruled.copies(|| random.share()).filter_map(way);
             obeyed.copies = legs.map(|leg| (leg, ruled.clone())).collect();

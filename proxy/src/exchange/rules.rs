@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Response, Uri};
 use weft_proto::kinds::service::EscapedSlashes;
+use weft_proto::planted::{Bug, planted};
 
 use crate::call::Asked;
 use crate::decide::relation::Relation;
@@ -77,7 +78,7 @@ pub(super) fn answer(ruled: &Ruled, asked: &Asked, headers: &HeaderMap) -> Optio
 
 /// A delay and a failure, each drawn on its own.
 pub(super) fn fault(ruled: &Ruled, random: &Random) -> (Option<Duration>, Option<Response<AnswerBody>>) {
-    let Some(fault) = ruled.fault() else { return (None, None) };
+    let Some(fault) = ruled.fault().filter(|_| !planted(Bug::FaultLeftOut)) else { return (None, None) };
     let delay = fault.delay.filter(|(chance, _)| chance.hits(random.share())).map(|(_, span)| span);
     let abort = fault.abort.filter(|(chance, _)| chance.hits(random.share())).map(|(_, abort)| made::abort(abort));
     (delay, abort)

@@ -86,8 +86,10 @@ impl Claims {
 
     /// A call reached an application on a host.
     pub fn arrived(&self, host: usize, call: &Call, now: u64) -> Result<(), Breach> {
-        for (_, allowed, when) in self.matching(call) {
-            if !allowed && self.surely_denies(host, when, now) {
+        for (_, allowed, when, at_caller) in self.matching(call) {
+            // Rules are asked once, when a call begins; policies are asked again while it is open.
+            let (decides, at) = if at_caller { (call.host, call.began) } else { (host, now) };
+            if !allowed && self.surely_denies(decides, when, at) {
                 let text = format!("{} reached n{host} {}", call.describe(&self.mesh), because(when));
                 return Err(Breach { invariant: "what is denied does not arrive", text });
             }
@@ -104,7 +106,7 @@ impl Claims {
         };
         let matching: Vec<usize> = self.matching(call).map(|(at, ..)| at).collect();
         matching.iter().for_each(|at| self.tallies[*at][outcome] += 1);
-        for (_, allowed, when) in self.matching(call) {
+        for (_, allowed, when, _) in self.matching(call) {
             if allowed && outcome == 1 && call.began > self.unsettled(when) {
                 let text = format!("{} was denied {}", call.describe(&self.mesh), because(when));
                 return Err(Breach { invariant: "what is allowed is not denied", text });
@@ -126,7 +128,7 @@ impl Claims {
         &self.tallies
     }
 
-    fn matching(&self, call: &Call) -> impl Iterator<Item = (usize, bool, &When)> {
+    fn matching(&self, call: &Call) -> impl Iterator<Item = (usize, bool, &When, bool)> {
         let matches = |calls: &Calls| {
             calls.from == call.from
                 && calls.to.is_none_or(|to| to == call.to)
@@ -134,7 +136,9 @@ impl Claims {
                 && calls.path.as_ref().is_none_or(|path| *path == call.path)
         };
         self.mesh.assertions.iter().enumerate().filter_map(move |(at, assertion)| match &assertion.claim {
-            Claim::Calls { calls, allowed, when } if matches(calls) => Some((at, *allowed, when)),
+            Claim::Calls { calls, allowed, when, at_caller } if matches(calls) => {
+                Some((at, *allowed, when, *at_caller))
+            }
             _ => None,
         })
     }

@@ -1,8 +1,8 @@
 //! Assertions as people write them, one sentence each.
 //!
 //! ```text
-//! CALLER may [not] call SERVICE [METHOD] [PATH] [while POLICY | unless POLICY]
-//! no call from CALLER [to SERVICE] [METHOD] [PATH] is allowed [while POLICY | unless POLICY]
+//! CALLER may [not] call SERVICE [METHOD] [PATH] [while DOCUMENT | unless DOCUMENT] [at its own node]
+//! no call from CALLER [to SERVICE] [METHOD] [PATH] is allowed [while DOCUMENT | unless DOCUMENT] [at its own node]
 //! after any one host is lost, PERCENT % of calls [from CALLER to SERVICE] succeed within SECONDS s
 //! ```
 
@@ -36,6 +36,8 @@ pub enum Claim {
         allowed: bool,
         /// The condition.
         when: When,
+        /// Whether the caller's node alone decides; else the callee's does too.
+        at_caller: bool,
     },
     /// When a host is lost, so many calls succeed all the same.
     Loss {
@@ -75,16 +77,16 @@ pub enum Caller {
 pub enum When {
     /// None.
     Always,
-    /// While that policy is in force.
+    /// While that document is in force.
     While(String),
-    /// While that policy is not there.
+    /// While that document is not there.
     Unless(String),
 }
 
 /// The forms that there are.
-const FORMS: &str = "an assertion is one of\n  CALLER may [not] call SERVICE [METHOD] [PATH] [while POLICY | unless POLICY]\n  no \
-                     call from CALLER [to SERVICE] [METHOD] [PATH] is allowed [while POLICY | unless POLICY]\n  after any \
-                     one host is lost, PERCENT % of calls [from CALLER to SERVICE] succeed within SECONDS s";
+const FORMS: &str = "an assertion is one of\n  CALLER may [not] call SERVICE [METHOD] [PATH] [while DOCUMENT | unless \
+                     DOCUMENT] [at its own node]\n  no call from CALLER [to SERVICE] [METHOD] [PATH] is allowed [while \
+                     DOCUMENT | unless DOCUMENT] [at its own node]\n  after any one host is lost, PERCENT % of calls [from CALLER to SERVICE] succeed within SECONDS s";
 
 /// Words that are still to be read.
 struct Words<'a> {
@@ -156,12 +158,20 @@ impl Words<'_> {
 
     fn condition(&mut self) -> Result<When, String> {
         if self.next_is("while") {
-            return Ok(When::While(self.take("a policy")?));
+            return Ok(When::While(self.take("a document")?));
         }
         if self.next_is("unless") {
-            return Ok(When::Unless(self.take("a policy")?));
+            return Ok(When::Unless(self.take("a document")?));
         }
         Ok(When::Always)
+    }
+
+    fn at_caller(&mut self) -> Result<bool, String> {
+        let is = self.next_is("at");
+        if is {
+            self.expect("its own node")?;
+        }
+        Ok(is)
     }
 
     fn calls(&mut self) -> Result<Claim, String> {
@@ -171,7 +181,8 @@ impl Words<'_> {
         self.expect("call")?;
         let to = Some(self.service()?);
         let (method, path) = self.method_and_path();
-        Ok(Claim::Calls { calls: Calls { from, to, method, path }, allowed, when: self.condition()? })
+        let (when, at_caller) = (self.condition()?, self.at_caller()?);
+        Ok(Claim::Calls { calls: Calls { from, to, method, path }, allowed, when, at_caller })
     }
 
     fn none(&mut self) -> Result<Claim, String> {
@@ -180,7 +191,8 @@ impl Words<'_> {
         let to = if self.next_is("to") { Some(self.service()?) } else { None };
         let (method, path) = self.method_and_path();
         self.expect("is allowed")?;
-        Ok(Claim::Calls { calls: Calls { from, to, method, path }, allowed: false, when: self.condition()? })
+        let (when, at_caller) = (self.condition()?, self.at_caller()?);
+        Ok(Claim::Calls { calls: Calls { from, to, method, path }, allowed: false, when, at_caller })
     }
 
     fn loss(&mut self) -> Result<Claim, String> {
@@ -229,22 +241,36 @@ mod tests {
         let all = |from, to| Calls { from, to, method: None, path: None };
         let front = Caller::Service(0);
         for (text, claim) in [
-            ("front may call web", Claim::Calls { calls: all(front, Some(1)), allowed: true, when: When::Always }),
             (
-                "front may  not call web DELETE /a unless open",
+                "front may call web",
+                Claim::Calls { calls: all(front, Some(1)), allowed: true, when: When::Always, at_caller: false },
+            ),
+            (
+                "front may  not call web DELETE /a unless open at its own node",
                 Claim::Calls {
                     calls: Calls { from: front, to: Some(1), method: Some("DELETE".into()), path: Some("/a".into()) },
                     allowed: false,
                     when: When::Unless("open".into()),
+                    at_caller: true,
                 },
             ),
             (
                 "no call from outside is allowed while closed",
-                Claim::Calls { calls: all(Caller::Outside, None), allowed: false, when: When::While("closed".into()) },
+                Claim::Calls {
+                    calls: all(Caller::Outside, None),
+                    allowed: false,
+                    when: When::While("closed".into()),
+                    at_caller: false,
+                },
             ),
             (
                 "no call from outside to db is allowed",
-                Claim::Calls { calls: all(Caller::Outside, Some(2)), allowed: false, when: When::Always },
+                Claim::Calls {
+                    calls: all(Caller::Outside, Some(2)),
+                    allowed: false,
+                    when: When::Always,
+                    at_caller: false,
+                },
             ),
             (
                 "after any one host is lost, 99.5% of calls succeed within 2 s",
@@ -265,7 +291,7 @@ mod tests {
         for (text, why) in [
             ("front may call shop", "\"shop\" is no service of this mesh; there are: front, web, db"),
             ("front must call web", "\"must\" stands where \"may\" is expected"),
-            ("front may call web while", "a policy is missing at its end"),
+            ("front may call web while", "a document is missing at its end"),
             ("front may call web or db", "\"or\" is too much"),
             ("after any one host is lost, 101 % of calls succeed within 2 s", "a number from 0 to 100"),
             ("after any one host is lost, 99 % of calls succeed within 2 h", "\"2h\" is no time from 1 ms to 60 s"),

@@ -5,15 +5,17 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_json::Value;
 use weft_proto::document;
-use weft_proto::kinds::authorization_policy::AuthorizationPolicy;
-use weft_proto::kinds::{Kinds, Spec as _};
+use weft_proto::kinds::Kinds;
 
 use super::assertion::{Assertion, Claim, When};
 use super::{Document, Mesh, Place, Protocol, Service};
 
 /// Meshes that come with the program.
-const SCENARIOS: [(&str, &str); 2] =
-    [("shop", include_str!("../../meshes/shop.yaml")), ("tiers", include_str!("../../meshes/tiers.yaml"))];
+const SCENARIOS: [(&str, &str); 3] = [
+    ("routes", include_str!("../../meshes/routes.yaml")),
+    ("shop", include_str!("../../meshes/shop.yaml")),
+    ("tiers", include_str!("../../meshes/tiers.yaml")),
+];
 
 /// Most services of a mesh.
 const SERVICES_MAX: usize = 64;
@@ -131,12 +133,9 @@ impl Mesh {
                 return Err(format!("{} documents of kind Simulation; one says what runs where", found.len()));
             }
         };
-        let policies: Vec<&str> = resources
-            .iter()
-            .filter(|(key, _)| key.kind == AuthorizationPolicy::KIND.key() && key.namespace == "default")
-            .map(|(key, _)| key.name.as_str())
-            .collect();
-        let mut mesh = simulated(simulation, &policies)
+        let documents: Vec<&str> =
+            resources.iter().filter(|(key, _)| key.namespace == "default").map(|(key, _)| key.name.as_str()).collect();
+        let mut mesh = simulated(simulation, &documents)
             .map_err(|faults| faults.iter().map(|fault| format!("{source}: {fault}")).collect::<Vec<_>>().join("\n"))?;
         mesh.fixed = resources.into_iter().map(|(key, text)| Document { key, text }).collect();
         mesh.sort();
@@ -144,7 +143,7 @@ impl Mesh {
     }
 }
 
-fn simulated(document: Value, policies: &[&str]) -> Result<Mesh, Vec<String>> {
+fn simulated(document: Value, documents: &[&str]) -> Result<Mesh, Vec<String>> {
     let Envelope { metadata, spec, .. } = serde_path_to_error::deserialize(document)
         .map_err(|error| vec![format!("{}: {}", error.path(), error.inner())])?;
     let mut faults = Vec::new();
@@ -163,7 +162,7 @@ fn simulated(document: Value, policies: &[&str]) -> Result<Mesh, Vec<String>> {
     }
     let mut assertions = Vec::new();
     for (at, text) in spec.assertions.iter().enumerate() {
-        match Assertion::parse(text, &names).and_then(|read| fits(read, &services, policies)) {
+        match Assertion::parse(text, &names).and_then(|read| fits(read, &services, documents)) {
             Ok(assertion) => assertions.push(assertion),
             Err(fault) => faults.push(format!("spec.assertions[{at}]: {fault}")),
         }
@@ -227,15 +226,12 @@ fn place(host: &Value) -> Option<Place> {
 }
 
 /// Whether what an assertion names is there.
-fn fits(assertion: Assertion, services: &[Service], policies: &[&str]) -> Result<Assertion, String> {
+fn fits(assertion: Assertion, services: &[Service], documents: &[&str]) -> Result<Assertion, String> {
     let Claim::Calls { calls, when, .. } = &assertion.claim else { return Ok(assertion) };
     if let When::While(name) | When::Unless(name) = when
-        && !policies.contains(&name.as_str())
+        && !documents.contains(&name.as_str())
     {
-        return Err(format!(
-            "{assertion:?}: no AuthorizationPolicy {name:?} is in these files",
-            assertion = assertion.text
-        ));
+        return Err(format!("{assertion:?}: no document {name:?} is in these files", assertion = assertion.text));
     }
     let opaque = calls.to.is_some_and(|to| services[to].protocol == Protocol::Tcp);
     if opaque && (calls.method.is_some() || calls.path.is_some()) {
@@ -259,7 +255,7 @@ mod tests {
             let mesh = Mesh::scenario(name).expect(name);
             assert!(!mesh.assertions.is_empty(), "{name}");
         }
-        assert!(Mesh::scenario("none").expect_err("unknown").contains("there are: shop, tiers"));
+        assert!(Mesh::scenario("none").expect_err("unknown").contains("there are: routes, shop, tiers"));
     }
 
     #[test]
@@ -295,7 +291,7 @@ mod tests {
             ("  services: [{name: web, hosts: [all], ports: 1}]", "spec.services[0].ports: unknown field"),
             (
                 "  services: [{name: web, hosts: [all]}]\n  assertions: [web may call web while x]",
-                "spec.assertions[0]: \"web may call web while x\": no AuthorizationPolicy \"x\"",
+                "spec.assertions[0]: \"web may call web while x\": no document \"x\"",
             ),
             (
                 "  services: [{name: db, hosts: [all], protocol: tcp}]\n  assertions: [db may call db GET]",

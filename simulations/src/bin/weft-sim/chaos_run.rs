@@ -22,7 +22,7 @@ pub(crate) struct ChaosOptions {
     /// Faults that may be drawn, comma-separated, or `none` [default: all that real hosts can be struck with]
     #[arg(long, value_name = "LIST")]
     faults: Option<String>,
-    /// What runs, of the meshes that come with the program: shop, tiers
+    /// What runs, of the meshes that come with the program: routes, shop, tiers
     #[arg(long, value_name = "NAME", default_value = DEFAULT_SCENARIO, conflicts_with = "mesh")]
     scenario: String,
     /// What runs: YAML files with a document of kind Simulation, and resources as for `weft apply`

@@ -14,6 +14,7 @@ use crate::call::Parties;
 use crate::decide::relation::{Ground, Relation};
 use crate::decide::{Decision, Question, decide, judge};
 use crate::reject::Reject;
+use crate::table::Meant;
 use crate::table::authz::{HttpCall, verb};
 use crate::table::description::EndpointDescription;
 use crate::task::Random;
@@ -119,13 +120,14 @@ pub(crate) fn explain(
     http: Option<(&str, &str, &HeaderMap)>,
 ) -> Result<Explanation, String> {
     let table = ground.table;
-    let service = table.service(name).ok_or_else(|| format!("there is no service {name}"))?;
+    let Meant { service, port, subset } =
+        table.meant(name, port).ok_or_else(|| format!("there is no service {name}"))?;
     let port = match port {
         None => service.ports.first().copied(),
         Some(number) => service.port(number),
     };
     let port = port.ok_or_else(|| format!("{name} has no such port"))?;
-    let parties = Parties::of_caller(caller.clone(), name, port.port);
+    let parties = Parties { subset, ..Parties::of_caller(caller.clone(), &service.name, port.port) };
     let relation = Arc::new(Relation::new(ground, &parties, service, port));
     let mut explanation = Explanation::new(&relation, table.index());
     let normal = http.map(|(_, path, _)| path::normalise(path, service.settings.escaped_slashes)).transpose();
@@ -203,6 +205,9 @@ fn pick(relation: &Relation, seed: u64, explanation: &mut Explanation) {
         Some(index) => {
             let denied = if explanation.candidates[index].denied { ", which denies it" } else { "" };
             explanation.picked = Some(where_it_is(&relation.service.endpoints[index].description) + denied);
+        }
+        None if explanation.candidates.iter().any(|one| one.ejected_s.is_some()) => {
+            explanation.reason += "; those that serve the port are out for their failures, and it is answered with 503";
         }
         None => explanation.reason += "; no healthy instance serves the port, and it is answered with 503",
     }

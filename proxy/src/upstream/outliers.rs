@@ -131,6 +131,11 @@ impl Outliers {
         ejection: &Ejection,
         now: Instant,
     ) -> Option<Duration> {
+        // By Weft's own way what cannot be reached is avoided for a second, then two, and so on: it is back as soon as it
+        // is there.
+        if ejection.probes && outcome == Outcome::NoAnswer {
+            return None;
+        }
         let host = &hosts[at];
         let failed = ejection.is_failure(outcome);
         if ejection.by_success_rate && candidates.len() >= COMPARED_MIN {

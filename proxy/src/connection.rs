@@ -90,8 +90,8 @@ impl<N: Net> Connection<N> {
 
     /// Whether policies ask for what only a request has, so that the verdict on a stream says nothing of requests.
     pub(crate) fn is_judged_by_http(&self) -> bool {
-        let Destination::Fixed(name, _) = &self.destination else { return false };
-        self.core.shared.table.load().service(name).is_some_and(|service| service.needs_http())
+        let Destination::Fixed(name, number) = &self.destination else { return false };
+        self.core.shared.table.load().meant(name, Some(*number)).is_some_and(|meant| meant.service.needs_http())
     }
 
     /// The user that the calling process runs as: asked from the kernel once, and only where it matters.

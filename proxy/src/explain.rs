@@ -120,7 +120,7 @@ pub(crate) fn explain(
     http: Option<(&str, &str, &HeaderMap)>,
 ) -> Result<Explanation, String> {
     let table = ground.table;
-    let Meant { service, port, subset } =
+    let Meant { service, port, subset, .. } =
         table.meant(name, port).ok_or_else(|| format!("there is no service {name}"))?;
     let port = match port {
         None => service.ports.first().copied(),

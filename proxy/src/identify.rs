@@ -28,7 +28,7 @@ pub(crate) fn leg<N: Net>(connection: &Connection<N>, host: Option<&Arc<Host>>) 
         Some(leg) => leg.clone(),
         None => {
             let caller = caller(connection, &table);
-            let Named { service, port, subset } = asked(connection, (&table, &caller), host)?;
+            let Named { service, port, subset, .. } = asked(connection, (&table, &caller), host)?;
             let parties = Parties {
                 end: connection.end(),
                 caller,
@@ -91,10 +91,7 @@ fn asked<N: Net>(
     host: Option<&Arc<Host>>,
 ) -> Result<Named, Reject> {
     match &connection.destination {
-        Destination::Fixed(name, number) => {
-            let (service, port) = fixed(table, name, *number)?;
-            Ok(Named { service, port, subset: None })
-        }
+        Destination::Fixed(name, number) => fixed(table, name, *number),
         Destination::Named => {
             let host = host.ok_or(Reject::BadRequest("the request names no host"))?;
             named(table, (&host.compare, host.port()), caller)

@@ -63,8 +63,10 @@ pub struct Table {
 #[derive(Debug)]
 pub(crate) struct Meant<'t> {
     pub(crate) service: &'t Arc<Service>,
-    /// None where none is said.
+    /// The service's port; none where none is said.
     pub(crate) port: Option<u16>,
+    /// By what port it is called, where that is said or there is but one.
+    pub(crate) called: Option<u16>,
     /// Which of the service's instances; none: all.
     pub(crate) subset: Option<Arc<str>>,
 }
@@ -186,7 +188,7 @@ impl Table {
     /// The service that a name means, the port of it, and which of its instances.
     pub(crate) fn meant(&self, name: &ServiceName, port: Option<u16>) -> Option<Meant<'_>> {
         if let Some(service) = self.service(name) {
-            return Some(Meant { service, port, subset: None });
+            return Some(Meant { service, port, called: None, subset: None });
         }
         let alias = self.alias(name)?;
         let service = self.service(&alias.spec.service(&alias.key.namespace)?)?;
@@ -200,11 +202,12 @@ impl Table {
             let only = || if let [only] = service.ports[..] { Some(only.port) } else { None };
             numbers.into_iter().find(|number| service.port(*number).is_some()).or_else(only)
         };
+        let called = port;
         let port = match port {
             None => None,
             Some(number) => Some(target(number)?),
         };
-        Some(Meant { service, port, subset: Some(format!("{ALIAS}{name}").into()) })
+        Some(Meant { service, port, called, subset: Some(format!("{ALIAS}{name}").into()) })
     }
 
     /// The labels of the instances that a subset means which is a further name.

@@ -47,14 +47,18 @@ pub(crate) fn target<N: Net>(
     port: Option<u16>,
 ) -> Result<(Arc<Connection<N>>, Protocol), Reject> {
     let table = connection.core.shared.table.load();
-    let (service, port) = match host.parse::<Ipv4Addr>() {
-        Ok(address) => addressed(&table, address, port),
+    let ((name, number), protocol) = match host.parse::<Ipv4Addr>() {
+        Ok(address) => {
+            let (service, port) = addressed(&table, address, port)?;
+            ((service.name.clone(), port.port), port.protocol)
+        }
         Err(_) => {
             let caller = identify::caller(connection, &table);
-            named(&table, (&crate::path::host(host), port), &caller).map(|named| (named.service, named.port))
+            let named = named(&table, (&crate::path::host(host), port), &caller)?;
+            (named.called, named.port.protocol)
         }
-    }?;
-    Ok((connection.towards(Destination::Fixed(service.name.clone(), port.port)), port.protocol))
+    };
+    Ok((connection.towards(Destination::Fixed(name, number)), protocol))
 }
 
 async fn socks<N: Net, S>(

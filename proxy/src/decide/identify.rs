@@ -8,20 +8,22 @@ use weft_proto::kinds::istio::service_of;
 use weft_proto::service::{DEFAULT_NAMESPACE, ServiceName, ServicePort};
 
 use crate::reject::Reject;
-use crate::table::{Meant, Service, Table};
+use crate::table::{Service, Table};
 
 /// The service and port that `name.mesh:port` means, or a host in one of the forms of documents; a name alone is one of the
 /// caller's namespace.
 pub(crate) fn named(table: &Table, (host, port): (&str, Option<u16>), caller: &Identity) -> Result<Named, Reject> {
     let namespace = caller.namespace().unwrap_or(DEFAULT_NAMESPACE);
-    let meant = service_of(host, namespace).and_then(|name| table.meant(&name, port));
-    let Meant { service, port, subset } = meant.ok_or_else(|| Reject::UnknownHost(host.to_owned()))?;
-    let found = match port {
-        None | Some(80) => service.http_port(),
-        Some(number) => service.port(number),
+    let unknown = || Reject::UnknownHost(host.to_owned());
+    let name = service_of(host, namespace).ok_or_else(unknown)?;
+    let meant = table.meant(&name, port).ok_or_else(unknown)?;
+    let found = match meant.port {
+        None | Some(80) => meant.service.http_port(),
+        Some(number) => meant.service.port(number),
     };
-    let port = found.ok_or_else(|| unknown_port(service, port))?;
-    Ok(Named { service: service.clone(), port, subset })
+    let port = found.ok_or_else(|| unknown_port(meant.service, meant.port))?;
+    let called = (name, meant.called.unwrap_or(port.port));
+    Ok(Named { service: meant.service.clone(), port, subset: meant.subset, called })
 }
 
 /// What a caller names.
@@ -31,13 +33,16 @@ pub(crate) struct Named {
     pub(crate) port: ServicePort,
     /// Which of its instances; none: all.
     pub(crate) subset: Option<Arc<str>>,
+    /// The name and port by which it is called, which may be a further name.
+    pub(crate) called: (ServiceName, u16),
 }
 
 /// The service and port that the listener or link is for.
-pub(crate) fn fixed(table: &Table, name: &ServiceName, number: u16) -> Result<(Arc<Service>, ServicePort), Reject> {
-    let service = table.service(name).ok_or_else(|| Reject::UnknownHost(name.host()))?;
-    let port = service.port(number).ok_or_else(|| unknown_port(service, Some(number)))?;
-    Ok((service.clone(), port))
+pub(crate) fn fixed(table: &Table, name: &ServiceName, number: u16) -> Result<Named, Reject> {
+    let meant = table.meant(name, Some(number)).ok_or_else(|| Reject::UnknownHost(name.host()))?;
+    let port = meant.port.and_then(|number| meant.service.port(number));
+    let port = port.ok_or_else(|| unknown_port(meant.service, Some(number)))?;
+    Ok(Named { service: meant.service.clone(), port, subset: meant.subset, called: (name.clone(), number) })
 }
 
 /// The service and port that a loopback address means.

@@ -77,7 +77,7 @@ pub(crate) fn backend(table: &Table, relation: &Relation, to: &BackendRef) -> Op
     {
         return None;
     }
-    let Meant { service, port, subset } = table.meant(name, to.port)?;
+    let Meant { service, port, subset, .. } = table.meant(name, to.port)?;
     let port = match (port, &service.ports[..]) {
         (Some(number), _) => service.port(number)?,
         (None, [only]) => *only,

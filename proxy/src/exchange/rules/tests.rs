@@ -167,7 +167,7 @@ impl Script {
         }
         let table = self.table()?;
         let number = number.map(str::parse::<u16>).transpose()?;
-        let Meant { service, port: number, subset } =
+        let Meant { service, port: number, subset, .. } =
             table.meant(&name.parse()?, number).ok_or("there is no such service")?;
         let port = match number {
             Some(number) => service.port(number),

@@ -74,7 +74,8 @@ pub(crate) fn pick(
 ) -> Option<usize> {
     // By Weft's own way those that are out are the last resort; by Istio's there is none.
     let last = relation.treatment.ejection.probes;
-    let there = |index: usize| passes(index) && !relation.is_out(index, now);
+    let standing = relation.standing(now);
+    let there = |index: usize| passes(index) && !standing.is_out(index);
     if let [only] = relation.candidates[..] {
         return (there(only) || last && passes(only)).then_some(only);
     }
@@ -161,15 +162,11 @@ fn best(
 
 /// Any of these, or the next one, each as often as its weight says.
 fn by_weight(relation: &Relation, among: &[usize], way: Simple, (now, random): (Instant, &Random)) -> Option<usize> {
-    let weight = |index: &usize| usize::from(relation.service.endpoints[*index].description.weight.max(1));
-    let warms = |index: &&usize| relation.warmth(**index, now) < 1.0;
-    if relation.treatment.warmup.is_some() && among.iter().any(|index| warms(&index)) {
+    let own = |index: &usize| relation.service.endpoints[*index].description.weight.max(1);
+    let weight = |index: &usize| usize::from(own(index));
+    if relation.treatment.warmup.is_some() && among.iter().any(|index| relation.warmth(*index, now) < 1.0) {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a 16-bit weight")]
-        let part = |index: &usize| {
-            (f64::from(relation.service.endpoints[*index].description.weight.max(1))
-                * relation.warmth(*index, now)
-                * 1000.0) as usize
-        };
+        let part = |index: &usize| (f64::from(own(index)) * relation.warmth(*index, now) * 1000.0) as usize;
         let number = random.below(among.iter().map(part).sum::<usize>().max(1));
         return on_part(among.iter().map(part), number).map(|place| among[place]);
     }
@@ -219,7 +216,8 @@ impl Chosen {
     /// Whether there is another endpoint that nothing speaks against.
     pub(crate) fn has_spare(&self) -> bool {
         let (now, relation) = (Instant::now(), self.relation());
-        let well = |index: usize| !relation.slot(index).is_avoided(now) && !relation.is_out(index, now);
+        let standing = relation.standing(now);
+        let well = |index: usize| !relation.slot(index).is_avoided(now) && !standing.is_out(index);
         let sound = |index: usize| Some(index) != self.endpoint && well(index);
         relation.candidates.iter().any(|index| sound(*index))
     }

@@ -51,12 +51,7 @@ pub(crate) async fn http<N: Net>(
     body: Body,
 ) -> Outcome {
     let version = head.version;
-    let protocol = match version {
-        Version::HTTP_3 => "quic",
-        Version::HTTP_2 => "h2",
-        _ => "http/1.1",
-    };
-    let mut open = Open::new(hold, &connection.core.recorder, protocol);
+    let mut open = Open::http(hold, &connection.core.recorder, version);
     let started = open.started();
     let mut grpc = headers::is_grpc_call(&head.headers);
     let mut permitted = permit::permit(connection, hold, (head, body), &mut open, &mut grpc);

@@ -145,7 +145,7 @@ pub(crate) fn explain(
         Asked { method: method.to_owned(), host: name.host(), path, query, headers: headers.clone() }
     });
     let relation = match &mut asked {
-        None => Some(relation),
+        None => rules::follow_stream(ground, relation, &mut explanation),
         Some(asked) => rules::follow(ground, relation, asked, &mut explanation),
     };
     let Some(relation) = relation else { return Ok(explanation) };
@@ -277,7 +277,7 @@ fn limits(relation: &Relation) -> Vec<String> {
         let line = |most| format!("out for {base} s after {most} {what} in a row, at most {percent} % of all at once");
         lines.extend(most.map(line));
     }
-    if relation.panics(Instant::now()) {
+    if relation.is_panicking(Instant::now()) {
         lines.push("so many are out that all get calls".to_owned());
     }
     lines

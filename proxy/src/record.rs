@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderValue, Version};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -128,6 +128,15 @@ pub(crate) struct Open {
 }
 
 impl Open {
+    /// Of an exchange in HTTP, by what it came over.
+    pub(crate) fn http(hold: &Arc<Hold>, recorder: &Arc<Recorder>, version: Version) -> Self {
+        match version {
+            Version::HTTP_3 => Self::new(hold, recorder, "quic"),
+            Version::HTTP_2 => Self::new(hold, recorder, "h2"),
+            _ => Self::new(hold, recorder, "http/1.1"),
+        }
+    }
+
     pub(crate) fn new(hold: &Arc<Hold>, recorder: &Arc<Recorder>, protocol: &'static str) -> Self {
         hold.request_bytes.store(0, Ordering::Relaxed);
         Self {

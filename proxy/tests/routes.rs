@@ -336,6 +336,8 @@ async fn streams_go_by_weight() {
         assert!((64..=96).contains(&seen["one"]) && seen["one"] + seen["two"] == 100, "{seen:?}");
         let record = mesh.a.record(|record| record.rule.is_some()).await;
         assert_eq!((record.rule.as_deref(), record.protocol), (Some("default/web[1]"), "tcp"));
+        let told = mesh.a.plane.explain(&identity("front"), &service("web"), None, None, &HeaderMap::new());
+        assert_eq!(told.expect("there is web").rule.as_deref(), Some("default/web[1]"));
         // What leads nowhere is closed.
         enforce(&mut mesh, &istio("[{route: [{destination: {host: web, subset: v9}}]}]"));
         assert_eq!(greeted(mesh.ways_in[&HTTP]).await, "");

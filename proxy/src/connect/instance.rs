@@ -38,6 +38,8 @@ struct Idle {
     since: Instant,
     /// Calls that it has had.
     served: u32,
+    /// How long it is kept.
+    kept: Duration,
 }
 
 /// A connection on loan. It goes back to the pool when its answer is complete.
@@ -73,10 +75,9 @@ pub(crate) async fn lease<N: Net>(
     (reuse, keeping): (Reuse, Keeping),
     limit: Duration,
 ) -> Result<Lease, LinkError> {
-    let kept = keeping.idle.unwrap_or(IDLE_TIMEOUT).min(IDLE_TIMEOUT);
     let age_max = match reuse {
-        Reuse::Any => kept,
-        Reuse::Young => RACE.min(kept),
+        Reuse::Any => Duration::MAX,
+        Reuse::Young => RACE,
         Reuse::Never => Duration::ZERO,
     };
     if let Some((taken, idle)) = slot.take(age_max) {
@@ -128,7 +129,7 @@ impl InstanceSlot {
             at -= 1;
             let candidate = &idle[at];
             let age = now - candidate.since;
-            if candidate.sender.is_closed() || age >= IDLE_TIMEOUT {
+            if candidate.sender.is_closed() || age >= candidate.kept {
                 idle.remove(at);
             } else if age >= age_max {
                 return None;
@@ -146,7 +147,7 @@ impl InstanceSlot {
     pub(crate) fn sweep(&self) -> bool {
         let now = Instant::now();
         let mut idle = self.idle.lock();
-        idle.retain(|idle| !idle.sender.is_closed() && now - idle.since < IDLE_TIMEOUT);
+        idle.retain(|idle| !idle.sender.is_closed() && now - idle.since < idle.kept);
         idle.is_empty() && self.http2.sweep()
     }
 }
@@ -183,7 +184,8 @@ impl Lease {
         let mut idle = self.slot.idle.lock();
         if idle.len() < IDLE_MAX {
             let (heads, handle, served) = (self.heads.clone(), self.handle.take(), self.served);
-            idle.push(Idle { sender, heads, handle, since: Instant::now(), served });
+            let kept = self.keeping.idle.unwrap_or(IDLE_TIMEOUT);
+            idle.push(Idle { sender, heads, handle, since: Instant::now(), served, kept });
         }
     }
 }
@@ -201,5 +203,5 @@ impl Drop for Lease {
 pub(crate) const RACE: Duration = Duration::from_millis(100);
 /// Most idle connections to one instance.
 const IDLE_MAX: usize = 256;
-/// How long an idle connection is kept.
+/// How long an idle connection is kept, unless set.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);

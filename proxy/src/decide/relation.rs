@@ -21,7 +21,7 @@ use crate::table::endpoints::Slot;
 use crate::table::routes::{Routes, StreamRoutes};
 use crate::table::{Service, Table};
 use crate::tls::Target;
-use crate::upstream::{Host, Outcome, Upstream, Upstreams};
+use crate::upstream::{Host, Outcome, Outliers, Upstream, Upstreams};
 
 /// Who calls whom. One core makes it once for a table and shares it between its connections.
 #[derive(Debug)]
@@ -155,18 +155,22 @@ impl Relation {
         });
     }
 
-    /// Whether an instance gets no calls for its failures; where too many are out, all get calls.
-    pub(crate) fn is_out(&self, index: usize, now: Instant) -> bool {
-        let Some(upstream) = self.upstream.as_ref().filter(|upstream| upstream.outliers.any()) else { return false };
-        let out = |index: &usize| upstream.outliers.is_out(&self.hosts[*index], now);
-        out(&index) && !self.panics(now)
+    /// Who gets no calls for its failures at the moment.
+    pub(crate) fn standing(&self, now: Instant) -> Standing<'_> {
+        let outliers = self.upstream.as_ref().map(|upstream| &upstream.outliers).filter(|outliers| outliers.any());
+        Standing { outliers: outliers.filter(|outliers| !self.panics(outliers, now)), hosts: &self.hosts, now }
     }
 
     /// Whether so few instances are left that none is left out.
-    pub(crate) fn panics(&self, now: Instant) -> bool {
-        let Some(upstream) = self.upstream.as_ref().filter(|upstream| upstream.outliers.any()) else { return false };
-        let there = self.candidates.iter().filter(|index| !upstream.outliers.is_out(&self.hosts[**index], now)).count();
-        there * 100 < self.treatment.ejection.health_min * self.candidates.len()
+    fn panics(&self, outliers: &Outliers, now: Instant) -> bool {
+        let least = self.treatment.ejection.health_min;
+        let there = || self.candidates.iter().filter(|index| !outliers.is_out(&self.hosts[**index], now)).count();
+        least > 0 && there() * 100 < least * self.candidates.len()
+    }
+
+    /// Whether all get calls since so many are out.
+    pub(crate) fn is_panicking(&self, now: Instant) -> bool {
+        self.upstream.as_ref().is_some_and(|upstream| self.panics(&upstream.outliers, now))
     }
 
     /// How much longer an instance is out, and how often it was.
@@ -186,9 +190,8 @@ impl Relation {
     pub(crate) fn ended(&self, endpoint: usize, outcome: Outcome, now: Instant) {
         let Some(upstream) = &self.upstream else { return };
         let all = (&self.hosts[..], &self.candidates[..]);
-        let ejected = upstream.outliers.ended((endpoint, outcome), all, &self.treatment.ejection, now);
-        if let Some(span) = ejected {
-            let one = &self.service.endpoints[endpoint].description;
+        for (at, span) in upstream.outliers.ended((endpoint, outcome), all, &self.treatment.ejection, now) {
+            let one = &self.service.endpoints[at].description;
             tracing::warn!(
                 service = %self.service.name, node = %one.node, instance = %one.instance, ?outcome,
                 seconds = span.as_secs_f64(), caller = %self.caller.identity(), "an instance is ejected for its failures"
@@ -201,7 +204,8 @@ impl Relation {
     pub(crate) fn loads(&self, groups: &[&[usize]], now: Instant) -> Arc<[f64]> {
         let mut loads = self.loads.lock();
         if loads.0.is_none_or(|at| now >= at + LOOKED_AT) {
-            let well = |index: &&usize| !self.is_out(**index, now) && !self.slot(**index).is_avoided(now);
+            let standing = self.standing(now);
+            let well = |index: &&usize| !standing.is_out(**index) && !self.slot(**index).is_avoided(now);
             #[expect(clippy::cast_precision_loss, reason = "numbers of instances")]
             let load = |group: &&[usize]| {
                 let share = group.iter().filter(well).count() as f64 / group.len().max(1) as f64;
@@ -270,6 +274,22 @@ impl Relation {
     /// Both ends as this node sees them where the call begins here.
     pub(crate) fn own_addresses(&self) -> Addresses {
         Addresses { source: self.own_ip, destination: self.own_ip }
+    }
+}
+
+/// Which of a relation's instances are out at a moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Standing<'r> {
+    /// None where none is, or all get calls anyway.
+    outliers: Option<&'r Outliers>,
+    hosts: &'r [Arc<Host>],
+    now: Instant,
+}
+
+impl Standing<'_> {
+    /// Whether an instance gets no calls for its failures.
+    pub(crate) fn is_out(&self, index: usize) -> bool {
+        self.outliers.is_some_and(|outliers| outliers.is_out(&self.hosts[index], self.now))
     }
 }
 

@@ -36,7 +36,8 @@ pub(super) struct Mirror<N: Net> {
     headers: HeaderMap,
     outgoing: Outgoing,
     place: Place,
-    protocol: &'static str,
+    /// Of the call that it is a copy of.
+    version: Version,
     _copying: Copying,
 }
 
@@ -52,18 +53,18 @@ impl<N: Net> Mirror<N> {
         let place = connection.core.enter();
         let copy = received.copy();
         let (asked, headers) = (copy.asked()?, copy.head.headers.clone());
-        let protocol = if received.head.version == Version::HTTP_11 { "http/1.1" } else { "h2" };
         let informed = Informed::new(&place.hold, Version::HTTP_10, None);
         let outgoing = Outgoing::new(copy, Upload::new(body, &place.hold, false), informed);
         let (connection, leg, ruled) = (connection.clone(), leg.clone(), ruled.clone());
-        Some(Self { connection, leg, ruled, asked, headers, outgoing, place, protocol, _copying: copying })
+        let version = received.head.version;
+        Some(Self { connection, leg, ruled, asked, headers, outgoing, place, version, _copying: copying })
     }
 
     /// Sends it, and reads the answer to its end.
     pub(super) async fn send(self) {
-        let Self { connection, leg, ruled, asked, headers, mut outgoing, place, protocol, _copying } = self;
+        let Self { connection, leg, ruled, asked, headers, mut outgoing, place, version, _copying } = self;
         let (core, hold) = (&connection.core, &place.hold);
-        let mut open = Open::new(hold, &core.recorder, protocol);
+        let mut open = Open::http(hold, &core.recorder, version);
         open.mirrors(&ruled);
         let limit = leg.relation.service.settings.request_timeout.unwrap_or(TIME_MAX);
         let deadline = Instant::now() + limit;

@@ -165,12 +165,13 @@ fn obey<N: Net>(
 ) -> Result<Obeyed, Reject> {
     let random = &connection.core.recorder.random;
     open.ruled(&ruled);
-    let origin = rules::origin(&ruled, &asked, &received.head.headers);
-    if let Some(mut response) = rules::answer(&ruled, &asked, &received.head.headers) {
-        rules::change_answer(&ruled, origin, response.headers_mut());
-        enter(&leg, addresses(connection, &leg.relation), Some((asked, &received.head.headers)), open);
-        return Ok(Obeyed::with(Next::Answer(Box::new(response)), None));
-    }
+    let origin = match rules::answer(&ruled, &asked, &received.head.headers) {
+        Ok(origin) => origin,
+        Err(response) => {
+            enter(&leg, addresses(connection, &leg.relation), Some((asked, &received.head.headers)), open);
+            return Ok(Obeyed::with(Next::Answer(response), None));
+        }
+    };
     let changed = identify::backend(connection, &leg, &ruled).and_then(|to| {
         rules::change(received, &ruled, settings(&to).escaped_slashes, &mut asked)?;
         Ok(to)

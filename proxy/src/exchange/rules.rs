@@ -60,19 +60,31 @@ pub(super) fn change(
     Ok(())
 }
 
-/// What the rule answers in the place of a callee.
-pub(super) fn answer(ruled: &Ruled, asked: &Asked, headers: &HeaderMap) -> Option<Response<AnswerBody>> {
-    if let Some(cors) = &ruled.rule().cors
-        && let Preflight::Answered(fields) = cors.preflight(&asked.method, headers)
-    {
-        return Some(made::fields(fields));
-    }
-    match &ruled.rule().action {
+/// What the rule answers in the place of a callee, a preflight included; else the origin that may share the answer to come.
+pub(super) fn answer(
+    ruled: &Ruled,
+    asked: &Asked,
+    headers: &HeaderMap,
+) -> Result<Option<HeaderValue>, Box<Response<AnswerBody>>> {
+    let rule = ruled.rule();
+    let (origin, preflight) = match rule.cors.as_ref().map(|cors| (cors, cors.preflight(&asked.method, headers))) {
+        None => (None, None),
+        Some((_, Preflight::Answered(fields))) => (None, Some(made::fields(fields))),
+        Some((cors, Preflight::Forwarded)) => (cors.origin(headers), None),
+    };
+    let made = preflight.or_else(|| match &rule.action {
         Action::Forward(_) => None,
         Action::Redirect(to) => {
             Some(made::redirect(to, &asked.host, &asked.path, ruled.block().and_then(Match::prefix)))
         }
         Action::Answer { status, body } => Some(made::text(*status, body)),
+    });
+    match made {
+        None => Ok(origin),
+        Some(mut response) => {
+            change_answer(ruled, origin, response.headers_mut());
+            Err(Box::new(response))
+        }
     }
 }
 
@@ -82,15 +94,6 @@ pub(super) fn fault(ruled: &Ruled, random: &Random) -> (Option<Duration>, Option
     let delay = fault.delay.filter(|(chance, _)| chance.hits(random.share())).map(|(_, span)| span);
     let abort = fault.abort.filter(|(chance, _)| chance.hits(random.share())).map(|(_, abort)| made::abort(abort));
     (delay, abort)
-}
-
-/// The origin that may share the answer, of a call that is no preflight.
-pub(super) fn origin(ruled: &Ruled, asked: &Asked, headers: &HeaderMap) -> Option<HeaderValue> {
-    let cors = ruled.rule().cors.as_ref()?;
-    match cors.preflight(&asked.method, headers) {
-        Preflight::Answered(_) => None,
-        Preflight::Forwarded => cors.origin(headers),
-    }
 }
 
 /// Changes the answer as the rule says; `origin` may share it.

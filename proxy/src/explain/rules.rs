@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 
 use super::Explanation;
 use crate::decide::relation::{Ground, Relation};
 use crate::decide::route::{self, Backend, Ruled};
 use crate::reject::Reject;
-use crate::table::routes::{Abort, Action, Asking, Routes, Rule};
+use crate::table::routes::{Abort, Action, Asking, BackendRef, Routes, Rule};
 use crate::task::Random;
 
 /// What one rule says of the call.
@@ -78,6 +78,23 @@ pub(super) fn follow(
     Some(Arc::new(Relation::new(ground, &parties, &backend.service, backend.port)))
 }
 
+/// The same for an opaque stream.
+pub(super) fn follow_stream(
+    ground: Ground<'_>,
+    relation: Arc<Relation>,
+    explanation: &mut Explanation,
+) -> Option<Arc<Relation>> {
+    let random = Random::new(ground.table.generation);
+    let Some(ruled) = route::stream(&relation, || random.share()) else { return Some(relation) };
+    explanation.rule = Some(ruled.rule.to_owned());
+    let backend = ruled.to.and_then(|(_, to)| route::backend(ground.table, &relation, to));
+    let Some(backend) = backend else {
+        return end(&Reject::NoBackend(StatusCode::SERVICE_UNAVAILABLE), explanation);
+    };
+    let parties = backend.parties(&relation);
+    Some(Arc::new(Relation::new(ground, &parties, &backend.service, backend.port)))
+}
+
 fn end(reject: &Reject, explanation: &mut Explanation) -> Option<Arc<Relation>> {
     explanation.verdict = "refused";
     explanation.reason = format!("{}: {}", reject.status().as_u16(), reject.text());
@@ -99,11 +116,8 @@ fn treatment(routes: &Routes, rule: &Rule) -> Vec<String> {
     match &rule.action {
         Action::Forward(shares) => {
             for share in &shares.shares {
-                let to = &routes.backends[share.backend];
-                let subset = to.subset.as_ref().map(|subset| format!(", subset {subset}")).unwrap_or_default();
                 let part = if shares.shares.len() == 1 { (1, 1) } else { (share.weight, shares.sum) };
-                let to = to.service.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string);
-                lines.push(format!("{} of {} to {to}{subset}", part.0, part.1));
+                lines.push(format!("{} of {} to {}", part.0, part.1, place(&routes.backends[share.backend])));
             }
         }
         Action::Redirect(to) => lines.push(format!("answers {} with another place", to.status.as_u16())),
@@ -122,11 +136,23 @@ fn treatment(routes: &Routes, rule: &Rule) -> Vec<String> {
             None => {}
         }
     }
+    for (chance, backend) in &rule.mirrors {
+        lines.push(format!("copies {chance} to {}", place(&routes.backends[*backend])));
+    }
+    if rule.cors.is_some() {
+        lines.push("answers preflights of origins that may share".into());
+    }
     lines.extend(rule.timeout.map(|timeout| format!("at most {timeout:?}")));
     lines.extend(
         rule.retries.as_ref().and_then(|retries| retries.attempts).map(|most| format!("at most {most} retries")),
     );
     lines
+}
+
+/// Where a rule leads, for people.
+fn place(to: &BackendRef) -> String {
+    let subset = to.subset.as_ref().map(|subset| format!(", subset {subset}")).unwrap_or_default();
+    to.service.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string) + &subset
 }
 
 fn change(asked: &mut Asked, ruled: &Ruled, backend: &Backend) -> Result<(), Reject> {

@@ -82,8 +82,14 @@ impl Outliers {
     pub(crate) fn host(&self, node: &NodeName, instance: &InstanceName) -> Arc<Host> {
         let mut hosts = self.hosts.lock();
         if hosts.len() >= HOSTS_MAX {
-            // Those of former tables.
-            hosts.retain(|_, host| Arc::strong_count(host) > 1 || host.is_marked());
+            // Those of former tables begin anew if they come back.
+            hosts.retain(|_, host| {
+                let kept = Arc::strong_count(host) > 1;
+                if !kept {
+                    self.restore(host, host.until.load(Ordering::Relaxed), 0);
+                }
+                kept
+            });
         }
         hosts.entry((node.clone(), instance.clone())).or_default().clone()
     }
@@ -123,28 +129,29 @@ impl Outliers {
         }
     }
 
-    /// What came of a try. `hosts` are all that calls may go to.
+    /// What came of a try: who is out by it, and for how long. `hosts` are all that calls may go to.
     pub(crate) fn ended(
         &self,
         (at, outcome): (usize, Outcome),
         (hosts, candidates): (&[Arc<Host>], &[usize]),
         ejection: &Ejection,
         now: Instant,
-    ) -> Option<Duration> {
+    ) -> Vec<(usize, Duration)> {
         // By Weft's own way what cannot be reached is avoided for a second, then two, and so on: it is back as soon as it
         // is there.
         if ejection.probes && outcome == Outcome::NoAnswer {
-            return None;
+            return Vec::new();
         }
         let host = &hosts[at];
         let failed = ejection.is_failure(outcome);
+        let mut ejected = Vec::new();
         if ejection.by_success_rate && candidates.len() >= COMPARED_MIN {
             host.answers.fetch_add(1, Ordering::Relaxed);
             host.successes.fetch_add(u32::from(!failed), Ordering::Relaxed);
-            self.compare((hosts, candidates), ejection, now);
+            ejected = self.compare((hosts, candidates), ejection, now);
         }
         if !failed {
-            for count in [&host.errors, &host.gateway_errors, &host.local_errors] {
+            for count in host.counts() {
                 if count.load(Ordering::Relaxed) > 0 {
                     count.store(0, Ordering::Relaxed);
                 }
@@ -152,14 +159,17 @@ impl Outliers {
             if self.any() && host.probed.swap(false, Ordering::Relaxed) {
                 self.restore(host, host.until.load(Ordering::Relaxed), self.millis(now));
             }
-            return None;
+            return ejected;
         }
         let probed = self.any() && host.probed.swap(false, Ordering::Relaxed);
         if probed {
             // Its time is over, and begins again.
             host.until.store(self.millis(now), Ordering::Relaxed);
         }
-        (ejection.counts(host, outcome) || probed).then(|| self.eject(host, (hosts, candidates), ejection, now))?
+        if ejection.counts(host, outcome) || probed {
+            ejected.extend(self.eject(host, (hosts, candidates), ejection, now).map(|span| (at, span)));
+        }
+        ejected
     }
 
     /// Takes an instance out, if that leaves enough; for how long.
@@ -187,9 +197,7 @@ impl Outliers {
         let span = ejection.base.saturating_mul(ejections).min(ejection.most);
         host.ejections.store(ejections, Ordering::Relaxed);
         host.until.store(self.millis(now + span), Ordering::Relaxed);
-        for count in [&host.errors, &host.gateway_errors, &host.local_errors] {
-            count.store(0, Ordering::Relaxed);
-        }
+        host.counts().iter().for_each(|count| count.store(0, Ordering::Relaxed));
         if before == 0 {
             self.out.fetch_add(1, Ordering::Relaxed);
         }
@@ -204,14 +212,19 @@ impl Outliers {
     }
 
     /// Once an interval: the instances of whose answers fewer succeeded than the mean less some deviations.
-    fn compare(&self, (hosts, candidates): (&[Arc<Host>], &[usize]), ejection: &Ejection, now: Instant) {
+    fn compare(
+        &self,
+        (hosts, candidates): (&[Arc<Host>], &[usize]),
+        ejection: &Ejection,
+        now: Instant,
+    ) -> Vec<(usize, Duration)> {
         let (due, millis) = (self.compared_at.load(Ordering::Relaxed), self.millis(now));
         if millis < due {
-            return;
+            return Vec::new();
         }
         let next = self.millis(now + ejection.interval);
         if self.compared_at.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_err() {
-            return;
+            return Vec::new();
         }
         let rate = |at: &usize| {
             let host = &hosts[*at];
@@ -221,16 +234,15 @@ impl Outliers {
         };
         let rates: Vec<(usize, f64)> = candidates.iter().filter_map(rate).collect();
         if due == 0 || rates.len() < COMPARED_MIN {
-            return;
+            return Vec::new();
         }
         #[expect(clippy::cast_precision_loss, reason = "a number of instances")]
         let count = rates.len() as f64;
         let mean = rates.iter().map(|(_, rate)| rate).sum::<f64>() / count;
         let variance = rates.iter().map(|(_, rate)| (rate - mean).powi(2)).sum::<f64>() / count;
         let least = mean - DEVIATIONS * variance.sqrt();
-        for (at, _) in rates.iter().filter(|(_, rate)| *rate < least) {
-            self.eject(&hosts[*at], (hosts, candidates), ejection, now);
-        }
+        let below = rates.iter().filter(|(_, rate)| *rate < least);
+        below.filter_map(|(at, _)| Some((*at, self.eject(&hosts[*at], (hosts, candidates), ejection, now)?))).collect()
     }
 
     /// At least 1, so that 0 means never.
@@ -240,16 +252,16 @@ impl Outliers {
 }
 
 impl Host {
-    fn forget(&self) {
-        [&self.until, &self.returned].iter().for_each(|at| at.store(0, Ordering::Relaxed));
-        let counts = [&self.errors, &self.gateway_errors, &self.local_errors, &self.answers, &self.successes];
-        counts.iter().chain(&[&self.ejections]).for_each(|count| count.store(0, Ordering::Relaxed));
-        self.probed.store(false, Ordering::Relaxed);
+    /// Failures in a row, of each kind.
+    fn counts(&self) -> [&AtomicU32; 3] {
+        [&self.errors, &self.gateway_errors, &self.local_errors]
     }
 
-    /// Whether something of it is to be remembered.
-    fn is_marked(&self) -> bool {
-        self.until.load(Ordering::Relaxed) > 0 || self.ejections.load(Ordering::Relaxed) > 0
+    fn forget(&self) {
+        [&self.until, &self.returned].iter().for_each(|at| at.store(0, Ordering::Relaxed));
+        let others = [&self.answers, &self.successes, &self.ejections];
+        self.counts().iter().chain(&others).for_each(|count| count.store(0, Ordering::Relaxed));
+        self.probed.store(false, Ordering::Relaxed);
     }
 }
 

@@ -7,7 +7,7 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::http;
 
@@ -121,18 +121,6 @@ async fn stream_of(asking: &Asking) -> Came {
     // What breaks off has told as much as came.
     let _ = run.await;
     came
-}
-
-/// Waits until a node takes calls.
-pub(super) async fn until(mut holds: impl AsyncFnMut() -> bool, bound: Duration) -> bool {
-    let deadline = Instant::now() + bound;
-    while !holds().await {
-        if Instant::now() >= deadline {
-            return false;
-        }
-        sleep(Duration::from_millis(100)).await;
-    }
-    true
 }
 
 /// The node's forward proxy.

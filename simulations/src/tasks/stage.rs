@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use weft::api::schema::{PortSpec, ServiceSpec, TokenRequest};
 use weft::client::Client;
 use weft_proto::service::Protocol;
 
 use super::application::{Seen, Variation};
-use super::ask::{Asking, Came, until};
+use super::ask::{Asking, Came};
 use super::form::Service;
 use crate::chaos::{tool, tool_now};
 
@@ -250,7 +250,21 @@ impl Drop for Stage {
     }
 }
 
+/// Waits until something holds; whether it does within the bound.
+async fn until(mut holds: impl AsyncFnMut() -> bool, bound: Duration) -> bool {
+    let deadline = Instant::now() + bound;
+    while !holds().await {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        sleep(LOOK).await;
+    }
+    true
+}
+
 /// How long hosts have to come up and find each other.
 const FORMING: Duration = Duration::from_secs(60);
 /// Bound on all calls of a check.
 const ASKING: Duration = Duration::from_secs(300);
+/// From one look to the next.
+const LOOK: Duration = Duration::from_millis(100);

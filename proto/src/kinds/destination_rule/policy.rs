@@ -263,7 +263,7 @@ pub struct HttpSettings {
     /// Retries at once. 0: no bound.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub max_retries: u32,
-    /// How long a connection to the application is kept that nobody uses. Unset: 60s.
+    /// How long a connection to the application is kept that nobody uses. Unset: 60s. 0s: until the application closes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<GoDuration>,
     /// Whether a call in HTTP/1.1 goes on in HTTP/2: nodes always do that between each other.

@@ -206,12 +206,13 @@ impl Script {
             Err(reject) => return rejected(&reject),
         };
         let rule = &ruled.rule().name;
-        let origin = origin(&ruled, &asked, &received.head.headers);
-        if let Some(mut response) = answer(&ruled, &asked, &received.head.headers) {
-            change_answer(&ruled, origin, response.headers_mut());
-            let fields = shown(response.headers(), &["content-length", "content-type"]);
-            return format!("{}{fields} by {rule}", response.status().as_u16());
-        }
+        let origin = match answer(&ruled, &asked, &received.head.headers) {
+            Ok(origin) => origin,
+            Err(response) => {
+                let fields = shown(response.headers(), &["content-length", "content-type"]);
+                return format!("{}{fields} by {rule}", response.status().as_u16());
+            }
+        };
         let Some(backend) = ruled.to().and_then(|(_, to)| route::backend(table, relation, to)) else {
             return format!("{} by {rule}", rejected(&ruled.missing()));
         };

@@ -62,11 +62,6 @@ pub(crate) struct Parties {
 }
 
 impl Parties {
-    /// Whether rules may lead these calls elsewhere: those of some instances alone have been led there, or mean no others.
-    pub(crate) fn are_routed(&self) -> bool {
-        self.end == End::Caller && self.subset.is_none()
-    }
-
     /// Calls of any instance by a caller of this node.
     pub(crate) fn of_caller(caller: Identity, service: &ServiceName, port: u16) -> Self {
         Self { end: End::Caller, caller, service: service.clone(), port, instance: None, subset: None }

@@ -3,6 +3,7 @@
 //! A table is built off the path of exchanges, from a [`Description`] and the table before it, of which it takes over
 //! every service that did not change and the statistics of every endpoint that is still there.
 
+pub(crate) mod aliases;
 pub mod authz;
 pub mod description;
 pub(crate) mod destinations;
@@ -18,11 +19,12 @@ use std::sync::atomic::{self, AtomicU64};
 
 use weft_proto::Index;
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
-use weft_proto::service::{Labels, ServiceName, ServicePort};
+use weft_proto::service::{ServiceName, ServicePort};
 
+use aliases::Alias;
 use authz::{CompileError, PolicyDescription};
 use description::{Bind, Description, LocalInstance};
-use routes::{AliasDocument, GrantDocument};
+use routes::GrantDocument;
 use service::Context;
 
 pub use service::Service;
@@ -48,7 +50,7 @@ pub struct Table {
     pub(crate) caller_any: Option<ServiceName>,
     pub(crate) binds: Vec<Bind>,
     /// Further names of instances of services.
-    aliases: Vec<Arc<AliasDocument>>,
+    aliases: Vec<Arc<Alias>>,
     /// Which namespaces' routes may lead to services of others.
     grants: Vec<Arc<GrantDocument>>,
     deny_by_default: bool,
@@ -117,6 +119,8 @@ impl Table {
             let local = if local.is_empty() { Vec::new() } else { local.remove(&one.name).unwrap_or_default() };
             services.push(context.service(one, local, before)?);
         }
+        let known = previous.map(|table| &table.aliases[..]).unwrap_or_default();
+        let aliases = description.aliases.into_iter().filter_map(|one| Alias::compile(one, known)).collect();
         let addressed = services.iter().enumerate().filter_map(|(at, service)| Some((service.address?, at)));
         let mut by_address: Vec<(Ipv4Addr, usize)> = addressed.collect();
         by_address.sort_unstable();
@@ -132,7 +136,7 @@ impl Table {
             callers: description.callers,
             caller_any: description.caller_any,
             binds: description.binds,
-            aliases: description.aliases,
+            aliases,
             grants: description.grants,
             deny_by_default: description.deny_by_default,
             policies,
@@ -159,7 +163,9 @@ impl Table {
             && (self.node_ip, &self.zone) == (other.node_ip, &other.zone)
             && (&self.callers, &self.caller_any, &self.binds) == (&other.callers, &other.caller_any, &other.binds)
             && self.deny_by_default == other.deny_by_default
-            && (&self.aliases, &self.grants) == (&other.aliases, &other.grants)
+            && self.aliases.len() == other.aliases.len()
+            && self.aliases.iter().zip(&other.aliases).all(|(new, old)| Arc::ptr_eq(new, old))
+            && self.grants == other.grants
     }
 
     /// Services whose service account has another name, and who their instances are.
@@ -174,9 +180,8 @@ impl Table {
     }
 
     /// What a further name of a service means that has none itself; a service of the name goes before it.
-    pub(crate) fn alias(&self, name: &ServiceName) -> Option<&AliasDocument> {
-        let is = |one: &&Arc<AliasDocument>| one.key.namespace == name.namespace() && one.key.name == name.name();
-        self.aliases.iter().find(is).map(|one| &**one)
+    fn alias(&self, name: &ServiceName) -> Option<&Arc<Alias>> {
+        self.aliases.iter().find(|alias| alias.is(name))
     }
 
     /// Whether a document of the kind in the namespace may lead to the service.
@@ -190,14 +195,12 @@ impl Table {
         if let Some(service) = self.service(name) {
             return Some(Meant { service, port, called: None, subset: None });
         }
-        let alias = self.alias(name)?;
-        let service = self.service(&alias.spec.service(&alias.key.namespace)?)?;
-        let port = port.or_else(|| match &alias.spec.ports[..] {
-            [only] => Some(only.port.get()),
-            _ => None,
-        });
+        let document = &self.alias(name)?.description.document;
+        let service = self.service(&document.spec.service(&document.key.namespace)?)?;
+        let ports = || document.spec.ports.iter().map(|one| one.port.get());
+        let port = port.or_else(|| ports().find(|port| *port == 80 || document.spec.ports.len() == 1));
         let target = |number: u16| {
-            let own = alias.spec.ports.iter().find(|one| one.port.get() == number)?;
+            let own = document.spec.ports.iter().find(|one| one.port.get() == number)?;
             let numbers = [own.target(), Some(number)].into_iter().flatten();
             let only = || if let [only] = service.ports[..] { Some(only.port) } else { None };
             numbers.into_iter().find(|number| service.port(*number).is_some()).or_else(only)
@@ -207,13 +210,15 @@ impl Table {
             None => None,
             Some(number) => Some(target(number)?),
         };
-        Some(Meant { service, port, called, subset: Some(format!("{ALIAS}{name}").into()) })
+        let by = called.map(|port| format!(":{port}")).unwrap_or_default();
+        Some(Meant { service, port, called, subset: Some(format!("{ALIAS}{name}{by}").into()) })
     }
 
-    /// The labels of the instances that a subset means which is a further name.
-    pub(crate) fn labels_of_alias(&self, subset: &str) -> Option<Labels> {
-        let name: ServiceName = subset.strip_prefix(ALIAS)?.parse().ok()?;
-        self.alias(&name).map(|alias| alias.spec.labels())
+    /// The further name that a subset is, and by what port it is called, where that is said.
+    pub(crate) fn alias_of(&self, subset: &str) -> Option<(&Arc<Alias>, Option<u16>)> {
+        let name = subset.strip_prefix(ALIAS)?;
+        let (name, port) = name.split_once(':').map_or((name, None), |(name, port)| (name, port.parse().ok()));
+        Some((self.alias(&name.parse().ok()?)?, port))
     }
 
     /// Where callers of this host reach services.

@@ -5,6 +5,7 @@ pub mod application;
 pub mod ask;
 mod expect;
 mod form;
+mod grpc;
 mod http;
 mod stage;
 

@@ -1,6 +1,6 @@
 //! Rules for calls: where they lead, and whether they are ever asked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use weft_proto::kinds::http_route::{self, Filter, HttpRoute, Method};
 use weft_proto::kinds::istio::{StringMatch, is_exported, service_of};
@@ -216,12 +216,13 @@ fn destination(ground: &Ground<'_>, resource: &Resource, to: &Destination, path:
 pub(super) fn gateway_routes(ground: &Ground<'_>, findings: &mut Findings) {
     for one in &ground.http_routes {
         parents(ground, one, findings);
+        let parents = one.spec.services(&one.resource.key.namespace);
         for (at, rule) in one.spec.rules.iter().enumerate() {
             let path = format!("spec.rules[{at}]");
             for (to, backend) in rule.backend_refs.iter().enumerate() {
                 let path = format!("{path}.backendRefs[{to}]");
                 let at = (backend.namespace.as_deref(), backend.name.as_str(), backend.port);
-                backend_ref(ground, one.resource, at, &path, findings);
+                backend_ref(ground, one.resource, &parents, at, &path, findings);
                 if backend.weight == 0 {
                     findings.add("WFT202", one.resource, path, "its weight is 0: it gets nothing".into());
                 }
@@ -230,7 +231,14 @@ pub(super) fn gateway_routes(ground: &Ground<'_>, findings: &mut Findings) {
                 let Filter::RequestMirror { request_mirror } = mirror else { continue };
                 let to = &request_mirror.backend_ref;
                 let path = format!("{path}.filters[{filter}].requestMirror.backendRef");
-                backend_ref(ground, one.resource, (to.namespace.as_deref(), &to.name, to.port), &path, findings);
+                backend_ref(
+                    ground,
+                    one.resource,
+                    &parents,
+                    (to.namespace.as_deref(), &to.name, to.port),
+                    &path,
+                    findings,
+                );
             }
             retries(one, (rule, &path), findings);
             let same = |other: &http_route::Rule| !rule.matches.is_empty() && other.matches == rule.matches;
@@ -244,11 +252,12 @@ pub(super) fn gateway_routes(ground: &Ground<'_>, findings: &mut Findings) {
         for parent in &one.spec.parent_refs {
             parent_ref(ground, one.resource, parent.service(&one.resource.key.namespace), parent.port, findings);
         }
+        let parents = one.spec.services(&one.resource.key.namespace);
         for (at, rule) in one.spec.rules.iter().enumerate() {
             for (to, backend) in rule.backend_refs.iter().enumerate() {
                 let path = format!("spec.rules[{at}].backendRefs[{to}]");
                 let at = (backend.namespace.as_deref(), backend.name.as_str(), backend.port);
-                backend_ref(ground, one.resource, at, &path, findings);
+                backend_ref(ground, one.resource, &parents, at, &path, findings);
             }
         }
     }
@@ -300,6 +309,7 @@ fn parent_ref(
 fn backend_ref(
     ground: &Ground<'_>,
     resource: &Resource,
+    parents: &BTreeSet<ServiceName>,
     (namespace, name, port): (Option<&str>, &str, Option<std::num::NonZeroU16>),
     path: &str,
     findings: &mut Findings,
@@ -314,7 +324,7 @@ fn backend_ref(
     let grants = |grant: &&Read<'_, weft_proto::kinds::reference_grant::ReferenceGrant>| {
         grant.resource.key.namespace == namespace && grant.spec.allows(&resource.key.kind.name, own, name.name())
     };
-    if namespace != own && !ground.grants.iter().any(|grant| grants(&grant)) {
+    if namespace != own && !parents.contains(&name) && !ground.grants.iter().any(|grant| grants(&grant)) {
         let text = format!("no ReferenceGrant of {namespace} lets a {} of {own} lead there", resource.key.kind.name);
         findings.add("WFT105", resource, format!("{path}.namespace"), text);
     }

@@ -21,7 +21,7 @@ use weft_proto::resource::{KindName, Resource, ResourceKey};
 use weft_proto::service::ServiceName;
 use weft_proto::wire::cluster as wire;
 use weft_proxy::table::authz::{Authorization, PolicyDescription};
-use weft_proxy::table::description::Calls;
+use weft_proxy::table::description::{AliasDescription, Calls};
 use weft_proxy::table::routes::{
     AliasDocument, Document, GatewayDocument, GrantDocument, RouteDocument, StreamDocument, SubsetDocument,
 };
@@ -209,8 +209,13 @@ impl Specs {
     }
 
     /// Further names of instances of services.
-    pub(super) fn aliases(&self) -> Vec<Arc<AliasDocument>> {
-        by_age(&self.aliases)
+    pub(super) fn aliases(&self) -> Vec<AliasDescription> {
+        let calls = |document: &Arc<AliasDocument>| {
+            let name = ServiceName::new(&document.key.namespace, &document.key.name).ok()?;
+            self.calls(&name).cloned()
+        };
+        let described = by_age(&self.aliases).into_iter();
+        described.map(|document| AliasDescription { calls: calls(&document).unwrap_or_default(), document }).collect()
     }
 
     /// Which namespaces' routes may lead to services of others.

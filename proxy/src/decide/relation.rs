@@ -15,6 +15,7 @@ use super::hash::Keyed;
 use super::localities::{self, Site, Spread};
 use crate::call::{Addresses, Asked, End, Parties};
 use crate::reject::Reject;
+use crate::table::aliases::Alias;
 use crate::table::authz::Caller;
 use crate::table::destinations::Treatment;
 use crate::table::endpoints::Slot;
@@ -30,6 +31,8 @@ pub(crate) struct Relation {
     pub(crate) caller: Caller,
     pub(crate) service: Arc<Service>,
     pub(crate) port: ServicePort,
+    /// By what port it is called, which is another one where that is a further name's.
+    pub(crate) called: u16,
     /// Name under which policies know what is asked for.
     pub(crate) server_name: Box<str>,
     /// Where this node is reached, for policies.
@@ -96,31 +99,38 @@ impl Relation {
     pub(crate) fn new(ground: Ground<'_>, parties: &Parties, service: &Arc<Service>, port: ServicePort) -> Self {
         let Ground { table, place, upstreams } = ground;
         let target = Target::Service { service: service.name.clone(), port: Some(port.port) };
+        let alias = parties.subset.as_deref().and_then(|subset| table.alias_of(subset));
+        let called = alias.and_then(|(_, called)| called).unwrap_or(port.port);
+        let alias = alias.map(|(alias, _)| &**alias);
+        let own = alias.and_then(|alias| alias.treatment(called, namespace(&parties.caller)));
         let forwarded = format!("By={};URI={}", service.identity, parties.caller);
         let mut relation = Self {
             end: parties.end,
             caller: Caller::new(parties.caller.clone()),
             service: service.clone(),
             port,
+            called,
             server_name: target.server_name().to_str().into(),
             own_ip: table.own_ip(),
             candidates: Vec::new(),
-            subset: parties.subset.as_deref().map(|name| {
-                let labels = service.subset(name, namespace(&parties.caller)).cloned();
-                labels.or_else(|| table.labels_of_alias(name))
+            subset: parties.subset.as_deref().map(|name| match alias {
+                Some(alias) => Some(alias.description.document.spec.labels()),
+                None => service.subset(name, namespace(&parties.caller)).cloned(),
             }),
             instance: parties.instance.as_ref().and_then(|name| service.instance(name)),
             forwarded: HeaderValue::from_str(&forwarded).ok(),
-            routes: routes(parties, service),
-            stream_routes: stream_routes(parties, service),
-            treatment: service.treatment((parties.subset.as_deref(), port.port), namespace(&parties.caller)),
+            routes: routes(parties, service, alias),
+            stream_routes: stream_routes(parties, service, alias),
+            treatment: own.unwrap_or_else(|| {
+                service.treatment((parties.subset.as_deref(), port.port), namespace(&parties.caller))
+            }),
             spread: Spread::Even,
             keyed: None,
             upstream: None,
             hosts: Vec::new(),
             loads: Mutex::default(),
             turn: AtomicUsize::new(0),
-            labels: labels(table, parties, service),
+            labels: labels(table, parties, (service, alias)),
             place,
         };
         if relation.end == End::Caller {
@@ -298,21 +308,30 @@ fn namespace(identity: &Identity) -> &str {
     identity.namespace().unwrap_or_default()
 }
 
-fn routes(parties: &Parties, service: &Service) -> Option<Arc<Routes>> {
+fn routes(parties: &Parties, service: &Service, alias: Option<&Alias>) -> Option<Arc<Routes>> {
     let seen = |routes: &&Arc<Routes>| routes.is_seen_by(namespace(&parties.caller));
-    service.routes.iter().filter(|_| parties.are_routed()).find(seen).cloned()
+    let all = alias.map_or(&service.routes, |alias| &alias.routes);
+    all.iter().filter(|_| are_routed(parties, alias)).find(seen).cloned()
 }
 
-fn stream_routes(parties: &Parties, service: &Service) -> Option<Arc<StreamRoutes>> {
+fn stream_routes(parties: &Parties, service: &Service, alias: Option<&Alias>) -> Option<Arc<StreamRoutes>> {
     let sees = |routes: &&Arc<StreamRoutes>| routes.are_seen_by(namespace(&parties.caller));
-    service.stream_routes.iter().filter(|_| parties.are_routed()).find(sees).cloned()
+    let all = alias.map_or(&service.stream_routes, |alias| &alias.stream_routes);
+    all.iter().filter(|_| are_routed(parties, alias)).find(sees).cloned()
+}
+
+/// Whether rules may lead these calls elsewhere: those of a subset have been led there.
+fn are_routed(parties: &Parties, alias: Option<&Alias>) -> bool {
+    parties.end == End::Caller && (parties.subset.is_none() || alias.is_some())
 }
 
 /// The labels of the calling service, where a document about the called one may ask for any.
-fn labels(table: &Table, parties: &Parties, service: &Service) -> Labels {
-    let rules = || service.routes.iter().any(|routes| routes.asks_for_labels());
-    let asks = || service.has_treatment() || rules() || service.stream_routes.iter().any(|one| one.ask_for_labels());
-    if parties.end == End::Callee || !asks() {
+fn labels(table: &Table, parties: &Parties, (service, alias): (&Service, Option<&Alias>)) -> Labels {
+    let (routes, streams) =
+        alias.map_or((&service.routes, &service.stream_routes), |alias| (&alias.routes, &alias.stream_routes));
+    let rules = || routes.iter().any(|routes| routes.asks_for_labels());
+    let asks = || service.has_treatment() || rules() || streams.iter().any(|one| one.ask_for_labels());
+    if parties.end == End::Callee || !(alias.is_some() || asks()) {
         return Labels::new();
     }
     let caller = table.services().find(|one| one.identity == parties.caller);

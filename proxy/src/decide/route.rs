@@ -63,7 +63,7 @@ pub(crate) struct StreamRuled<'r> {
 /// The rule for an opaque stream; none where the plain service is called.
 pub(crate) fn stream(relation: &Relation, draw: impl FnOnce() -> f64) -> Option<StreamRuled<'_>> {
     let routes = relation.stream_routes.as_ref()?;
-    let streaming = Streaming { port: relation.port.port, namespace: relation.namespace(), labels: &relation.labels };
+    let streaming = Streaming { port: relation.called, namespace: relation.namespace(), labels: &relation.labels };
     let (rule, to) = routes.find(&streaming, draw)?;
     let before = relation.routes.as_ref().map_or(0, |routes| routes.backends.len());
     Some(StreamRuled { rule, to: to.map(|to| (before + to, &routes.backends[to])) })

@@ -32,7 +32,7 @@ pub(super) fn find(
         query: asked.path.query(),
         authority: asked.host.authority.as_str(),
         headers: &received.head.headers,
-        port: relation.port.port,
+        port: relation.called,
         namespace: relation.namespace(),
         labels: &relation.labels,
     };

@@ -28,7 +28,7 @@ pub struct Description {
     /// Every service of the mesh.
     pub services: Vec<Arc<ServiceDescription>>,
     /// Further names of instances of services.
-    pub aliases: Vec<Arc<AliasDocument>>,
+    pub aliases: Vec<AliasDescription>,
     /// Which namespaces' routes may lead to services of others.
     pub grants: Vec<Arc<GrantDocument>>,
     /// Every authorization policy of the mesh.
@@ -41,6 +41,15 @@ pub struct Description {
     pub caller_any: Option<ServiceName>,
     /// Further addresses to listen on.
     pub binds: Vec<Bind>,
+}
+
+/// A further name of instances of a service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AliasDescription {
+    /// The document that gives it.
+    pub document: Arc<AliasDocument>,
+    /// What documents say of calls by it.
+    pub calls: Calls,
 }
 
 /// A service as the mesh knows it.
@@ -66,7 +75,7 @@ pub struct ServiceDescription {
     pub endpoints: Vec<EndpointDescription>,
 }
 
-/// What documents say of the calls of a service, the oldest first.
+/// What documents say of the calls of a service, or by a further name of one, the oldest first.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Calls {
     /// Rules, of which the first document counts that the caller sees.

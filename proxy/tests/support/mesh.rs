@@ -28,7 +28,7 @@ use weft_proxy::record::Record;
 use weft_proxy::table::Table;
 use weft_proxy::table::authz::PolicyDescription;
 use weft_proxy::table::description::{
-    Bind, Calls, Description, EndpointDescription, LocalInstance, LocalPort, ServiceDescription,
+    AliasDescription, Bind, Calls, Description, EndpointDescription, LocalInstance, LocalPort, ServiceDescription,
 };
 use weft_proxy::table::routes::Document;
 use weft_proxy::tls::{Identities, IdentitySet, provider};
@@ -326,6 +326,8 @@ impl<N: Net> Mesh<N> {
         };
         let here = if at_a { self.a.name } else { self.b.name };
         let bind = |(port, address): (&u16, &SocketAddr)| Bind { address: *address, service: web.clone(), port: *port };
+        let aliases = resources.iter().filter_map(document);
+        let aliases = aliases.map(|document| AliasDescription { document, calls: Calls::default() });
         Description {
             index: self.index,
             zone: if at_a { "one".into() } else { zone.into() },
@@ -346,7 +348,7 @@ impl<N: Net> Mesh<N> {
                 endpoints: self.instances.iter().map(endpoint).collect(),
             })],
             policies: resources.iter().filter(is::<AuthorizationPolicy>).map(describe).map(Arc::new).collect(),
-            aliases: resources.iter().filter_map(document).collect(),
+            aliases: aliases.collect(),
             grants: resources.iter().filter_map(document).collect(),
             local: self.instances.iter().filter(|instance| instance.node == here).map(local).collect(),
             caller_any: at_a.then(|| service("front")),

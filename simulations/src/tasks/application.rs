@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use super::ask;
+use super::grpc::{self, Arrived};
 use super::http::{self, Message};
 
 /// What an application is.
@@ -60,12 +61,27 @@ pub async fn serve(behaviour: Behaviour) -> Result<(), String> {
         tokio::spawn(async move {
             let served = match behaviour.service.as_str() {
                 "tcp-echo" => echo(stream, &behaviour).await,
+                _ if speaks_http2(&stream).await => {
+                    // What cannot be noted is not seen, and its check fails.
+                    let served = grpc::serve(stream, |call| {
+                        let Arrived { method, path, host, fields, nth } = call;
+                        drop(note(&behaviour, Seen { method, path, host, fields, nth, ..Seen::default() }));
+                    });
+                    let served = served.await;
+                    served.map_err(std::io::Error::other)
+                }
                 _ => converse(stream, &behaviour, &flying).await,
             };
             // Whoever goes away is served no more.
             drop(served);
         });
     }
+}
+
+/// Whether a caller begins as one of HTTP/2 does (RFC 9113, 3.4); no method of HTTP/1.1 begins so.
+async fn speaks_http2(stream: &TcpStream) -> bool {
+    let mut first = [0; 3];
+    stream.peek(&mut first).await.is_ok_and(|count| first[..count] == *b"PRI")
 }
 
 async fn echo(mut stream: TcpStream, behaviour: &Behaviour) -> std::io::Result<()> {
@@ -134,6 +150,7 @@ async fn answer(behaviour: &Behaviour, request: &Message, path: &str) -> (u16, S
             let version = &behaviour.version;
             (200, format!("Hello version: {version}, instance: helloworld-{version}\n"))
         }
+        "echo" => (200, "{}".into()),
         _ => echo_of_http(request, path).await,
     }
 }

@@ -1,15 +1,16 @@
 //! A caller in its host's namespace: it makes the calls that it is told of through the node's forward proxy, and tells what
 //! came.
 
+use std::io;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use super::http;
+use super::{grpc, http};
 
 /// Calls.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -59,29 +60,35 @@ pub async fn ask() -> Result<(), String> {
 
 async fn call(asking: &Asking) -> Came {
     let began = Instant::now();
-    let mut came = match asking.send.is_empty() {
-        true => timeout(BOUND, get(&asking.method, &asking.url, &asking.fields, &asking.body)).await,
-        false => timeout(BOUND, stream_of(asking)).await,
+    let mut came = match asking.method.as_str() {
+        _ if !asking.send.is_empty() => timeout(BOUND, stream_of(asking)).await,
+        "GRPC" => timeout(BOUND, grpc_of(asking)).await,
+        _ => timeout(BOUND, get(&asking.method, &asking.url, &asking.fields, &asking.body)).await,
     }
     .unwrap_or_default();
     came.milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     came
 }
 
-/// A call through the forward proxy.
+/// A call through the forward proxy; where it has a Host of its own, in a tunnel to what the URL names.
 pub(super) async fn get(method: &str, url: &str, fields: &[(String, String)], body: &str) -> Came {
     let run = async {
         let rest = url.strip_prefix("http://").unwrap_or(url);
         let host = rest.split('/').next().unwrap_or_default();
-        let mut stream = TcpStream::connect(PROXY).await?;
-        let mut head = format!("{method} {url} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
+        let other = fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("host"));
+        let mut stream = BufReader::new(TcpStream::connect(PROXY).await?);
+        let mut head = match other {
+            false => format!("{method} {url} HTTP/1.1\r\nHost: {host}\r\n"),
+            true if !tunnel(&mut stream, &format!("{host}:80")).await? => return Ok(None),
+            true => format!("{method} {} HTTP/1.1\r\n", &rest[host.len()..]),
+        };
+        head += "Connection: close\r\n";
         fields.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
         if !body.is_empty() {
             head += &format!("Content-Length: {}\r\n", body.len());
         }
         stream.write_all(format!("{head}\r\n{body}").as_bytes()).await?;
-        let (reader, _writer) = stream.split();
-        http::read(&mut BufReader::new(reader), true).await
+        http::read(&mut stream, true).await
     };
     let Ok(Some(answer)) = run.await else { return Came::default() };
     let status = answer.first.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
@@ -89,34 +96,38 @@ pub(super) async fn get(method: &str, url: &str, fields: &[(String, String)], bo
     Came { status, fields: answer.fields, body, ..Came::default() }
 }
 
+/// Makes a connection to the forward proxy a tunnel; whether it has become one.
+async fn tunnel(stream: &mut BufReader<TcpStream>, to: &str) -> io::Result<bool> {
+    stream.write_all(format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n").as_bytes()).await?;
+    let answer = http::read(stream, false).await?;
+    Ok(answer.is_some_and(|answer| answer.first.contains(" 200")))
+}
+
+/// A call of gRPC; its own status is in the body.
+async fn grpc_of(asking: &Asking) -> Came {
+    let Ok(called) = grpc::call(PROXY, &asking.url, &asking.fields).await else { return Came::default() };
+    let body = format!("grpc-status: {}", called.grpc.as_deref().unwrap_or("none"));
+    Came { status: called.status, fields: called.fields, body, ..Came::default() }
+}
+
 /// A stream through the forward proxy: a line is sent and its answer waited for, then the next.
 async fn stream_of(asking: &Asking) -> Came {
     let host = asking.url.strip_prefix("tcp://").unwrap_or(&asking.url);
     let mut came = Came::default();
     let run = async {
-        let mut stream = TcpStream::connect(PROXY).await?;
-        stream.write_all(format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).await?;
-        let (reader, mut writer) = stream.split();
-        let mut reader = BufReader::new(reader);
-        let mut line = String::new();
-        while line != "\r\n" {
-            line.clear();
-            if tokio::io::AsyncBufReadExt::read_line(&mut reader, &mut line).await? == 0 {
-                return Ok(());
-            }
-            if line.starts_with("HTTP/") && !line.contains(" 200") {
-                return Ok(());
-            }
+        let mut stream = BufReader::new(TcpStream::connect(PROXY).await?);
+        if !tunnel(&mut stream, host).await? {
+            return Ok(());
         }
         for one in &asking.send {
-            writer.write_all(format!("{one}\n").as_bytes()).await?;
+            stream.write_all(format!("{one}\n").as_bytes()).await?;
             let mut reply = String::new();
-            if tokio::io::AsyncBufReadExt::read_line(&mut reader, &mut reply).await? == 0 {
+            if stream.read_line(&mut reply).await? == 0 {
                 break;
             }
             came.replies.push(reply.trim_end().to_owned());
         }
-        Ok::<(), std::io::Error>(())
+        Ok::<(), io::Error>(())
     };
     // What breaks off has told as much as came.
     let _ = run.await;

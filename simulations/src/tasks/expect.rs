@@ -113,16 +113,19 @@ fn statuses(outcome: &Outcome<'_>, wanted: &Value, others: Option<&Value>) -> Re
 
 fn headers(outcome: &Outcome<'_>, wanted: &Value) -> Result<(), Miss> {
     for (name, wanted) in wanted.as_object().into_iter().flatten() {
-        let value = |came: &Came| {
-            came.fields.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
-        };
-        let holds = |came: &Came| matches(wanted, value(came).as_deref());
+        let holds = |came: &Came| matches(wanted, field(&came.fields, name).as_deref());
         if operator(wanted).is_none() {
             return Err(Miss::Unknown(format!("expect.headers.{name}")));
         }
         every(outcome, holds, name, wanted)?;
     }
     Ok(())
+}
+
+/// The value of a field; of several of a name the list of all (RFC 9110, 5.3).
+fn field(fields: &[(String, String)], name: &str) -> Option<String> {
+    let named = fields.iter().filter(|(own, _)| own.eq_ignore_ascii_case(name));
+    named.map(|(_, value)| value.clone()).reduce(|all, value| format!("{all},{value}"))
 }
 
 /// Which way a value is compared.
@@ -193,26 +196,24 @@ fn saw(outcome: &Outcome<'_>, wanted: &Value) -> Result<(), Miss> {
         mine.into_iter().filter(|seen| path.is_none_or(|path| matches(path, Some(&seen.path)))).collect();
     for (key, wanted) in wanted.as_object().into_iter().flatten() {
         let all = |value: fn(&Seen) -> &str| mine.iter().all(|seen| matches(wanted, Some(value(seen))));
-        let holds = match key.as_str() {
-            "service" | "version" | "path" => true,
-            "requests" => within(wanted, mine.len() as u64),
-            "method" => all(|seen| &seen.method),
-            "host" => all(|seen| &seen.host),
-            "body" => all(|seen| &seen.body),
-            "max_in_flight" => {
-                mine.iter().map(|seen| seen.in_flight).max().unwrap_or(0) as u64 <= wanted.as_u64().unwrap_or(0)
-            }
-            "requests_per_connection_max" => {
-                mine.iter().map(|seen| seen.nth).max().unwrap_or(0) as u64 <= wanted.as_u64().unwrap_or(0)
-            }
-            "headers" => wanted.as_object().into_iter().flatten().all(|(name, wanted)| {
-                let value = |seen: &Seen| {
-                    seen.fields.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
-                };
-                mine.iter().all(|seen| matches(wanted, value(seen).as_deref()))
-            }),
-            other => return Err(Miss::Unknown(format!("expect.backend_saw.{other}"))),
-        };
+        let holds =
+            match key.as_str() {
+                "service" | "version" | "path" => true,
+                "requests" => within(wanted, mine.len() as u64),
+                "method" => all(|seen| &seen.method),
+                "host" => all(|seen| &seen.host),
+                "body" => all(|seen| &seen.body),
+                "max_in_flight" => {
+                    mine.iter().map(|seen| seen.in_flight).max().unwrap_or(0) as u64 <= wanted.as_u64().unwrap_or(0)
+                }
+                "requests_per_connection_max" => {
+                    mine.iter().map(|seen| seen.nth).max().unwrap_or(0) as u64 <= wanted.as_u64().unwrap_or(0)
+                }
+                "headers" => wanted.as_object().into_iter().flatten().all(|(name, wanted)| {
+                    mine.iter().all(|seen| matches(wanted, field(&seen.fields, name).as_deref()))
+                }),
+                other => return Err(Miss::Unknown(format!("expect.backend_saw.{other}"))),
+            };
         if !holds {
             let first = mine.first().map(|seen| format!("{} {} at {}", seen.method, seen.path, seen.host));
             let text = format!("{key} is not {wanted}: {} requests, the first one: {first:?}", mine.len());

@@ -24,6 +24,9 @@ pub(super) struct Service {
     pub(super) port: Option<Value>,
     #[serde(default)]
     pub(super) workload_port: Option<u16>,
+    /// Further ports, served by the same application where it listens.
+    #[serde(default)]
+    pub(super) also: Vec<Port>,
     #[serde(default)]
     pub(super) protocol: String,
     #[serde(default)]
@@ -40,6 +43,14 @@ pub(super) struct Service {
     pub(super) external: bool,
     #[serde(default)]
     pub(super) in_mesh: Option<bool>,
+}
+
+/// A port.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Port {
+    pub(super) port: u16,
+    pub(super) protocol: String,
 }
 
 /// A step.

@@ -155,14 +155,19 @@ impl Stage {
     }
 
     async fn register(&self, at: usize, service: &Service) -> Result<(), String> {
-        let protocol = match service.protocol.as_str() {
-            "tcp" => Protocol::Tcp,
-            "grpc" => Protocol::Grpc,
-            _ => Protocol::Http,
-        };
         // A client has no port that anybody calls; its name is what counts.
-        let port = service.port().unwrap_or(1);
-        let target = format!("127.0.0.1:{}", service.workload_port.unwrap_or(port));
+        let first = service.port().unwrap_or(1);
+        let target = format!("127.0.0.1:{}", service.workload_port.unwrap_or(first));
+        let port = |port: u16, protocol: &str| {
+            let protocol = match protocol {
+                "tcp" => Protocol::Tcp,
+                "grpc" => Protocol::Grpc,
+                _ => Protocol::Http,
+            };
+            PortSpec { port, target: Some(target.clone()), protocol }
+        };
+        let others = service.also.iter().map(|also| port(also.port, &also.protocol));
+        let ports = std::iter::once(port(first, &service.protocol)).chain(others).collect();
         let spec = ServiceSpec {
             name: format!("{}/{}", service.namespace, service.name),
             instance: None,
@@ -173,7 +178,7 @@ impl Stage {
                 .map(|(a, b)| (a.clone(), b.clone()))
                 .collect(),
             service_account: service.account().map(str::to_owned),
-            ports: vec![PortSpec { port, target: Some(target), protocol }],
+            ports,
             check: service.port().map(|_| "tcp".to_owned()),
             user: None,
             caller: Some("any".to_owned()),

@@ -21,7 +21,7 @@ use crate::call::Parties;
 use crate::decide::relation::{Ground, Place};
 use crate::golden::{self, Line, Told};
 use crate::request::{Origin, read};
-use crate::table::description::{Calls, Description, EndpointDescription, ServiceDescription};
+use crate::table::description::{AliasDescription, Calls, Description, EndpointDescription, ServiceDescription};
 use crate::table::routes::{
     AliasDocument, BackendRef, Document, GatewayDocument, GrantDocument, RouteDocument, SubsetDocument,
 };
@@ -123,18 +123,19 @@ impl Script {
     }
 
     fn table(&self) -> Result<Table, Box<dyn Error>> {
-        let services = self.services.values().map(|service| {
-            let name = &service.name;
-            Arc::new(ServiceDescription {
-                calls: Calls {
-                    routes: about(&self.routes, |one| one.spec.services(&one.key.namespace).contains(name)),
-                    gateway_routes: about(&self.gateway, |one| one.spec.services(&one.key.namespace).contains(name)),
-                    stream_routes: Vec::new(),
-                    subsets: about(&self.subsets, |one| one.spec.services(&one.key.namespace).contains(name)),
-                },
-                ..service.clone()
-            })
-        });
+        let calls = |name: &ServiceName| Calls {
+            routes: about(&self.routes, |one| one.spec.services(&one.key.namespace).contains(name)),
+            gateway_routes: about(&self.gateway, |one| one.spec.services(&one.key.namespace).contains(name)),
+            stream_routes: Vec::new(),
+            subsets: about(&self.subsets, |one| one.spec.services(&one.key.namespace).contains(name)),
+        };
+        let services = self.services.values();
+        let services =
+            services.map(|service| Arc::new(ServiceDescription { calls: calls(&service.name), ..service.clone() }));
+        let alias = |document: &Arc<AliasDocument>| {
+            let name = ServiceName::new(&document.key.namespace, &document.key.name).expect("a name");
+            AliasDescription { document: document.clone(), calls: calls(&name) }
+        };
         let description = Description {
             index: 1,
             trust_domain: "mesh.test".parse()?,
@@ -146,7 +147,7 @@ impl Script {
             local: Vec::new(),
             callers: BTreeMap::new(),
             caller_any: None,
-            aliases: self.aliases.clone(),
+            aliases: self.aliases.iter().map(alias).collect(),
             grants: self.grants.clone(),
             binds: Vec::new(),
         };

@@ -1,6 +1,7 @@
 //! From `HTTPRoute`s to the form in which rules are asked: those of one namespace together, the most specific first.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,34 +135,38 @@ fn action(document: &GatewayDocument, rule: &gateway::Rule, backends: &mut Backe
     if let Some(redirect) = redirect {
         return Action::Redirect(redirect);
     }
+    let parents = document.spec.services(&document.key.namespace);
     let shares = rule.backend_refs.iter().filter(|to| to.weight > 0).map(|to| {
-        let backend = backends.place(backend(&document.key, (to.namespace.as_deref(), &to.name), to.port));
+        let backend = backends.place(backend(&document.key, &parents, (to.namespace.as_deref(), &to.name), to.port));
         Share { weight: to.weight as usize, backend, changes: sides(&to.filters) }
     });
     Action::Forward(Shares::of(shares.collect()))
 }
 
-/// Where a document of the kind leads.
+/// Where a document of the kind leads. To go on to what it is attached to needs no grant: its calls go there anyway.
 pub(super) fn backend(
     document: &ResourceKey,
+    parents: &BTreeSet<ServiceName>,
     (namespace, name): (Option<&str>, &str),
     port: Option<std::num::NonZeroU16>,
 ) -> BackendRef {
     let namespace = namespace.unwrap_or(&document.namespace);
     let kinds = ["HTTPRoute", "GRPCRoute", "TCPRoute"];
     let kind = kinds.into_iter().find(|kind| *kind == document.kind.name).unwrap_or_default();
-    let by = (*namespace != document.namespace).then(|| (kind, document.namespace.as_str().into()));
     let service = ServiceName::new(namespace, name).ok();
+    let goes_on = service.as_ref().is_some_and(|service| parents.contains(service));
+    let by = (*namespace != document.namespace && !goes_on).then(|| (kind, document.namespace.as_str().into()));
     BackendRef { service, subset: None, port: port.map(std::num::NonZeroU16::get), by }
 }
 
 fn mirrors(document: &GatewayDocument, rule: &gateway::Rule, backends: &mut Backends) -> Vec<(Chance, usize)> {
+    let parents = document.spec.services(&document.key.namespace);
     let mirror = |filter: &Filter| {
         let Filter::RequestMirror { request_mirror: to } = filter else { return None };
         let part = to.fraction.map(|part| f64::from(part.numerator) / f64::from(part.denominator.max(1)) * 100.0);
         let percent = to.percent.map(f64::from).or(part).unwrap_or(100.0);
         let at = &to.backend_ref;
-        let backend = backends.place(backend(&document.key, (at.namespace.as_deref(), &at.name), at.port));
+        let backend = backends.place(backend(&document.key, &parents, (at.namespace.as_deref(), &at.name), at.port));
         Some((Chance::of(percent), backend))
     };
     rule.filters.iter().filter_map(mirror).collect()

@@ -106,7 +106,7 @@ fn of_istio(document: &Arc<RouteDocument>) -> StreamRoutes {
 
 fn of_gateway(document: &Arc<StreamDocument>, service: &ServiceName) -> StreamRoutes {
     let (key, spec) = (&document.key, &document.spec);
-    let mut backends = Backends::default();
+    let (mut backends, parents) = (Backends::default(), spec.services(&key.namespace));
     let own = spec.parent_refs.iter().filter(|parent| parent.service(&key.namespace).as_ref() == Some(service));
     let ports: Vec<Option<u16>> = own.map(|parent| parent.port.map(std::num::NonZeroU16::get)).collect();
     let matches = match ports.contains(&None) {
@@ -116,7 +116,7 @@ fn of_gateway(document: &Arc<StreamDocument>, service: &ServiceName) -> StreamRo
     let rules = spec.rules.iter().enumerate().map(|(at, rule)| {
         let shares = rule.backend_refs.iter().filter(|to| to.weight > 0).map(|to| Share {
             weight: to.weight as usize,
-            backend: backends.place(gateway::backend(key, (to.namespace.as_deref(), &to.name), to.port)),
+            backend: backends.place(gateway::backend(key, &parents, (to.namespace.as_deref(), &to.name), to.port)),
             changes: Sides::default(),
         });
         StreamRule {

@@ -18,6 +18,7 @@ use crate::forward::multiplexed::{self, Purpose};
 use crate::forward::outgoing::{Answer, Outgoing};
 use crate::lane::Leg;
 use crate::net::Net;
+use crate::overload::Change;
 use crate::reach::{self, StreamUpstream, Wanted};
 use crate::record::Open;
 use crate::reject::Reject;
@@ -183,6 +184,8 @@ async fn send<N: Net>(
     tries: &Tries<'_>,
     (outgoing, open): (&mut Outgoing, &mut Open),
 ) -> Result<Answer, Failure> {
+    let overloaded = |reject| blamed(Failure { reject, again: Again::Later }, chosen, false);
+    let place = chosen.place().map_err(overloaded)?;
     let reuse = if tries.fresh() { Reuse::Never } else { outgoing.reuse() };
     let wanted = Wanted { http2: outgoing.http2, reuse, repeats: tries.may_repeat() };
     let reached = reach::http(&core.dialer, leg, chosen, wanted).await;
@@ -192,6 +195,9 @@ async fn send<N: Net>(
     }
     let answer = forward::http::send(chosen, upstream, outgoing, tries.may_repeat()).await;
     let answer = answer.map_err(|failure| blamed(failure, chosen, true))?;
+    if let Some(change) = place.and_then(|place| place.answered(Instant::now())) {
+        tell(chosen, change);
+    }
     chosen.ended(answer.outcome());
     Ok(answer)
 }
@@ -227,7 +233,23 @@ impl<N: Net> Attempt<N> for Purpose {
     }
 }
 
-fn blamed(failure: Failure, chosen: &Chosen, connected: bool) -> Failure {
+/// An instance of this node has become too slow for all calls, or is not any more.
+fn tell(chosen: &Chosen, change: Change) {
+    let (service, instance) = (&chosen.relation().service.name, chosen.own_name());
+    match change {
+        Change::Bounded { most, quickest, usual } => tracing::warn!(
+            %service, instance, most, quickest_ms = quickest.as_millis(), usual_ms = usual.as_millis(),
+            "an instance answers too late: calls beyond what it can answer in time are refused"
+        ),
+        Change::Free => tracing::info!(%service, instance, "an instance takes all calls again"),
+    }
+}
+
+fn blamed(mut failure: Failure, chosen: &Chosen, connected: bool) -> Failure {
+    if failure.reject == Reject::Overloaded && !chosen.has_spare() {
+        // The same instance would only have one more to refuse.
+        failure.again = Again::Never;
+    }
     failure.blame(chosen, connected);
     if let Some(outcome) = failure.outcome() {
         chosen.ended(outcome);

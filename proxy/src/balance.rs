@@ -7,11 +7,13 @@ use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 use weft_proto::kinds::destination_rule::Simple;
+use weft_proto::kinds::service::OnOverload;
 
 use crate::call::End;
 use crate::decide::Permit;
 use crate::decide::localities::Spread;
 use crate::decide::relation::Relation;
+use crate::overload::Place;
 use crate::reject::Reject;
 use crate::table::endpoints::Slot;
 use crate::task::{Random, on_part};
@@ -213,6 +215,13 @@ impl Chosen {
         self.instance
     }
 
+    /// A place at the instance of this node that it is; none where another node's is meant, or it takes all.
+    pub(crate) fn place(&self) -> Result<Option<Place>, Reject> {
+        let service = &self.relation().service;
+        let own = self.instance.filter(|_| service.settings.overload == OnOverload::Shed);
+        own.map(|own| service.instances[own].overload.enter(self.at).ok_or(Reject::Overloaded)).transpose()
+    }
+
     /// Whether there is another endpoint that nothing speaks against.
     pub(crate) fn has_spare(&self) -> bool {
         let (now, relation) = (Instant::now(), self.relation());
@@ -225,6 +234,11 @@ impl Chosen {
     /// Whether it could not be reached the last time.
     pub(crate) fn has_failed(&self) -> bool {
         self.endpoint.is_some_and(|endpoint| self.relation().slot(endpoint).has_failed())
+    }
+
+    /// The name of the instance of this node that it is.
+    pub(crate) fn own_name(&self) -> Option<&str> {
+        self.instance.map(|own| self.relation().service.instances[own].description.id.name.as_str())
     }
 
     /// Counts the try until it ends. One that was avoided is probed by it.

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method};
@@ -66,6 +67,13 @@ impl Parties {
     pub(crate) fn of_caller(caller: Identity, service: &ServiceName, port: u16) -> Self {
         Self { end: End::Caller, caller, service: service.clone(), port, instance: None, subset: None }
     }
+}
+
+/// How long an opaque stream may be silent, and last; none: without a bound.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Bounds {
+    pub(crate) idle: Option<Duration>,
+    pub(crate) whole: Option<Duration>,
 }
 
 /// Both ends of a call, as the policies of the callee see them.

@@ -10,7 +10,6 @@ pub(crate) mod tunnel;
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::header::{DATE, SET_COOKIE};
 use http::request::Parts;
@@ -19,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::attempt::attempt;
 use crate::body::Body;
-use crate::call::{Answerer, End};
+use crate::call::{Answerer, Bounds, End};
 use crate::connection::Connection;
 use crate::core::Core;
 use crate::forward::outgoing::{Answer, Outgoing};
@@ -83,7 +82,7 @@ pub(crate) async fn http<N: Net>(
 struct Done {
     answer: Answer,
     deadline: Option<Instant>,
-    idle_timeout: Option<Duration>,
+    bounds: Bounds,
 }
 
 /// What waits. It has what is permitted by reference: every exchange under way is moved several times.
@@ -102,7 +101,7 @@ async fn run<N: Net>(core: &Core<N>, permitted: &mut Permitted<N>, open: &mut Op
         Next::Send(route) => &*route,
         Next::Answer(response) => {
             let answer = Answer::made(std::mem::take(&mut **response));
-            return Ok(Done { answer, deadline: None, idle_timeout: None });
+            return Ok(Done { answer, deadline: None, bounds: Bounds::default() });
         }
     };
     let outgoing = &mut permitted.outgoing;
@@ -130,7 +129,7 @@ async fn run<N: Net>(core: &Core<N>, permitted: &mut Permitted<N>, open: &mut Op
             rules::change_answer(ruled, origin, headers);
         }
     }
-    Ok(Done { answer, deadline, idle_timeout: route.leg().relation.idle_timeout() })
+    Ok(Done { answer, deadline, bounds: route.leg().relation.bounds() })
 }
 
 impl Done {
@@ -145,7 +144,7 @@ impl Done {
                 response = Response::from_parts(parts, body);
             }
             open.answered(response.status().as_u16(), by);
-            let tunnel = Tunnel::new(taken, open, hold, self.idle_timeout);
+            let tunnel = Tunnel::new(taken, open, hold, self.bounds);
             return Outcome { response: response.map(Tracked::untracked), tunnel: Some(tunnel), wanted };
         }
         open.answered(response.status().as_u16(), by);

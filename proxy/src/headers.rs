@@ -1,12 +1,11 @@
 //! Header fields that belong to one hop, and those that only Weft may set.
 
+use http::HeaderMap;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderMap, StatusCode};
 
-use crate::reject::REASON_HEADER;
 use crate::task::Random;
 
 /// What the caller's node tells of the HTTP version that the application spoke, for a port that does not say.
@@ -100,11 +99,6 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
 pub(crate) fn clean_response(headers: &mut HeaderMap) {
     let seen = look(headers);
     clean_hop(headers, &seen);
-}
-
-/// The other node's word on why it answered itself.
-pub(crate) fn refused(status: StatusCode, headers: &HeaderMap) -> Option<&HeaderValue> {
-    if status == StatusCode::SERVICE_UNAVAILABLE { headers.get(REASON_HEADER) } else { None }
 }
 
 fn clean_hop(headers: &mut HeaderMap, seen: &Seen) {

@@ -56,6 +56,7 @@ mod host;
 mod interim;
 mod limits;
 pub mod net;
+mod overload;
 pub mod path;
 pub mod quic;
 mod reject;

@@ -91,7 +91,17 @@ impl<N: Net> Plane<N> {
 
     /// What does not work, with the remedy.
     pub fn problems(&self) -> Vec<String> {
-        self.problems.lock().values().cloned().chain(self.shared.room.problem()).collect()
+        let table = self.shared.table.load();
+        let own = table.services().flat_map(|service| service.instances.iter().map(move |own| (service, own)));
+        let slow = own.filter_map(|(service, own)| {
+            let (name, most) = (&own.description.id.name, own.overload.most()?);
+            Some(format!(
+                "{} {name} answers too late: of its calls {most} at once are let through and the others get 503: \
+                 give it more instances, or fewer calls",
+                service.name
+            ))
+        });
+        self.problems.lock().values().cloned().chain(self.shared.room.problem()).chain(slow).collect()
     }
 
     /// Nodes that the table takes for live and that calls from here do not reach, and for how long.

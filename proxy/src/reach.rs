@@ -67,7 +67,11 @@ pub(crate) async fn http<N: Net>(
         return link(dialer, leg, chosen, wanted.repeats).await.map(Upstream::Link);
     };
     let (slot, protocol) = instance_slot(dialer, leg, instance)?;
-    let http2 = matches!(protocol, Protocol::Http2 | Protocol::Grpc) || (protocol == Protocol::Auto && wanted.http2);
+    let http2 = match protocol {
+        Protocol::Http2 | Protocol::Grpc => true,
+        Protocol::Auto => wanted.http2 || leg.relation.treatment.http2,
+        _ => leg.relation.treatment.http2,
+    };
     if http2 {
         link::ticket(dialer, &slot.http2, limit).await.map(Upstream::InstanceHttp2)
     } else {

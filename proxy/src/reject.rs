@@ -65,6 +65,8 @@ pub(crate) enum Reject {
     NoInstance,
     /// There are as many calls under way, and waiting, as there may be.
     Overflow,
+    /// The instance has more calls than it can answer in time.
+    Overloaded,
     /// No instance could be reached.
     Unreachable(String),
     /// The link or the instance ended before its answer did.
@@ -96,7 +98,7 @@ impl Reject {
             }
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoBackend(status) => *status,
-            Self::NoCertificate(_) | Self::NoInstance | Self::Overflow | Self::Unreachable(_) => {
+            Self::NoCertificate(_) | Self::NoInstance | Self::Overflow | Self::Overloaded | Self::Unreachable(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
@@ -123,6 +125,7 @@ impl Reject {
             Self::NoBackend(_) => "no-backend",
             Self::NoInstance => NO_INSTANCE,
             Self::Overflow => "overflow",
+            Self::Overloaded => OVERLOADED,
             Self::Unreachable(_) => UNREACHABLE,
             Self::Broken(_) => BROKEN,
             Self::Timeout => "timeout",
@@ -179,6 +182,7 @@ impl Reject {
             Self::NoBackend(_) => "the route leads to a service or subset that is not there".into(),
             Self::NoInstance => "no healthy instance of the service".into(),
             Self::Overflow => "more calls of the service are under way than there may be".into(),
+            Self::Overloaded => "the service has more calls than it can answer in time: try again later".into(),
             Self::Unreachable(_) => "no instance of the service could be reached".into(),
             Self::Broken(_) => "the connection to the service broke".into(),
             Self::Timeout => "the service did not answer in time".into(),
@@ -200,9 +204,13 @@ impl Reject {
     }
 }
 
-/// Whether another node's own answer says that its application has seen nothing of the request.
-pub(crate) fn untouched(reason: &HeaderValue) -> bool {
-    [NO_INSTANCE, UNREACHABLE].iter().any(|name| reason == name)
+/// Why its application has seen nothing of the request, where another node's own answer says so.
+pub(crate) fn untouched(reason: &HeaderValue) -> Option<Reject> {
+    match reason.as_bytes() {
+        name if name == OVERLOADED.as_bytes() => Some(Reject::Overloaded),
+        name if name == NO_INSTANCE.as_bytes() || name == UNREACHABLE.as_bytes() => Some(Reject::NoInstance),
+        _ => None,
+    }
 }
 
 /// Whether another node's own answer says that its application broke off.
@@ -212,6 +220,7 @@ pub(crate) fn broken(reason: &HeaderValue) -> bool {
 
 const BROKEN: &str = "broken";
 const NO_INSTANCE: &str = "no-instance";
+const OVERLOADED: &str = "overloaded";
 const UNREACHABLE: &str = "unreachable";
 /// Never sent; what records and metrics show of a caller that went away.
 const CLIENT_CLOSED: u16 = 499;

@@ -150,11 +150,13 @@ impl Specs {
                 }),
             }
         }
-        if others { self.sort_calls() } else { BTreeSet::new() }
+        // What is about all services is about those that are new too.
+        let wide = |kept: &Kept<SubsetDocument>| kept.good.as_ref().is_some_and(|one| one.spec.host.starts_with('*'));
+        if others || self.subsets.values().any(wide) { self.sort_calls(state) } else { BTreeSet::new() }
     }
 
     /// Puts the documents about calls to the services that they are about; tells of which they are others than before.
-    fn sort_calls(&mut self) -> BTreeSet<ServiceName> {
+    fn sort_calls(&mut self, state: &State) -> BTreeSet<ServiceName> {
         let mut calls: BTreeMap<ServiceName, Calls> = BTreeMap::new();
         for document in self.join_delegates() {
             for service in document.spec.services(&document.key.namespace) {
@@ -172,7 +174,8 @@ impl Specs {
             }
         }
         for document in by_age(&self.subsets) {
-            for service in document.spec.services(&document.key.namespace) {
+            let covered = state.services.keys().filter(|name| document.spec.covers(name)).cloned();
+            for service in document.spec.services(&document.key.namespace).into_iter().chain(covered) {
                 calls.entry(service).or_default().subsets.push(document.clone());
             }
         }

@@ -1,6 +1,7 @@
 //! Which instances of a service make a subset, and how they are called, field for field as Istio's `DestinationRule`
 //! (networking.istio.io/v1). A field that is not listed is refused.
 
+mod balancing;
 mod check;
 mod policy;
 
@@ -12,23 +13,36 @@ use super::istio::service_of;
 use super::{Faults, Kind, Names, Spec};
 use crate::service::{Labels, ServiceName};
 
+pub use balancing::*;
 pub use policy::*;
 
 /// `spec` of a `DestinationRule`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DestinationRule {
-    /// The service.
+    /// The service; `*` and `*.namespace.svc.cluster.local` are all that have no rule of their own.
     pub host: String,
     /// How it is called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic_policy: Option<TrafficPolicy>,
+    /// Callers of the document's namespace that it is for. Unset: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload_selector: Option<WorkloadSelector>,
     /// Its instances by their labels.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subsets: Vec<Subset>,
     /// The namespaces whose callers it is for; none: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub export_to: Vec<String>,
+}
+
+/// Callers by their labels.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WorkloadSelector {
+    /// Labels that they have, all of them.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub match_labels: Labels,
 }
 
 /// Some instances of a service.
@@ -46,9 +60,26 @@ pub struct Subset {
 }
 
 impl DestinationRule {
-    /// The service that it is about, as a document of this namespace.
+    /// The service that it is about, as a document of this namespace; none where it is about all of a kind.
     pub fn services(&self, namespace: &str) -> BTreeSet<ServiceName> {
         service_of(&self.host, namespace).into_iter().collect()
+    }
+
+    /// Whether it is about all services that end so, this one among them.
+    pub fn covers(&self, service: &ServiceName) -> bool {
+        let Some(end) = self.host.strip_prefix('*') else { return false };
+        let end = end.to_ascii_lowercase();
+        end.is_empty()
+            || [service.host(), format!("{}.{}.svc.cluster.local", service.name(), service.namespace())]
+                .iter()
+                .any(|name| name.ends_with(&end))
+    }
+
+    /// Whether it is for a caller with these labels.
+    pub fn is_for(&self, labels: &Labels) -> bool {
+        let selector = self.workload_selector.as_ref();
+        selector
+            .is_none_or(|selector| selector.match_labels.iter().all(|(name, value)| labels.get(name) == Some(value)))
     }
 }
 
@@ -66,4 +97,17 @@ impl Spec for DestinationRule {
     fn check(&self, faults: &mut Faults) {
         check::destination_rule(self, faults);
     }
+
+    fn hints(&self) -> Vec<String> {
+        let subsets = self.subsets.iter().enumerate();
+        let subsets =
+            subsets.map(|(at, one)| (format!("spec.subsets[{at}].trafficPolicy"), one.traffic_policy.as_ref()));
+        let own = std::iter::once(("spec.trafficPolicy".to_owned(), self.traffic_policy.as_ref()));
+        own.chain(subsets).filter_map(|(path, policy)| Some(policy?.hints(&path))).flatten().collect()
+    }
+}
+
+/// Whether a number is left out.
+fn is_zero<T: Copy + Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }

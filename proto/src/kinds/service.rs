@@ -35,6 +35,9 @@ pub struct ServiceSettings {
     /// What to do with `_` in the names of header fields.
     #[serde(default)]
     pub underscore_headers: UnderscoreHeaders,
+    /// What to do with calls that an instance would only queue.
+    #[serde(default)]
+    pub overload: OnOverload,
 }
 
 impl Spec for ServiceSettings {
@@ -93,6 +96,17 @@ pub enum UnderscoreHeaders {
     Refuse,
     /// Pass them on, without those that such a server would take for one that only Weft sets.
     Allow,
+}
+
+/// What to do with calls that an instance would only queue: more than it can answer within twice its usual time and 50 ms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OnOverload {
+    /// Answer 503 with `retry-after` at once, unless another instance has room.
+    #[default]
+    Shed,
+    /// Pass them on all the same.
+    Queue,
 }
 
 /// A duration, written as Gateway API durations are: `1h30m`, `5s`, `250ms`, `0s`.

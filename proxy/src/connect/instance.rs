@@ -40,6 +40,7 @@ struct Idle {
     served: u32,
     /// How long it is kept.
     kept: Duration,
+    made: Instant,
 }
 
 /// A connection on loan. It goes back to the pool when its answer is complete.
@@ -52,6 +53,7 @@ pub(crate) struct Lease {
     idle: Option<Duration>,
     /// Calls that the connection has had, this one included.
     served: u32,
+    made: Instant,
     keeping: Keeping,
     /// Of an upload that may never have been wanted.
     gate: Option<Arc<Gate>>,
@@ -81,9 +83,9 @@ pub(crate) async fn lease<N: Net>(
         Reuse::Never => Duration::ZERO,
     };
     if let Some((taken, idle)) = slot.take(age_max) {
-        let Idle { sender, heads, handle, served, .. } = taken;
+        let Idle { sender, heads, handle, served, made, .. } = taken;
         let (slot, sender, served) = (slot.clone(), Some(sender), served.saturating_add(1));
-        return Ok(Lease { slot, sender, heads, handle, idle: Some(idle), served, keeping, gate: None });
+        return Ok(Lease { slot, sender, heads, handle, idle: Some(idle), served, made, keeping, gate: None });
     }
     let mut lease = Box::pin(dial(dialer, slot, limit)).await?;
     lease.keeping = keeping;
@@ -109,6 +111,7 @@ async fn dial<N: Net>(dialer: &Dialer<N>, slot: &Arc<InstanceSlot>, limit: Durat
         handle,
         idle: None,
         served: 1,
+        made: Instant::now(),
         keeping: Keeping::default(),
         gate: None,
     })
@@ -181,11 +184,15 @@ impl Lease {
         if self.keeping.requests_max.is_some_and(|most| self.served >= most) {
             return;
         }
+        let (now, made) = (Instant::now(), self.made);
+        if self.keeping.age.is_some_and(|age| now - made >= age) {
+            return;
+        }
         let mut idle = self.slot.idle.lock();
         if idle.len() < IDLE_MAX {
             let (heads, handle, served) = (self.heads.clone(), self.handle.take(), self.served);
             let kept = self.keeping.idle.unwrap_or(IDLE_TIMEOUT);
-            idle.push(Idle { sender, heads, handle, since: Instant::now(), served, kept });
+            idle.push(Idle { sender, heads, handle, since: now, served, kept, made });
         }
     }
 }

@@ -46,6 +46,13 @@ pub(crate) fn spread<'a>(
             });
         }
         Localities::Set(setting) => setting,
+        Localities::ZoneAware(setting, least) => {
+            let own = |at: &&usize| distance(caller.locality, site(**at).locality, None) < 3;
+            if candidates.iter().filter(own).count() < *least && setting.failover_priority.is_empty() {
+                return by_region(setting, caller, candidates, site, 2);
+            }
+            setting
+        }
     };
     if !setting.distribute.is_empty() {
         return distributed(setting, caller, candidates, site);
@@ -53,9 +60,20 @@ pub(crate) fn spread<'a>(
     if !setting.failover_priority.is_empty() {
         return ranked(candidates, |at| by_labels(&setting.failover_priority, caller, &site(at)));
     }
+    by_region(setting, caller, candidates, site, 0)
+}
+
+/// The nearest first, of which those that are no farther than `alike` are all the same.
+fn by_region<'a>(
+    setting: &LocalitySetting,
+    caller: &Site<'_>,
+    candidates: &[usize],
+    site: impl Fn(usize) -> Site<'a>,
+    alike: usize,
+) -> Spread {
     let region = parts(caller.locality).next();
     let next = setting.failover.iter().find(|one| Some(one.from.as_str()) == region).map(|one| one.to.as_str());
-    ranked(candidates, |at| distance(caller.locality, site(at).locality, next))
+    ranked(candidates, |at| distance(caller.locality, site(at).locality, next).max(alike))
 }
 
 /// Shares as the first entry says that covers the caller.
@@ -170,6 +188,9 @@ mod tests {
         let next = Failover { from: "r1".into(), to: "r3".into() };
         let failover = LocalitySetting { failover: vec![next], ..LocalitySetting::default() };
         assert_eq!(spread_of(&set(failover), None), groups(&[&[0, 5], &[1], &[2], &[4], &[3]]));
+        let groups_of = |least| spread_of(&Localities::ZoneAware(Arc::default(), least), None);
+        assert_eq!(groups_of(4), plain);
+        assert_eq!(groups_of(5), groups(&[&[0, 1, 2, 5], &[3, 4]]), "too few for zones");
         let labels = vec!["topology.kubernetes.io/region".into(), "topology.kubernetes.io/zone=z2".into()];
         let labels = LocalitySetting { failover_priority: labels, ..LocalitySetting::default() };
         assert_eq!(spread_of(&set(labels), None), groups(&[&[2], &[0, 1, 5], &[3, 4]]));

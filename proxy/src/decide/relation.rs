@@ -13,11 +13,11 @@ use weft_proto::service::{Labels, ServicePort};
 
 use super::hash::Keyed;
 use super::localities::{self, Site, Spread};
-use crate::call::{Addresses, Asked, End, Parties};
+use crate::call::{Addresses, Asked, Bounds, End, Parties};
 use crate::reject::Reject;
 use crate::table::aliases::Alias;
 use crate::table::authz::Caller;
-use crate::table::destinations::Treatment;
+use crate::table::destinations::{Asker, Treatment};
 use crate::table::endpoints::Slot;
 use crate::table::routes::{Routes, StreamRoutes};
 use crate::table::{Service, Table};
@@ -102,7 +102,9 @@ impl Relation {
         let alias = parties.subset.as_deref().and_then(|subset| table.alias_of(subset));
         let called = alias.and_then(|(_, called)| called).unwrap_or(port.port);
         let alias = alias.map(|(alias, _)| &**alias);
-        let own = alias.and_then(|alias| alias.treatment(called, namespace(&parties.caller)));
+        let labels = labels(table, parties, (service, alias));
+        let asker = Asker { namespace: namespace(&parties.caller), labels: &labels };
+        let own = alias.and_then(|alias| alias.treatment(called, asker));
         let forwarded = format!("By={};URI={}", service.identity, parties.caller);
         let mut relation = Self {
             end: parties.end,
@@ -115,22 +117,20 @@ impl Relation {
             candidates: Vec::new(),
             subset: parties.subset.as_deref().map(|name| match alias {
                 Some(alias) => Some(alias.description.document.spec.labels()),
-                None => service.subset(name, namespace(&parties.caller)).cloned(),
+                None => service.subset(name, asker).cloned(),
             }),
             instance: parties.instance.as_ref().and_then(|name| service.instance(name)),
             forwarded: HeaderValue::from_str(&forwarded).ok(),
             routes: routes(parties, service, alias),
             stream_routes: stream_routes(parties, service, alias),
-            treatment: own.unwrap_or_else(|| {
-                service.treatment((parties.subset.as_deref(), port.port), namespace(&parties.caller))
-            }),
+            treatment: own.unwrap_or_else(|| service.treatment((parties.subset.as_deref(), port.port), asker)),
             spread: Spread::Even,
             keyed: None,
             upstream: None,
             hosts: Vec::new(),
             loads: Mutex::default(),
             turn: AtomicUsize::new(0),
-            labels: labels(table, parties, (service, alias)),
+            labels,
             place,
         };
         if relation.end == End::Caller {
@@ -239,13 +239,19 @@ impl Relation {
         self.treatment.connect_timeout.unwrap_or(self.service.settings.connect_timeout)
     }
 
-    /// How long an opaque stream may be silent.
-    pub(crate) fn idle_timeout(&self) -> Option<Duration> {
-        match self.treatment.stream_idle_timeout {
+    /// How long an opaque stream may be silent, and last.
+    pub(crate) fn bounds(&self) -> Bounds {
+        let idle = match self.treatment.stream_idle_timeout {
             Some(Duration::ZERO) => None,
             Some(timeout) => Some(timeout),
             None => self.service.settings.idle_timeout,
-        }
+        };
+        Bounds { idle, whole: self.treatment.stream_duration_max }
+    }
+
+    /// The caller, as documents about the service ask for it.
+    pub(crate) fn asker(&self) -> Asker<'_> {
+        Asker { namespace: self.namespace(), labels: &self.labels }
     }
 
     /// Whether an instance may be called at the port.

@@ -84,7 +84,7 @@ pub(crate) fn backend(table: &Table, relation: &Relation, to: &BackendRef) -> Op
         (None, _) => service.port(relation.port.port)?,
     };
     if let Some(name) = &to.subset {
-        service.subset(name, relation.namespace())?;
+        service.subset(name, relation.asker())?;
     }
     Some(Backend { service: service.clone(), port, subset: to.subset.clone().or(subset) })
 }

@@ -4,13 +4,13 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ::bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode};
 
 use super::authorize::{authorize, enter};
 use crate::attempt::attempt;
+use crate::call::Bounds;
 use crate::connection::Connection;
 use crate::decide::route;
 use crate::forward::bytes::{self, Begun, End as Far, Passed};
@@ -28,7 +28,7 @@ pub(crate) struct Tunnel {
     far: Far,
     open: Open,
     hold: Arc<Hold>,
-    idle_timeout: Option<Duration>,
+    bounds: Bounds,
     /// What an upgraded connection speaks.
     pub(crate) protocol: Option<HeaderValue>,
     /// What the callee has said before both ends were joined.
@@ -92,7 +92,7 @@ async fn open<N: Net>(
         revocable(&hold, run).await.unwrap_or(Err(Reject::Revoked))
     };
     match result {
-        Ok((far, idle_timeout)) => Ok(Tunnel { far, open, hold, idle_timeout, protocol: None, heard: None }),
+        Ok((far, bounds)) => Ok(Tunnel { far, open, hold, bounds, protocol: None, heard: None }),
         Err(reject) => Err((open, reject)),
     }
 }
@@ -101,7 +101,7 @@ async fn run_stream<N: Net>(
     connection: &Arc<Connection<N>>,
     open: &mut Open,
     mut purpose: Purpose,
-) -> Result<(Far, Option<Duration>), Reject> {
+) -> Result<(Far, Bounds), Reject> {
     let mut leg = identify::leg(connection, None)?;
     let ruled = route::stream(&leg.relation, || connection.core.recorder.random.share());
     if let Some(ruled) = ruled {
@@ -114,13 +114,13 @@ async fn run_stream<N: Net>(
     let began = open.started();
     let far = attempt(&connection.core, &route, &mut purpose, open, began).await?;
     open.streaming();
-    Ok((far, route.leg().relation.idle_timeout()))
+    Ok((far, route.leg().relation.bounds()))
 }
 
 impl Tunnel {
     /// What an HTTP exchange has become.
-    pub(super) fn new(taken: Taken, open: Open, hold: &Arc<Hold>, idle_timeout: Option<Duration>) -> Self {
-        Self { far: taken.far, open, hold: hold.clone(), idle_timeout, protocol: taken.protocol, heard: None }
+    pub(super) fn new(taken: Taken, open: Open, hold: &Arc<Hold>, bounds: Bounds) -> Self {
+        Self { far: taken.far, open, hold: hold.clone(), bounds, protocol: taken.protocol, heard: None }
     }
 
     /// Ends when the callee says something, or ends.
@@ -142,7 +142,7 @@ impl Tunnel {
     }
 
     async fn carry(self, mut near: Far, mut begun: Begun) {
-        let Self { far, mut open, hold, idle_timeout, heard, .. } = self;
+        let Self { far, mut open, hold, bounds, heard, .. } = self;
         open.certain();
         match heard {
             None | Some(Ok(None)) => {}
@@ -151,7 +151,7 @@ impl Tunnel {
         }
         let mut passed = Passed::default();
         let ended = {
-            let copied = pin!(bytes::copy((near, far), begun, idle_timeout, &mut passed));
+            let copied = pin!(bytes::copy((near, far), begun, bounds, &mut passed));
             revocable(&hold, copied).await
         };
         open.streamed(passed.there, passed.back);

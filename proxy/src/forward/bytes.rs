@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::disguise::Disguise;
+use crate::call::Bounds;
 use crate::connect::link::Ticket;
 use crate::net::Stream;
 use crate::stream::{GivenUp, Sink, Source};
@@ -62,14 +63,9 @@ pub(crate) struct Begun {
     pub(crate) disguise: Option<Disguise>,
 }
 
-/// Copies until both directions have ended. `passed` is kept up to date, so that it is right however this ends. Ended
+/// Copies until both directions have ended or one of the bounds is reached. `passed` is kept up to date, so that it is right however this ends. Ended
 /// otherwise, neither side can take what it got for the whole.
-pub(crate) async fn copy(
-    (near, far): (End, End),
-    begun: Begun,
-    idle_timeout: Option<Duration>,
-    passed: &mut Passed,
-) -> io::Result<()> {
+pub(crate) async fn copy((near, far): (End, End), begun: Begun, bounds: Bounds, passed: &mut Passed) -> io::Result<()> {
     let mut ends = Ends { near, far, whole: false };
     let Begun { mut disguise, .. } = begun;
     if let Some(disguise) = &mut disguise
@@ -78,7 +74,8 @@ pub(crate) async fn copy(
         return Err(io::ErrorKind::InvalidData.into());
     }
     let (mut there, mut back) = (Way::new(begun.there), Way::new(begun.back));
-    let mut idle = idle_timeout.map(Idle::new);
+    let mut idle = bounds.idle.map(Idle::new);
+    let mut whole = bounds.whole.map(|whole| Box::pin(sleep(whole)));
     let copied = poll_fn(|cx| {
         let before = there.bytes + back.bytes;
         let mut request = |chunk: &[u8]| disguise.as_mut().is_some_and(|disguise| disguise.is_request(chunk));
@@ -90,6 +87,9 @@ pub(crate) async fn copy(
             (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => return Poll::Ready(Err(error)),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ok(())),
             _ => {}
+        }
+        if whole.as_mut().is_some_and(|whole| whole.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         match &mut idle {
             Some(idle) => idle.poll(cx, there.bytes + back.bytes > before),

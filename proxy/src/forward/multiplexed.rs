@@ -13,7 +13,7 @@ use super::bytes::End;
 use super::outgoing::{Answer, Outgoing, Taken};
 use super::pipe::{Pipe, PipeError};
 use crate::connect::link::Ticket;
-use crate::reject::{Reject, untouched};
+use crate::reject::{REASON_HEADER, Reject, untouched};
 use crate::retry::{Again, Failure};
 use crate::stream::{Answering, Fault, Opener, Sink, Source};
 use crate::task::Aborting;
@@ -125,8 +125,8 @@ pub(crate) fn refusal(answer: &Answer) -> Result<(), Failure> {
 }
 
 fn refused<B>(response: &Response<B>) -> Option<Failure> {
-    let reason = headers::refused(response.status(), response.headers())?;
-    untouched(reason).then_some(Failure { reject: Reject::NoInstance, again: Again::Later })
+    let reject = untouched(response.headers().get(REASON_HEADER)?)?;
+    Some(Failure { reject, again: Again::Later })
 }
 
 async fn with_body(

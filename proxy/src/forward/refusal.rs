@@ -1,6 +1,6 @@
 //! The answer that an exchange gets which ended without one of the application.
 
-use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, Version};
 
 use super::answer::AnswerBody;
@@ -17,6 +17,9 @@ pub(crate) fn response(reject: &Reject, version: Version, grpc: bool, to_node: b
     if *reject == Reject::Overflow {
         // By what clients of Envoy know it.
         headers.insert("x-envoy-overloaded", HeaderValue::from_static("true"));
+    }
+    if *reject == Reject::Overloaded {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static(LATER));
     }
     if grpc {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -40,3 +43,6 @@ pub(crate) fn response(reject: &Reject, version: Version, grpc: bool, to_node: b
     *response.body_mut() = AnswerBody::full(text);
     response
 }
+
+/// After how many seconds a call may do that there was no room for.
+const LATER: &str = "1";

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use weft_proto::service::ServiceName;
 
 use super::description::AliasDescription;
-use super::destinations::{self, Treatment};
+use super::destinations::{self, Asker, Treatment};
 use super::routes::{Routes, StreamRoutes};
 
 /// A further name, compiled.
@@ -39,8 +39,8 @@ impl Alias {
         self.name == *name
     }
 
-    /// How a port of it is called by callers of the namespace, where documents about it say that.
-    pub(crate) fn treatment(&self, port: u16, caller: &str) -> Option<Treatment> {
+    /// How a port of it is called by a caller, where documents about it say that.
+    pub(crate) fn treatment(&self, port: u16, caller: Asker<'_>) -> Option<Treatment> {
         let subsets = &self.description.calls.subsets;
         (!subsets.is_empty()).then(|| destinations::treatment(subsets, &self.name, caller, (None, port)))
     }

@@ -1,18 +1,18 @@
 //! How a service is called, compiled: of the levels of its `DestinationRule`s those that count for one caller, port and
 //! subset (Istio's rules), and Weft's own way where they say nothing.
 
+mod blocks;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
-use weft_proto::kinds::destination_rule::{
-    ConnectionPool, ConsistentHash, LoadBalancer, LocalitySetting, OutlierDetection, PortTrafficPolicy, RetryBudget,
-    Simple, TrafficPolicy,
-};
-use weft_proto::kinds::istio::{GoDuration, is_exported};
+use weft_proto::kinds::destination_rule::{LocalitySetting, Simple};
+use weft_proto::kinds::istio::is_exported;
 use weft_proto::service::{Labels, ServiceName};
 
 use super::routes::SubsetDocument;
+use blocks::{Blocks, compile};
 
 /// How a service, or a subset of it, is called.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +29,10 @@ pub(crate) struct Treatment {
     pub(crate) connect_timeout: Option<Duration>,
     /// How long an opaque stream may be silent, 0 for ever; none: what the service's settings say.
     pub(crate) stream_idle_timeout: Option<Duration>,
+    /// How long an opaque stream may last.
+    pub(crate) stream_duration_max: Option<Duration>,
+    /// Whether the application is spoken to in HTTP/2 where its port speaks HTTP.
+    pub(crate) http2: bool,
     pub(crate) keeping: Keeping,
 }
 
@@ -71,6 +75,8 @@ pub(crate) enum Localities {
     Alike,
     /// As a document says.
     Set(Arc<LocalitySetting>),
+    /// The same where the caller's region has so many instances; else regions alone count.
+    ZoneAware(Arc<LocalitySetting>, usize),
 }
 
 /// How a new instance gets its share.
@@ -95,6 +101,8 @@ pub(crate) struct Limits {
 pub(crate) struct Ejection {
     /// Failures in a row: of any kind, of gateways, of reaching it where those are counted apart.
     pub(crate) errors: Option<u32>,
+    /// Which answers are failures; none: those of 500 to 599.
+    pub(crate) codes: Option<Codes>,
     pub(crate) gateway_errors: Option<u32>,
     pub(crate) local_errors: Option<u32>,
     /// Whether an instance is held against the others' share of successes.
@@ -108,6 +116,25 @@ pub(crate) struct Ejection {
     pub(crate) health_min: usize,
     /// Whether one call tells before it gets its share again.
     pub(crate) probes: bool,
+}
+
+/// Statuses of HTTP, 0 to 1023.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Codes([u64; 16]);
+
+impl Codes {
+    /// None where there is none.
+    fn of(codes: &[u16]) -> Option<Self> {
+        let mut bits = [0; 16];
+        for code in codes {
+            *bits.get_mut(usize::from(code / 64))? |= 1 << (code % 64);
+        }
+        (!codes.is_empty()).then_some(Self(bits))
+    }
+
+    pub(crate) fn contain(self, code: u16) -> bool {
+        self.0.get(usize::from(code / 64)).is_some_and(|bits| bits & (1 << (code % 64)) != 0)
+    }
 }
 
 /// How many retries there may be at once.
@@ -128,6 +155,8 @@ pub(crate) struct Keeping {
     pub(crate) requests_max: Option<u32>,
     /// Unused; none: Weft's own bound.
     pub(crate) idle: Option<Duration>,
+    /// From when it was made; none: no bound.
+    pub(crate) age: Option<Duration>,
 }
 
 impl Default for Ejection {
@@ -135,6 +164,7 @@ impl Default for Ejection {
     fn default() -> Self {
         Self {
             errors: None,
+            codes: None,
             gateway_errors: Some(5),
             local_errors: None,
             by_success_rate: true,
@@ -161,53 +191,19 @@ impl Limits {
     }
 }
 
-/// The blocks that count.
-#[derive(Clone, Copy, Default)]
-struct Blocks<'d> {
-    balancer: Option<&'d LoadBalancer>,
-    pool: Option<&'d ConnectionPool>,
-    outlier: Option<&'d OutlierDetection>,
-    budget: Option<&'d RetryBudget>,
+/// Who asks how a service is called.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asker<'a> {
+    /// Empty for a node.
+    pub(crate) namespace: &'a str,
+    pub(crate) labels: &'a Labels,
 }
 
-impl<'d> Blocks<'d> {
-    fn of(policy: &'d TrafficPolicy) -> Self {
-        Self {
-            balancer: policy.load_balancer.as_ref(),
-            pool: policy.connection_pool.as_ref(),
-            outlier: policy.outlier_detection.as_ref(),
-            budget: policy.retry_budget.as_ref(),
-        }
-    }
-
-    /// An entry for a port stands alone: what it leaves out falls to the defaults.
-    fn of_port(policy: &'d TrafficPolicy, port: u16) -> Option<Self> {
-        let entry = policy.port_level_settings.iter().find(|entry| entry.port.number == port)?;
-        let PortTrafficPolicy { load_balancer, connection_pool, outlier_detection, .. } = entry;
-        Some(Self {
-            balancer: load_balancer.as_ref(),
-            pool: connection_pool.as_ref(),
-            outlier: outlier_detection.as_ref(),
-            budget: None,
-        })
-    }
-
-    /// Block by block over another level.
-    fn over(self, wide: Self) -> Self {
-        Self {
-            balancer: self.balancer.or(wide.balancer),
-            pool: self.pool.or(wide.pool),
-            outlier: self.outlier.or(wide.outlier),
-            budget: self.budget.or(wide.budget),
-        }
-    }
-}
-
-/// How a caller of the namespace calls the port of the service, or of a subset of it.
+/// How a caller calls the port of the service, or of a subset of it.
 pub(crate) fn treatment(
     documents: &[Arc<SubsetDocument>],
     service: &ServiceName,
-    caller: &str,
+    caller: Asker<'_>,
     (subset, port): (Option<&str>, u16),
 ) -> Treatment {
     let seen = seen(documents, service, caller);
@@ -222,11 +218,11 @@ pub(crate) fn treatment(
     compile(blocks)
 }
 
-/// The labels that a subset asks for, as a caller of the namespace sees it; none where no document defines it.
+/// The labels that a subset asks for, as a caller sees it; none where no document defines it.
 pub(crate) fn subset<'d>(
     documents: &'d [Arc<SubsetDocument>],
     service: &ServiceName,
-    caller: &str,
+    caller: Asker<'_>,
     name: &str,
 ) -> Option<&'d Labels> {
     let mut subsets = seen(documents, service, caller).into_iter().flat_map(|one| &one.spec.subsets);
@@ -234,144 +230,76 @@ pub(crate) fn subset<'d>(
 }
 
 /// The documents that count for a caller, the oldest first: of its own namespace, else of that of the service, else of the
-/// mesh's own (Istio's order).
-fn seen<'d>(documents: &'d [Arc<SubsetDocument>], service: &ServiceName, caller: &str) -> Vec<&'d SubsetDocument> {
+/// mesh's own; there those that select it by its labels, else those for all; and of these those for the service itself, else
+/// those of the longest end of its name (Istio's order).
+fn seen<'d>(documents: &'d [Arc<SubsetDocument>], service: &ServiceName, caller: Asker<'_>) -> Vec<&'d SubsetDocument> {
     let roots = weft_proto::kinds::authorization_policy::ROOT_NAMESPACES;
-    let places = [caller, service.namespace()].into_iter().chain(roots);
+    let places = [caller.namespace, service.namespace()].into_iter().chain(roots);
     let seen = |place: &str| {
-        let there = documents
-            .iter()
-            .map(|one| &**one)
-            .filter(|one| one.key.namespace == place && is_exported(&one.spec.export_to, place, caller));
+        let there = documents.iter().map(|one| &**one).filter(|one| {
+            let selects = one.spec.workload_selector.is_none() || place == caller.namespace;
+            let exported = is_exported(&one.spec.export_to, place, caller.namespace);
+            one.key.namespace == place && exported && selects && one.spec.is_for(caller.labels)
+        });
         let mut there: Vec<_> = there.collect();
+        let selecting = there.iter().any(|one| one.spec.workload_selector.is_some());
+        there.retain(|one| one.spec.workload_selector.is_some() == selecting);
+        let reach =
+            |one: &SubsetDocument| if one.spec.host.starts_with('*') { one.spec.host.len() } else { usize::MAX };
+        let narrowest = there.iter().map(|one| reach(one)).max();
+        there.retain(|one| Some(reach(one)) == narrowest);
         there.sort_by_key(|one| (one.created, &one.key.name));
         there
     };
     places.map(seen).find(|there| !there.is_empty()).unwrap_or_default()
 }
 
-fn compile(blocks: Blocks<'_>) -> Treatment {
-    let tcp = blocks.pool.and_then(|pool| pool.tcp.as_ref());
-    let http = blocks.pool.and_then(|pool| pool.http.as_ref());
-    let span = |span: Option<GoDuration>| span.map(|GoDuration(span)| span);
-    let idle = http.and_then(|http| span(http.idle_timeout)).map(forever);
-    Treatment {
-        balancer: blocks.balancer.map(|balancer| balancer.simple.unwrap_or_default()),
-        hash: blocks.balancer.and_then(|balancer| balancer.consistent_hash.as_ref()).and_then(hash),
-        localities: localities(blocks),
-        warmup: blocks.balancer.and_then(warmup),
-        limits: Limits {
-            connections: tcp.and_then(|tcp| bound(tcp.max_connections)),
-            pending: http.and_then(|http| bound(http.http1_max_pending_requests)),
-            requests: http.and_then(|http| bound(http.http2_max_requests)),
-        },
-        ejection: blocks.outlier.map(ejection).unwrap_or_default(),
-        retries: retries(blocks.budget, http.and_then(|http| bound(http.max_retries))),
-        connect_timeout: tcp.and_then(|tcp| span(tcp.connect_timeout)),
-        stream_idle_timeout: tcp.and_then(|tcp| span(tcp.idle_timeout)),
-        keeping: Keeping {
-            requests_max: http.map(|http| http.max_requests_per_connection).filter(|most| *most > 0),
-            idle,
-        },
+#[cfg(test)]
+mod tests {
+    use weft_proto::document;
+    use weft_proto::kinds::destination_rule::DestinationRule;
+    use weft_proto::kinds::{Kinds, Spec};
+
+    use super::super::routes::Document;
+    use super::*;
+
+    /// Each allows as many calls as its name says.
+    const DOCUMENTS: &str = r#"
+{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: d1, namespace: istio-system},
+ spec: {host: "*.local", trafficPolicy: {connectionPool: {http: {http2MaxRequests: 1}}}}}
+---
+{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: d2, namespace: shop},
+ spec: {host: "*.shop.svc.cluster.local", trafficPolicy: {connectionPool: {http: {http2MaxRequests: 2}}}}}
+---
+{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: d3, namespace: shop},
+ spec: {host: web, trafficPolicy: {connectionPool: {http: {http2MaxRequests: 3}}}}}
+---
+{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: d4, namespace: shop},
+ spec: {host: web.shop.svc.cluster.local, workloadSelector: {matchLabels: {app: front}},
+        trafficPolicy: {connectionPool: {http: {http2MaxRequests: 4}}}}}
+"#;
+
+    #[test]
+    fn the_narrowest_document_for_service_and_caller_counts() {
+        let resources = document::parse(Kinds::ALL, "test", DOCUMENTS).expect("valid");
+        let document = |(at, resource): (usize, &weft_proto::resource::Resource)| {
+            let spec = DestinationRule::of(resource).expect("checked");
+            Arc::new(Document { key: resource.key.clone(), created: at as u64, spec })
+        };
+        let documents: Vec<Arc<SubsetDocument>> = resources.iter().enumerate().map(document).collect();
+        let requests = |service: &str, namespace: &str, app: &str| {
+            let service: ServiceName = service.parse().expect("a name");
+            let about = |one: &&Arc<SubsetDocument>| {
+                one.spec.services(&one.key.namespace).contains(&service) || one.spec.covers(&service)
+            };
+            let about: Vec<_> = documents.iter().filter(about).cloned().collect();
+            let labels = [("app".to_owned(), app.to_owned())].into();
+            treatment(&about, &service, Asker { namespace, labels: &labels }, (None, 80)).limits.requests
+        };
+        assert_eq!(requests("other/db", "other", "any"), Some(1), "the mesh's own");
+        assert_eq!(requests("shop/db", "other", "front"), Some(2), "that of the callee's namespace");
+        assert_eq!(requests("shop/web", "other", "front"), Some(3), "a selector is for its own namespace");
+        assert_eq!(requests("shop/web", "shop", "back"), Some(3));
+        assert_eq!(requests("shop/web", "shop", "front"), Some(4), "the caller that it selects");
     }
 }
-
-fn forever(span: Duration) -> Duration {
-    if span.is_zero() { Duration::MAX } else { span }
-}
-
-fn bound(number: u32) -> Option<usize> {
-    usize::try_from(number).ok().filter(|number| *number > 0)
-}
-
-/// Who says how instances are balanced and nothing of localities gets what Istio does: the nearest first only where failures
-/// are looked at.
-fn localities(blocks: Blocks<'_>) -> Localities {
-    let Some(balancer) = blocks.balancer else { return Localities::Nearest };
-    match &balancer.locality_lb_setting {
-        Some(setting) if setting.enabled == Some(false) => Localities::Alike,
-        // Without looking at failures there is nothing to fail over from.
-        Some(setting) if setting.distribute.is_empty() && blocks.outlier.is_none() => Localities::Alike,
-        Some(setting) => Localities::Set(Arc::new(setting.clone())),
-        None if blocks.outlier.is_none() => Localities::Alike,
-        None => Localities::Set(Arc::default()),
-    }
-}
-
-fn warmup(balancer: &LoadBalancer) -> Option<Warmup> {
-    let old = || balancer.warmup_duration_secs.map(|GoDuration(duration)| (duration, None, None));
-    let new = balancer.warmup.as_ref().map(|one| (one.duration.0, one.minimum_percent, one.aggression));
-    let (duration, percent, aggression) = new.or_else(old)?;
-    Some(Warmup { duration, least: percent.unwrap_or(10.0) / 100.0, aggression: aggression.unwrap_or(1.0) })
-}
-
-fn hash(hash: &ConsistentHash) -> Option<Hash> {
-    let cookie = |cookie: &weft_proto::kinds::destination_rule::HttpCookie| {
-        let made = cookie.ttl.map(|GoDuration(ttl)| {
-            let age = (!ttl.is_zero()).then(|| format!("; Max-Age={}", ttl.as_secs()));
-            let path = (!cookie.path.is_empty()).then(|| format!("; Path={}", cookie.path));
-            let attributes = cookie.attributes.iter().map(|one| match one.value.as_str() {
-                "" => format!("; {}", one.name),
-                value => format!("; {}={value}", one.name),
-            });
-            age.into_iter().chain(path).chain(attributes).chain(["; HttpOnly".to_owned()]).collect::<String>().into()
-        });
-        HashKey::Cookie { name: cookie.name.as_str().into(), made }
-    };
-    let header = || hash.http_header_name.parse().ok().map(HashKey::Header);
-    let query = || Some(&hash.http_query_parameter_name).filter(|name| !name.is_empty());
-    let key = match &hash.http_cookie {
-        Some(one) => Some(cookie(one)),
-        None => header().or_else(|| query().map(|name| HashKey::Query(name.as_str().into()))),
-    };
-    let key = key.or_else(|| hash.use_source_ip.then_some(HashKey::Source))?;
-    let size = |size: u64, or: usize| usize::try_from(size).ok().filter(|size| *size > 0).unwrap_or(or);
-    let by = match (&hash.maglev, &hash.ring_hash) {
-        (Some(maglev), _) => HashBy::Maglev(size(maglev.table_size, MAGLEV_SIZE)),
-        (None, Some(ring)) => HashBy::Ring(size(ring.minimum_ring_size, RING_SIZE)),
-        (None, None) => HashBy::Ring(size(hash.minimum_ring_size, RING_SIZE)),
-    };
-    Some(Hash { key, by })
-}
-
-fn ejection(outlier: &OutlierDetection) -> Ejection {
-    let base = outlier.base_ejection_time.map_or(Duration::from_secs(30), |span| span.0);
-    let positive = |number: u32| Some(number).filter(|number| *number > 0);
-    let percent = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
-    Ejection {
-        errors: positive(outlier.consecutive_5xx_errors.unwrap_or(5)),
-        gateway_errors: outlier.consecutive_gateway_errors.and_then(positive),
-        local_errors: outlier
-            .split_external_local_origin_errors
-            .then(|| outlier.consecutive_local_origin_failures.unwrap_or(5))
-            .and_then(positive),
-        by_success_rate: false,
-        interval: outlier.interval.map_or(Duration::from_secs(10), |span| span.0),
-        base,
-        most: EJECTION_MAX.max(base),
-        percent_max: percent(positive(outlier.max_ejection_percent).unwrap_or(10)),
-        health_min: percent(outlier.min_health_percent),
-        probes: false,
-    }
-}
-
-fn retries(budget: Option<&RetryBudget>, most: Option<usize>) -> RetryLimits {
-    let default = RetryLimits::default();
-    let most = most.and_then(|most| u32::try_from(most).ok());
-    match budget {
-        // A budget replaces the bound, and a bound alone replaces Weft's budget.
-        Some(budget) => RetryLimits {
-            percent: budget.percent.unwrap_or(default.percent),
-            least: Some(budget.min_retry_concurrency).filter(|least| *least > 0).unwrap_or(default.least),
-            most: None,
-        },
-        None => RetryLimits { most, least: most.unwrap_or(default.least), ..default },
-    }
-}
-
-/// Longest ejection, unless one is longer by itself (Envoy's bound).
-const EJECTION_MAX: Duration = Duration::from_secs(300);
-/// Least points of a ring, unless set.
-const RING_SIZE: usize = 1024;
-/// Places of a table, unless set.
-const MAGLEV_SIZE: usize = 65_537;

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
 use weft_proto::kinds::authorization_policy::{APP_LABEL, AuthorizationPolicy};
-use weft_proto::kinds::service::{EscapedSlashes, ServiceSettings, Span, UnderscoreHeaders};
+use weft_proto::kinds::service::{EscapedSlashes, OnOverload, ServiceSettings, Span, UnderscoreHeaders};
 use weft_proto::service::{InstanceName, Labels, Protocol, ServiceName, ServicePort};
 
 use super::authz::{Authorization, CompileError, PolicyDescription};
 use super::description::{EndpointDescription, LocalInstance, LocalPort, ServiceDescription};
-use super::destinations::{self, Treatment};
+use super::destinations::{self, Asker, Treatment};
 use super::endpoints::{Endpoint, Statistics};
 use super::routes::{Routes, StreamRoutes};
+use crate::overload::Overload;
 
 /// A service, compiled.
 #[derive(Debug)]
@@ -55,6 +56,8 @@ pub(crate) struct Instance {
     pub(crate) description: LocalInstance,
     /// Which of the service's authorizations is its own.
     pub(crate) group: usize,
+    /// How many calls it is given at once.
+    pub(crate) overload: Arc<Overload>,
 }
 
 /// Settings of a service with their defaults filled in.
@@ -66,6 +69,7 @@ pub(crate) struct Settings {
     pub(crate) retries: u8,
     pub(crate) escaped_slashes: EscapedSlashes,
     pub(crate) underscore_headers: UnderscoreHeaders,
+    pub(crate) overload: OnOverload,
 }
 
 /// What services are compiled with.
@@ -106,6 +110,7 @@ impl Context<'_> {
         let endpoints: Vec<Endpoint> = description.endpoints.iter().map(endpoint).collect();
         let instance = |one: LocalInstance| Instance {
             group: groups.group(&one.labels, self.policies, &description),
+            overload: before.and_then(|before| before.overload(&one.id.name)).unwrap_or_else(Overload::new),
             description: one,
         };
         let instances = local.into_iter().map(instance).collect();
@@ -255,6 +260,11 @@ impl Service {
         self.instances.iter().position(|instance| instance.description.id.name == *name)
     }
 
+    /// How many calls an instance of this node is given at once.
+    fn overload(&self, name: &InstanceName) -> Option<Arc<Overload>> {
+        self.instance(name).map(|at| self.instances[at].overload.clone())
+    }
+
     /// What an instance of this node speaks at the port.
     pub(crate) fn declared(&self, number: u16) -> Option<Protocol> {
         self.instances.iter().find_map(|instance| instance.port(number)).map(|port| port.protocol)
@@ -265,13 +275,13 @@ impl Service {
         self.authorizations.iter().any(|authorization| authorization.needs_http())
     }
 
-    /// The labels of a subset, as callers of the namespace see it; none where no document defines it.
-    pub(crate) fn subset(&self, name: &str, caller: &str) -> Option<&Labels> {
+    /// The labels of a subset, as a caller sees it; none where no document defines it.
+    pub(crate) fn subset(&self, name: &str, caller: Asker<'_>) -> Option<&Labels> {
         destinations::subset(&self.description.calls.subsets, &self.name, caller, name)
     }
 
-    /// How a port of it, or of a subset, is called by callers of the namespace.
-    pub(crate) fn treatment(&self, (subset, port): (Option<&str>, u16), caller: &str) -> Treatment {
+    /// How a port of it, or of a subset, is called by a caller.
+    pub(crate) fn treatment(&self, (subset, port): (Option<&str>, u16), caller: Asker<'_>) -> Treatment {
         destinations::treatment(&self.description.calls.subsets, &self.name, caller, (subset, port))
     }
 
@@ -352,6 +362,7 @@ impl Settings {
             retries: settings.retries.unwrap_or(RETRIES),
             escaped_slashes: settings.escaped_slashes,
             underscore_headers: settings.underscore_headers,
+            overload: settings.overload,
         }
     }
 }

@@ -269,6 +269,7 @@ impl Ejection {
     fn is_failure(&self, outcome: Outcome) -> bool {
         match outcome {
             Outcome::NoAnswer => true,
+            Outcome::Status(status) if self.codes.is_some() => self.codes.is_some_and(|codes| codes.contain(status)),
             Outcome::Status(status) if self.errors.is_none() => matches!(status, 502..=504),
             Outcome::Status(status) => status >= 500,
         }

@@ -1,7 +1,7 @@
 //! The rules that a `DestinationRule` keeps beyond its form (Istio's validation).
 
 use super::{
-    ConnectionPool, ConsistentHash, DestinationRule, LoadBalancer, LocalitySetting, OutlierDetection,
+    ConnectionPool, ConsistentHash, DestinationRule, H2UpgradePolicy, LoadBalancer, LocalitySetting, OutlierDetection,
     PortTrafficPolicy, Simple, TrafficPolicy, Warmup,
 };
 use crate::kinds::Faults;
@@ -9,11 +9,16 @@ use crate::kinds::istio::{GoDuration, check_export, is_field_name, service_of};
 use crate::service::{DEFAULT_NAMESPACE, ServiceName};
 
 pub(super) fn destination_rule(rule: &DestinationRule, faults: &mut Faults) {
-    if service_of(&rule.host, DEFAULT_NAMESPACE).is_none() {
-        let text = format!("{:?} is no service of the mesh: write it like web or web.default", rule.host);
+    let wide =
+        rule.host == "*" || rule.host.strip_prefix("*.").is_some_and(|end| !end.is_empty() && !end.contains('*'));
+    if !wide && service_of(&rule.host, DEFAULT_NAMESPACE).is_none() {
+        let text = format!("{:?} is no service of the mesh: write it like web, web.default or *.local", rule.host);
         faults.push(("spec.host".into(), text));
     }
     check_export(&rule.export_to, faults);
+    if rule.workload_selector.is_some() && rule.export_to.iter().any(|name| name != ".") {
+        faults.push(("spec.exportTo".into(), "with a workloadSelector it is '.' or left out".into()));
+    }
     if let Some(policy) = &rule.traffic_policy {
         traffic_policy(policy, "spec.trafficPolicy", faults);
     }
@@ -81,6 +86,13 @@ fn load_balancer(balancer: &LoadBalancer, path: &str, faults: &mut Faults) {
     }
     if let Some(setting) = &balancer.locality_lb_setting {
         locality(setting, &format!("{path}.localityLbSetting"), faults);
+    }
+    if let Some(setting) = &balancer.zone_aware_lb_setting {
+        let path = format!("{path}.zoneAwareLbSetting");
+        if balancer.locality_lb_setting.is_some() {
+            faults.push((path.clone(), "zoneAwareLbSetting and localityLbSetting exclude each other".into()));
+        }
+        locality(&setting.order(), &path, faults);
     }
     let warms = balancer.warmup.is_some() || balancer.warmup_duration_secs.is_some();
     if warms && (balancer.consistent_hash.is_some() || balancer.simple == Some(Simple::Random)) {
@@ -227,9 +239,22 @@ fn connection_pool(pool: &ConnectionPool, path: &str, faults: &mut Faults) {
     if let Some(tcp) = &pool.tcp {
         span(tcp.connect_timeout, false, &format!("{path}.tcp.connectTimeout"), faults);
         span(tcp.idle_timeout, true, &format!("{path}.tcp.idleTimeout"), faults);
+        span(tcp.max_connection_duration, false, &format!("{path}.tcp.maxConnectionDuration"), faults);
+        if let Some(probes) = &tcp.tcp_keepalive {
+            span(probes.time, false, &format!("{path}.tcp.tcpKeepalive.time"), faults);
+            span(probes.interval, false, &format!("{path}.tcp.tcpKeepalive.interval"), faults);
+        }
     }
     if let Some(http) = &pool.http {
         span(http.idle_timeout, true, &format!("{path}.http.idleTimeout"), faults);
+        if let Some(probes) = &http.http2_keep_alive {
+            probes.interval.check(&format!("{path}.http.http2KeepAlive.interval"), false, faults);
+            probes.timeout.check(&format!("{path}.http.http2KeepAlive.timeout"), false, faults);
+        }
+        if http.use_client_protocol == Some(true) && http.h2_upgrade_policy == Some(H2UpgradePolicy::Upgrade) {
+            let text = "UPGRADE and useClientProtocol exclude each other";
+            faults.push((format!("{path}.http.h2UpgradePolicy"), text.into()));
+        }
     }
 }
 
@@ -239,6 +264,11 @@ fn outlier_detection(outlier: &OutlierDetection, path: &str, faults: &mut Faults
     if outlier.consecutive_local_origin_failures.is_some() && !outlier.split_external_local_origin_errors {
         let text = "it goes with splitExternalLocalOriginErrors only";
         faults.push((format!("{path}.consecutiveLocalOriginFailures"), text.into()));
+    }
+    for (at, code) in outlier.outlier_detection_http_error_codes.iter().enumerate() {
+        if !(100..600).contains(code) {
+            faults.push((format!("{path}.outlierDetectionHttpErrorCodes[{at}]"), "100 to 599".into()));
+        }
     }
     let percents =
         [("maxEjectionPercent", outlier.max_ejection_percent), ("minHealthPercent", outlier.min_health_percent)];

@@ -1,9 +1,9 @@
 //! How a service is called: `trafficPolicy` and its blocks. A number 0 means the same as none.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
+use super::balancing::LoadBalancer;
+use super::is_zero;
 use crate::kinds::istio::GoDuration;
 
 /// How a service is called.
@@ -28,6 +28,31 @@ pub struct TrafficPolicy {
     /// What holds for one port instead: blocks that are left out fall to the defaults.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub port_level_settings: Vec<PortTrafficPolicy>,
+}
+
+impl TrafficPolicy {
+    /// What is taken and has no effect here.
+    pub(super) fn hints(&self, path: &str) -> Vec<String> {
+        let ports = self.port_level_settings.iter().enumerate();
+        let ports = ports.map(|(at, one)| (format!("{path}.portLevelSettings[{at}]"), one.connection_pool.as_ref()));
+        let pools = std::iter::once((path.to_owned(), self.connection_pool.as_ref())).chain(ports);
+        let hints = |(path, pool): (String, Option<&ConnectionPool>)| {
+            let (tcp, http) = pool.map_or((None, None), |pool| (pool.tcp.as_ref(), pool.http.as_ref()));
+            let given = [
+                ("tcp.tcpKeepalive", tcp.is_some_and(|tcp| tcp.tcp_keepalive.is_some())),
+                ("http.http2KeepAlive", http.is_some_and(|http| http.http2_keep_alive.is_some())),
+                ("http.maxConcurrentStreams", http.is_some_and(|http| http.max_concurrent_streams > 0)),
+            ];
+            let given = given.into_iter().filter(|(_, given)| *given);
+            let hint = |(name, _)| {
+                format!(
+                    "{path}.connectionPool.{name} has no effect: nodes probe their links and bound them by themselves"
+                )
+            };
+            given.map(hint).collect::<Vec<_>>()
+        };
+        pools.flat_map(hints).collect()
+    }
 }
 
 /// How one port of a service is called.
@@ -58,168 +83,6 @@ pub struct PortSelector {
     pub number: u16,
 }
 
-/// Which of the instances a call goes to.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct LoadBalancer {
-    /// How it is chosen. Unset: `LEAST_REQUEST`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub simple: Option<Simple>,
-    /// The same instance for the same key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub consistent_hash: Option<ConsistentHash>,
-    /// Which localities go before others.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub locality_lb_setting: Option<LocalitySetting>,
-    /// How a new instance gets its share.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub warmup: Option<Warmup>,
-    /// An older form of `warmup.duration`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub warmup_duration_secs: Option<GoDuration>,
-}
-
-/// How an instance is chosen, by weights in any case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum Simple {
-    /// Of two at random the one with fewer open calls.
-    #[default]
-    #[serde(alias = "UNSPECIFIED", alias = "LEAST_CONN")]
-    LeastRequest,
-    /// One after the other.
-    RoundRobin,
-    /// Any.
-    Random,
-}
-
-/// The same instance for the same key: exactly one key is given. A call without it goes anywhere.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ConsistentHash {
-    /// A header field.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub http_header_name: String,
-    /// A cookie.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub http_cookie: Option<HttpCookie>,
-    /// The address of the caller.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub use_source_ip: bool,
-    /// A parameter of the query.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub http_query_parameter_name: String,
-    /// On a ring, which is what is done unasked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ring_hash: Option<RingHash>,
-    /// By a table.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub maglev: Option<Maglev>,
-    /// An older form of `ringHash.minimumRingSize`.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub minimum_ring_size: u64,
-}
-
-/// A cookie.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct HttpCookie {
-    /// Its name.
-    pub name: String,
-    /// Its `Path` where it is made.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub path: String,
-    /// Its lifetime where it is made: unset, it never is; 0s makes one for the session.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ttl: Option<GoDuration>,
-    /// Further attributes where it is made.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub attributes: Vec<CookieAttribute>,
-}
-
-/// An attribute of a cookie: `name=value`, or the name alone.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct CookieAttribute {
-    /// Its name.
-    pub name: String,
-    /// Its value; empty: none.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub value: String,
-}
-
-/// Points on a ring.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct RingHash {
-    /// Least number of points, all instances together. 0: 1024.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub minimum_ring_size: u64,
-}
-
-/// Places of a table.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Maglev {
-    /// A prime below 5000011. 0: 65537.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub table_size: u64,
-}
-
-/// Which localities, `region/zone/subzone`, go before others.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct LocalitySetting {
-    /// Unset: true.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub enabled: Option<bool>,
-    /// Shares of localities, by that of the caller: the first entry that covers it counts.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub distribute: Vec<Distribute>,
-    /// Which region is the next one to the caller's.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub failover: Vec<Failover>,
-    /// Labels, `key` (as the caller has it) or `key=value`: the more of the first ones an instance has, the earlier.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub failover_priority: Vec<String>,
-}
-
-/// Where calls from a locality go.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Distribute {
-    /// The caller's: `region/zone/*`.
-    pub from: String,
-    /// Percents by locality, 100 together.
-    pub to: BTreeMap<String, u32>,
-}
-
-/// The next region.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Failover {
-    /// The caller's.
-    pub from: String,
-    /// Another one.
-    pub to: String,
-}
-
-/// How a new instance gets its share.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Warmup {
-    /// How long it takes to the full share.
-    pub duration: GoDuration,
-    /// What it begins with, in percent of it. Unset: 10.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub minimum_percent: Option<f64>,
-    /// More than 0: the larger, the earlier it gets most of it. Unset: 1, which is in even steps.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub aggression: Option<f64>,
-}
-
-impl Eq for Warmup {}
-
 /// How many calls there may be at once, for each calling node and service on its own.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -245,6 +108,27 @@ pub struct TcpSettings {
     /// How long an opaque stream may be silent. Unset: what the service's settings say. 0s: for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<GoDuration>,
+    /// How long an opaque stream may last, and a connection to the application be used. Unset: no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connection_duration: Option<GoDuration>,
+    /// Probes on connections that nothing moves on: nodes always probe their links.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp_keepalive: Option<TcpKeepalive>,
+}
+
+/// Probes on connections that nothing moves on.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TcpKeepalive {
+    /// How many may stay unanswered.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub probes: u32,
+    /// How long nothing moves before the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<GoDuration>,
+    /// From one to the next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<GoDuration>,
 }
 
 /// Calls.
@@ -266,7 +150,13 @@ pub struct HttpSettings {
     /// How long a connection to the application is kept that nobody uses. Unset: 60s. 0s: until the application closes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<GoDuration>,
-    /// Whether a call in HTTP/1.1 goes on in HTTP/2: nodes always do that between each other.
+    /// Exchanges at once on one connection in HTTP/2: between nodes a link carries 1024, and there are as many links as need be.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub max_concurrent_streams: u32,
+    /// Probes in HTTP/2: nodes always probe their links.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http2_keep_alive: Option<Http2KeepAlive>,
+    /// Whether a call in HTTP/1.1 goes on to the application in HTTP/2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub h2_upgrade_policy: Option<H2UpgradePolicy>,
     /// Whether the application is spoken to in the caller's version: it is, unless its port says another one.
@@ -274,7 +164,17 @@ pub struct HttpSettings {
     pub use_client_protocol: Option<bool>,
 }
 
-/// Whether a call in HTTP/1.1 goes on in HTTP/2 to the application: it does not.
+/// Probes in HTTP/2.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Http2KeepAlive {
+    /// From one to the next.
+    pub interval: GoDuration,
+    /// How long an answer may take.
+    pub timeout: GoDuration,
+}
+
+/// Whether a call in HTTP/1.1 goes on in HTTP/2 to the application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum H2UpgradePolicy {
@@ -283,6 +183,8 @@ pub enum H2UpgradePolicy {
     Default,
     /// It does not.
     DoNotUpgrade,
+    /// It does, on every port that speaks HTTP.
+    Upgrade,
 }
 
 /// When an instance that fails gets no calls for a while.
@@ -292,6 +194,9 @@ pub struct OutlierDetection {
     /// Answers of 500 to 599 and failures to get one, in a row. Unset: 5. 0: off.
     #[serde(default, rename = "consecutive5xxErrors", skip_serializing_if = "Option::is_none")]
     pub consecutive_5xx_errors: Option<u32>,
+    /// Answers that are failures instead of those of 500 to 599.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outlier_detection_http_error_codes: Vec<u16>,
     /// Answers of 502, 503, 504 and failures to get one, in a row. Unset or 0: off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consecutive_gateway_errors: Option<u32>,
@@ -346,8 +251,4 @@ pub struct Tls {
 pub enum TlsMode {
     /// By mutual TLS with the identities of the mesh.
     IstioMutual,
-}
-
-fn is_zero<T: Copy + Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }

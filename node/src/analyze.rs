@@ -14,6 +14,7 @@ use weft_proto::kinds::grpc_route::GrpcRoute;
 use weft_proto::kinds::http_route::HttpRoute;
 use weft_proto::kinds::reference_grant::ReferenceGrant;
 use weft_proto::kinds::tcp_route::TcpRoute;
+use weft_proto::kinds::tls_route::TlsRoute;
 use weft_proto::kinds::virtual_service::VirtualService;
 use weft_proto::resource::Resource;
 use weft_proto::service::{Labels, Protocol, ServiceName, ServicePort};
@@ -91,12 +92,15 @@ pub fn analyze(resources: &[Resource], services: Option<&Services>) -> Vec<Findi
     let mut http_routes: Vec<Read<'_, HttpRoute>> = read(resources);
     let grpc = read::<GrpcRoute>(resources).into_iter();
     http_routes.extend(grpc.map(|one| Read { resource: one.resource, spec: one.spec.to_http() }));
+    let mut tcp_routes: Vec<Read<'_, TcpRoute>> = read(resources);
+    let tls = read::<TlsRoute>(resources).into_iter();
+    tcp_routes.extend(tls.map(|one| Read { resource: one.resource, spec: one.spec.to_tcp() }));
     let ground = Ground {
         services,
         rules: read(resources),
         virtual_services: read(resources),
         http_routes,
-        tcp_routes: read(resources),
+        tcp_routes,
         aliases: read(resources),
         grants: read(resources),
     };

@@ -10,6 +10,7 @@ pub mod istio;
 pub mod reference_grant;
 pub mod service;
 pub mod tcp_route;
+pub mod tls_route;
 pub mod virtual_service;
 
 use serde::de::DeserializeOwned;
@@ -24,6 +25,7 @@ use http_route::HttpRoute;
 use reference_grant::ReferenceGrant;
 use service::ServiceSettings;
 use tcp_route::TcpRoute;
+use tls_route::TlsRoute;
 use virtual_service::VirtualService;
 
 pub use crate::typed::Faults;
@@ -132,7 +134,7 @@ fn hints<T: Spec>(spec: &str) -> Vec<String> {
     serde_json::from_str::<T>(spec).map(|spec| spec.hints()).unwrap_or_default()
 }
 
-static ALL: [Kind; 9] = [
+static ALL: [Kind; 10] = [
     AuthorizationPolicy::KIND,
     DestinationRule::KIND,
     GrpcRoute::KIND,
@@ -142,6 +144,7 @@ static ALL: [Kind; 9] = [
     // After the one that command lines mean by the name alone.
     CoreService::KIND,
     TcpRoute::KIND,
+    TlsRoute::KIND,
     VirtualService::KIND,
 ];
 

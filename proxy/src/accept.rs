@@ -24,8 +24,7 @@ async fn speak<N: Net>(connection: Arc<Connection<N>>, sniffing: Sniffing, speec
         Speech::Http1 => http1::serve(connection, sniffing.into_stream()).await,
         Speech::Http2 => http2::serve(connection, sniffing.into_stream(), None).await,
         Speech::Socks5 | Speech::Opaque => {
-            let (near, first) = sniffing.into_near();
-            local::opaque(&connection, near, Some(first)).await;
+            local::opaque(&connection, sniffing, local::Told::ByBytes).await;
         }
     }
 }

@@ -7,7 +7,7 @@ use http::uri::Authority;
 use tokio::time::{Instant, timeout};
 use weft_proto::service::Protocol;
 
-use crate::balance::{self, Chosen};
+use crate::balance::{self, Aim, Chosen};
 use crate::connect::instance::Reuse;
 use crate::core::Core;
 use crate::decide::Permit;
@@ -49,8 +49,8 @@ pub(crate) struct Route {
     permit: Permit,
     /// The rule that it falls under.
     ruled: Option<Arc<Ruled>>,
-    /// What leads to the same instance as other calls with it.
-    key: Option<u64>,
+    /// What leads to its instance.
+    aim: Aim,
     /// Whether there is but one try.
     once: bool,
 }
@@ -59,12 +59,12 @@ impl Route {
     /// The way of an exchange that is permitted.
     pub(crate) fn new(leg: Arc<Leg>, permit: Permit, ruled: Option<Arc<Ruled>>) -> Self {
         assert!(Arc::ptr_eq(&leg.relation, permit.relation()), "a permit is used for what it was given for");
-        Self { leg, permit, ruled, key: None, once: false }
+        Self { leg, permit, ruled, aim: Aim::Any, once: false }
     }
 
-    /// Leads to the same instance as other calls with the key.
-    pub(crate) fn keyed(&mut self, key: Option<u64>) {
-        self.key = key;
+    /// Leads to this instance, or that of other calls with the key.
+    pub(crate) fn aimed(&mut self, aim: Aim) {
+        self.aim = aim;
     }
 
     /// There is but one try.
@@ -118,7 +118,7 @@ pub(crate) async fn attempt<N: Net, A: Attempt<N>>(
     let mut tries = if route.once { Tries::single(&route.leg) } else { Tries::new(&route.leg, route.ruled()) };
     let random = &core.recorder.random;
     loop {
-        let chosen = balance::choose(&route.permit, |endpoint| tries.tried(endpoint), route.key, now, random)?;
+        let chosen = balance::choose(&route.permit, |endpoint| tries.tried(endpoint), route.aim, now, random)?;
         tries.begin(&chosen);
         open.sent_to(&chosen);
         // What it has got is not kept while the next one is waited for.

@@ -38,11 +38,23 @@ pub(crate) struct Flight {
     started: Instant,
 }
 
+/// What leads an exchange to its endpoint.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) enum Aim {
+    /// It goes anywhere.
+    #[default]
+    Any,
+    /// To the same as others with the key.
+    Key(u64),
+    /// To this one, as long as it is well.
+    Endpoint(usize),
+}
+
 /// The endpoint of the next try: of two at random rather the cheaper one, and none twice if there is another.
 pub(crate) fn choose(
     permit: &Permit,
     tried: impl Fn(usize) -> bool,
-    key: Option<u64>,
+    aim: Aim,
     at: Instant,
     random: &Random,
 ) -> Result<Chosen, Reject> {
@@ -54,7 +66,14 @@ pub(crate) fn choose(
         return Ok(Chosen { permit: permit.clone(), endpoint: None, instance: Some(instance), at });
     }
     let eligible = |index: usize| permit.here() || !relation.service.endpoints[index].here;
-    let picked = pick(relation, |index| eligible(index) && !tried(index), key, at, random)
+    let key = if let Aim::Key(key) = aim { Some(key) } else { None };
+    let well = |index: &usize| {
+        let fit = eligible(*index) && !tried(*index) && !relation.standing(at).is_out(*index);
+        fit && !relation.slot(*index).is_avoided(at)
+    };
+    let own = if let Aim::Endpoint(own) = aim { Some(own).filter(well) } else { None };
+    let picked = own
+        .or_else(|| pick(relation, |index| eligible(index) && !tried(index), key, at, random))
         .or_else(|| pick(relation, eligible, key, at, random));
     let endpoint = picked.ok_or(Reject::NoInstance)?;
     let picked = &relation.service.endpoints[endpoint];

@@ -4,6 +4,7 @@ mod authorize;
 mod mirror;
 mod permit;
 mod rules;
+mod session;
 mod sticky;
 mod tracked;
 pub(crate) mod tunnel;
@@ -13,10 +14,10 @@ use std::sync::Arc;
 
 use http::header::{DATE, SET_COOKIE};
 use http::request::Parts;
-use http::{Response, Version};
+use http::{HeaderMap, Response, Version};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::attempt::attempt;
+use crate::attempt::{Route, attempt};
 use crate::body::Body;
 use crate::call::{Answerer, Bounds, End};
 use crate::connection::Connection;
@@ -29,6 +30,7 @@ use crate::net::Net;
 use crate::record::Open;
 use crate::reject::Reject;
 use permit::{Next, Permitted};
+use session::Token;
 use tunnel::Tunnel;
 
 pub(crate) use tracked::Tracked;
@@ -120,8 +122,12 @@ async fn run<N: Net>(core: &Core<N>, permitted: &mut Permitted<N>, open: &mut Op
     };
     if answer.by == Answerer::Application {
         let extras = permitted.extras.take();
-        let (cookie, origin) = extras.map_or((None, None), |extras| (extras.cookie, extras.origin));
         let headers = answer.response.headers_mut();
+        let session = extras.as_ref().and_then(|extras| extras.session);
+        if let Some(had) = session {
+            give(core, route, (had, open), headers);
+        }
+        let (cookie, origin) = extras.map_or((None, None), |extras| (extras.cookie, extras.origin));
         if let Some(cookie) = cookie {
             headers.append(SET_COOKIE, cookie);
         }
@@ -130,6 +136,15 @@ async fn run<N: Net>(core: &Core<N>, permitted: &mut Permitted<N>, open: &mut Op
         }
     }
     Ok(Done { answer, deadline, bounds: route.leg().relation.bounds() })
+}
+
+/// Tells the caller what leads its next calls to the same instance.
+fn give<N: Net>(core: &Core<N>, route: &Route, (had, open): (Option<Token>, &Open), headers: &mut HeaderMap) {
+    let session = route.ruled().and_then(|ruled| ruled.rule().session.as_ref());
+    if let Some((session, endpoint)) = session.zip(open.endpoint) {
+        let now = (core.shared.settings.clock)() / 1000;
+        session::give(session, had, (&route.leg().relation, endpoint), now, headers);
+    }
 }
 
 impl Done {

@@ -112,7 +112,7 @@ pub(crate) struct Open {
     stream_rule: Option<Box<Box<str>>>,
     /// Whether it is a copy that the rule makes.
     copy: bool,
-    endpoint: Option<usize>,
+    pub(crate) endpoint: Option<usize>,
     flight: Option<Flight>,
     /// Its turn among those that may run at once.
     turn: Option<Turn>,

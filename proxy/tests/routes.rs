@@ -305,6 +305,54 @@ async fn tries_are_repeated_as_the_rule_says() {
 }
 
 #[tokio::test]
+async fn calls_of_a_session_go_to_the_same_instance_over_weights() {
+    for transport in [Transport::Tcp, Transport::Quic] {
+        let mut stage = Stage::over(transport).await;
+        let version = |name: &str| {
+            format!(
+                "---\napiVersion: v1\nkind: Service\nmetadata: {{name: web-{name}}}\n\
+                 spec: {{selector: {{app: web, version: {name}}}, ports: [{{port: {HTTP}}}]}}\n"
+            )
+        };
+        let route = |path: &str, session: &str| {
+            let to = |name: &str| format!("{{name: web-{name}, port: {HTTP}}}");
+            let (one, two) = (to("v1"), to("v2"));
+            format!(
+                "- {{matches: [{{path: {{value: {path}}}}}], backendRefs: [{one}, {two}], sessionPersistence: {{{session}}}}}"
+            )
+        };
+        let document = format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: web}}\n\
+             spec:\n  parentRefs: [{{kind: Service, name: web}}]\n  rules:\n  {}\n  {}\n{}{}",
+            route("/cookie", "sessionName: shop, absoluteTimeout: 1h, cookieConfig: {lifetimeType: Permanent}"),
+            route("/field", "type: Header, sessionName: x-session"),
+            version("v1"),
+            version("v2"),
+        );
+        stage.mesh.enforce(&document, &stage.setup);
+        for (path, given, carried) in [("/cookie", "set-cookie", "cookie"), ("/field", "x-session", "x-session")] {
+            let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+            for _ in 0..8 {
+                let (_, headers, first) = stage.call(path, &[]).await;
+                let told = headers[given].to_str().expect("text");
+                assert!(path == "/field" || told.ends_with("; Path=/; Max-Age=3600; HttpOnly"), "{told}");
+                let token = told.split(';').next().expect("a value");
+                for _ in 0..6 {
+                    let (_, headers, body) = stage.call(path, &[(carried, token)]).await;
+                    assert_eq!(body[..2], first[..2], "{path} {token}");
+                    assert!(!headers.contains_key(given), "it has it already");
+                }
+                *seen.entry(first[..2].to_owned()).or_default() += 1;
+            }
+            assert_eq!(seen.len(), 2, "new sessions go anywhere: {seen:?}");
+            // What is not of this mesh is a session that is over: another one begins.
+            let (_, headers, _) = stage.call(path, &[(carried, "shop=0000000000000000-0")]).await;
+            assert!(headers.contains_key(given));
+        }
+    }
+}
+
+#[tokio::test]
 async fn streams_go_by_weight() {
     for transport in [Transport::Tcp, Transport::Quic] {
         let (one, two) = (greeter("one").await, greeter("two").await);
@@ -353,21 +401,83 @@ async fn streams_go_by_weight() {
     }
 }
 
+#[tokio::test]
+async fn streams_of_tls_go_by_the_name_that_they_ask_for() {
+    for transport in [Transport::Tcp, Transport::Quic] {
+        let (one, two) = (greeter("one").await, greeter("two").await);
+        let setup = Setup::over(transport);
+        let mut mesh = Mesh::start(&setup, &[(HTTP, Protocol::Tcp, one)]).await;
+        mesh.instances = vec![
+            TestInstance { name: "default", labels: &[("version", "v1")], node: "b", target: Some(one) },
+            TestInstance { name: "v2", labels: &[("version", "v2")], node: "b", target: Some(two) },
+        ];
+        let rules = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: web}\n\
+            spec:\n  hosts: [web, web.default.svc.cluster.local]\n  tls:\n\
+            \x20 - match: [{sniHosts: [web.default.svc.cluster.local]}]\n    route: [{destination: {host: web, subset: v2}}]\n\
+            \x20 tcp: [{route: [{destination: {host: web, subset: v1}}]}]\n";
+        mesh.enforce(&format!("{SUBSETS}---\n{rules}"), &setup);
+        let address = mesh.ways_in[&HTTP];
+        assert_eq!(greeted_after(address, &hello("web.default.svc.cluster.local")).await, "two");
+        assert_eq!(greeted_after(address, &hello("other.example")).await, "one");
+        assert_eq!(greeted_after(address, b"\x16 is no TLS").await, "one");
+        assert_eq!(greeted(address).await, "one", "who says nothing asks for nothing");
+        // In the words of the Gateway API: the longest end, and nothing where no route is for it.
+        let route = |name: &str, host: &str, to: &str| {
+            format!(
+                "---\napiVersion: gateway.networking.k8s.io/v1\nkind: TLSRoute\nmetadata: {{name: {name}}}\n\
+                 spec: {{parentRefs: [{{kind: Service, name: web}}], hostnames: [\"{host}\"], rules: [{{backendRefs: [{{name: {to}}}]}}]}}\n\
+                 ---\napiVersion: v1\nkind: Service\nmetadata: {{name: web-{name}}}\n\
+                 spec: {{selector: {{app: web, version: {name}}}, ports: [{{port: 80}}]}}\n"
+            )
+        };
+        let routes = route("v1", "*.example", "web-v1") + &route("v2", "*.sub.example", "web-v2");
+        mesh.enforce(&format!("{SUBSETS}{routes}"), &setup);
+        assert_eq!(greeted_after(address, &hello("a.example")).await, "one");
+        assert_eq!(greeted_after(address, &hello("a.sub.example")).await, "two");
+        assert_eq!(greeted_after(address, &hello("example.org")).await, "");
+        let record = mesh.a.record(|record| record.reason == "no-backend").await;
+        assert_eq!(record.port, HTTP);
+    }
+}
+
+/// How a client of TLS begins that asks for a name.
+fn hello(name: &str) -> Vec<u8> {
+    let config = rustls::ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty());
+    let name = name.to_owned().try_into().expect("a name");
+    let mut client =
+        rustls::ClientConnection::new(Arc::new(config.with_no_client_auth()), name).expect("a configuration");
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).expect("memory takes all");
+    bytes
+}
+
 /// An application that says its name and ends.
 async fn greeter(name: &'static str) -> SocketAddr {
     let listener = TcpListener::bind(localhost(0)).await.expect("an address");
     let address = listener.local_addr().expect("it has one");
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move { stream.write_all(name.as_bytes()).await });
+            tokio::spawn(async move {
+                stream.write_all(name.as_bytes()).await?;
+                stream.shutdown().await?;
+                // Closed with bytes unread it would be reset in front of what was said.
+                tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+            });
         }
     });
     address
 }
 
 async fn greeted(address: SocketAddr) -> String {
+    greeted_after(address, &[]).await
+}
+
+/// The same where the caller has said something first.
+async fn greeted_after(address: SocketAddr, first: &[u8]) -> String {
     soon("the end of the stream", async {
         let mut stream = TcpStream::connect(address).await.expect("connects");
+        stream.write_all(first).await.expect("it is open");
+        stream.shutdown().await.expect("it is open");
         let mut said = String::new();
         // One that is refused is reset.
         let _ = stream.read_to_string(&mut said).await;

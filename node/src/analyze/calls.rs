@@ -20,9 +20,11 @@ pub(super) fn virtual_services(ground: &Ground<'_>, findings: &mut Findings) {
         for (at, rule) in one.spec.http.iter().enumerate() {
             http(ground, one, (at, rule), findings);
         }
-        for (at, rule) in one.spec.tcp.iter().enumerate() {
-            for (to, share) in rule.route.iter().enumerate() {
-                let path = format!("spec.tcp[{at}].route[{to}].destination");
+        let tls = one.spec.tls.iter().enumerate().map(|(at, rule)| (format!("spec.tls[{at}]"), &rule.route));
+        let tcp = one.spec.tcp.iter().enumerate().map(|(at, rule)| (format!("spec.tcp[{at}]"), &rule.route));
+        for (rule, route) in tls.chain(tcp) {
+            for (to, share) in route.iter().enumerate() {
+                let path = format!("{rule}.route[{to}].destination");
                 destination(ground, one.resource, &share.destination, &path, findings);
             }
         }
@@ -75,10 +77,8 @@ fn hosts(ground: &Ground<'_>, one: &Read<'_, VirtualService>, findings: &mut Fin
             let text = format!("{name} speaks no HTTP: its http rules are never asked; give tcp rules");
             findings.add("WFT203", one.resource, path.clone(), text);
         }
-        if !one.spec.tcp.is_empty()
-            && !service.ports.is_empty()
-            && service.ports.iter().all(|port| port.protocol.is_http())
-        {
+        let streams = one.spec.tcp.len() + one.spec.tls.len();
+        if streams > 0 && !service.ports.is_empty() && service.ports.iter().all(|port| port.protocol.is_http()) {
             let text = format!("{name} speaks HTTP: its tcp rules are never asked; give http rules");
             findings.add("WFT203", one.resource, path, text);
         }

@@ -53,7 +53,8 @@ fn is_named(ground: &Ground<'_>, name: &ServiceName, subset: &Subset) -> bool {
             let routes = rule.route.iter().map(|to| &to.destination);
             routes.chain(&rule.mirror).chain(rule.mirrors.iter().map(|mirror| &mirror.destination))
         });
-        let tcp = one.spec.tcp.iter().flat_map(|rule| rule.route.iter().map(|to| &to.destination));
+        let tls = one.spec.tls.iter().flat_map(|rule| &rule.route);
+        let tcp = one.spec.tcp.iter().flat_map(|rule| &rule.route).chain(tls).map(|to| &to.destination);
         let namespace = &one.resource.key.namespace;
         http.chain(tcp).any(|to| to.subset == subset.name && service_of(&to.host, namespace).as_ref() == Some(name))
     })

@@ -15,6 +15,7 @@ use weft_proto::kinds::istio::is_exported;
 use weft_proto::kinds::reference_grant::ReferenceGrant;
 use weft_proto::kinds::service::ServiceSettings;
 use weft_proto::kinds::tcp_route::TcpRoute;
+use weft_proto::kinds::tls_route::TlsRoute;
 use weft_proto::kinds::virtual_service::{Delegate, VirtualService, with_delegates};
 use weft_proto::kinds::{Kind, Kinds, Spec};
 use weft_proto::resource::{KindName, Resource, ResourceKey};
@@ -133,6 +134,9 @@ impl Specs {
                 }
                 Some(kind) if kind.key() == TcpRoute::KIND.key() => {
                     others |= keep_document(&mut self.stream_routes, kind, resource, |spec: TcpRoute| spec);
+                }
+                Some(kind) if kind.key() == TlsRoute::KIND.key() => {
+                    others |= keep_document(&mut self.stream_routes, kind, resource, |spec: TlsRoute| spec.to_tcp());
                 }
                 Some(kind) if kind.key() == CoreService::KIND.key() => {
                     keep_document(&mut self.aliases, kind, resource, |spec: CoreService| spec);

@@ -4,7 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::http_route::{
-    BackendRef, Filter, HttpRoute, Match, NamedMatch, ParentRef, PathMatch, PathType, Rule, ValueType, check_http_route,
+    BackendRef, Filter, HttpRoute, Match, NamedMatch, ParentRef, PathMatch, PathType, Rule, SessionPersistence,
+    ValueType, check_http_route,
 };
 use super::istio::expression;
 use super::{Faults, Kind, Names, Spec};
@@ -40,6 +41,9 @@ pub struct GrpcRule {
     /// Where calls go, by weight.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backend_refs: Vec<BackendRef>,
+    /// Calls of a session go to the same instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_persistence: Option<SessionPersistence>,
 }
 
 /// What must hold of a call, all of it.
@@ -77,6 +81,7 @@ impl GrpcRoute {
             matches: rule.matches.iter().map(GrpcMatch::to_http).collect(),
             filters: rule.filters.clone(),
             backend_refs: rule.backend_refs.clone(),
+            session_persistence: rule.session_persistence.clone(),
             ..Rule::default()
         };
         HttpRoute {

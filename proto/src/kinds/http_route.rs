@@ -71,6 +71,56 @@ pub struct Rule {
     /// When a try is repeated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
+    /// Calls of a session go to the same instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_persistence: Option<SessionPersistence>,
+}
+
+/// How calls of a session go to the same instance.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SessionPersistence {
+    /// Name of the cookie or header field. Unset: `weft-session`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_name: Option<String>,
+    /// How long a session lasts. Unset: without a bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub absolute_timeout: Option<Span>,
+    /// What the caller carries. Unset: `Cookie`.
+    #[serde(default)]
+    pub r#type: SessionType,
+    /// How long a cookie is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cookie_config: Option<CookieConfig>,
+}
+
+/// What the caller of a session carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum SessionType {
+    /// A cookie, which browsers do by themselves.
+    #[default]
+    Cookie,
+    /// A header field, which the caller sends again as it got it.
+    Header,
+}
+
+/// How long a cookie is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CookieConfig {
+    /// Unset: `Session`.
+    #[serde(default)]
+    pub lifetime_type: LifetimeType,
+}
+
+/// How long a cookie is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum LifetimeType {
+    /// Until the browser ends.
+    #[default]
+    Session,
+    /// As long as the session lasts, which must be said.
+    Permanent,
 }
 
 /// What must hold of a call, all of it.

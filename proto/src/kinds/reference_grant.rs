@@ -24,7 +24,7 @@ pub struct ReferenceGrant {
 pub struct GrantFrom {
     /// `gateway.networking.k8s.io`.
     pub group: String,
-    /// `HTTPRoute`, `GRPCRoute`, `TCPRoute`.
+    /// `HTTPRoute`, `GRPCRoute`, `TCPRoute`, `TLSRoute`.
     pub kind: String,
     /// Where they are.
     pub namespace: String,

@@ -16,6 +16,9 @@ pub struct TcpRoute {
     /// The services whose streams it is about.
     #[serde(default)]
     pub parent_refs: Vec<ParentRef>,
+    /// Of a `TLSRoute` in these words: the names that it is for, none: all. A `TCPRoute` has none and is for all streams.
+    #[serde(skip)]
+    pub hostnames: Option<Vec<String>>,
     /// The rules, of which the first counts.
     #[serde(default)]
     pub rules: Vec<TcpRule>,
@@ -38,20 +41,9 @@ impl TcpRoute {
     pub fn services(&self, namespace: &str) -> BTreeSet<ServiceName> {
         self.parent_refs.iter().filter_map(|parent| parent.service(namespace)).collect()
     }
-}
 
-impl Spec for TcpRoute {
-    const KIND: Kind = Kind::new::<Self>(Names {
-        name: "TCPRoute",
-        group: "gateway.networking.k8s.io",
-        versions: &["v1alpha2", "v1alpha3", "v1beta1", "v1"],
-        plural: "tcproutes",
-        short: &[],
-        about: "where opaque streams to a service go, as the Gateway API has it",
-        example: include_str!("tcp_route.yaml"),
-    });
-
-    fn check(&self, faults: &mut Faults) {
+    /// The rules that it keeps beyond its form, which are those of a `TLSRoute` too.
+    pub(super) fn check_form(&self, faults: &mut Faults) {
         check_parents(&self.parent_refs, faults);
         if self.rules.is_empty() {
             faults.push(("spec.rules".into(), "give at least one rule".into()));
@@ -68,6 +60,22 @@ impl Spec for TcpRoute {
                 check_backend(backend, &path, faults);
             }
         }
+    }
+}
+
+impl Spec for TcpRoute {
+    const KIND: Kind = Kind::new::<Self>(Names {
+        name: "TCPRoute",
+        group: "gateway.networking.k8s.io",
+        versions: &["v1alpha2", "v1alpha3", "v1beta1", "v1"],
+        plural: "tcproutes",
+        short: &[],
+        about: "where opaque streams to a service go, as the Gateway API has it",
+        example: include_str!("tcp_route.yaml"),
+    });
+
+    fn check(&self, faults: &mut Faults) {
+        self.check_form(faults);
     }
 
     fn hints(&self) -> Vec<String> {

@@ -33,6 +33,9 @@ pub struct VirtualService {
     /// The rules for HTTP, of which the first that matches counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub http: Vec<HttpRoute>,
+    /// The rules for streams of TLS, by the name that the caller asks for: the first that matches counts, and goes before `tcp`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tls: Vec<TlsRoute>,
     /// The rules for opaque streams, of which the first that matches counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tcp: Vec<TcpRoute>,
@@ -48,6 +51,51 @@ pub struct TcpRoute {
     /// Where streams go, by weight.
     #[serde(default)]
     pub route: Vec<StreamDestination>,
+}
+
+/// A rule for streams of TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TlsRoute {
+    /// It matches if one of these does.
+    #[serde(default, rename = "match")]
+    pub matches: Vec<TlsMatch>,
+    /// Where streams go, by weight.
+    #[serde(default)]
+    pub route: Vec<StreamDestination>,
+}
+
+/// What must hold of a stream of TLS, all of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TlsMatch {
+    /// Names that the caller may ask for (SNI, RFC 6066); `*.com` is any that ends so.
+    #[serde(default)]
+    pub sni_hosts: Vec<String>,
+    /// The service's port that is called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Labels that the caller must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub source_labels: Labels,
+    /// The caller's namespace.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub source_namespace: String,
+    /// Where it applies: `mesh`, which is meant where nothing is said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gateways: Vec<String>,
+}
+
+impl TlsMatch {
+    /// What must hold besides the name.
+    pub fn l4(&self) -> L4Match {
+        L4Match {
+            port: self.port,
+            source_labels: self.source_labels.clone(),
+            source_namespace: self.source_namespace.clone(),
+            gateways: self.gateways.clone(),
+        }
+    }
 }
 
 /// What must hold of a stream, all of it.

@@ -4,7 +4,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 use weft_proto::service::Protocol;
@@ -14,6 +13,7 @@ use crate::connection::Connection;
 use crate::exchange::tunnel::{self, Trial};
 use crate::forward::bytes::End as Near;
 use crate::hold::{Place, revocable};
+use crate::identify;
 use crate::net::Net;
 use crate::reject::Reject;
 use crate::speech::Speech;
@@ -27,7 +27,7 @@ pub(crate) struct Opened {
 /// Serves a connection whose destination is fixed, in the protocol that the port speaks.
 pub(crate) async fn serve<N: Net>(connection: Arc<Connection<N>>, near: Near, protocol: Protocol) {
     match protocol {
-        Protocol::Tcp => opaque(&connection, near, None).await,
+        Protocol::Tcp => opaque(&connection, Sniffing::new(near), Told::ByPort).await,
         Protocol::Auto => auto(connection, near).await,
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => http(connection, Sniffing::new(near)).await,
     }
@@ -39,7 +39,8 @@ pub(crate) async fn open<N: Net>(connection: &Arc<Connection<N>>, protocol: Prot
     let core = &connection.core;
     let place = core.enter();
     let trial = match protocol {
-        Protocol::Tcp => Trial::Open(Box::new(tunnel::stream(connection, &place.hold).await?)),
+        Protocol::Tcp if asks_for_names(connection) => Trial::Later,
+        Protocol::Tcp => Trial::Open(Box::new(tunnel::stream(connection, &place.hold, None).await?)),
         Protocol::Auto => tunnel::trial(connection, &place.hold).await?,
         Protocol::Http | Protocol::Http2 | Protocol::Grpc => tunnel::probe(connection, &place.hold).await?,
     };
@@ -66,6 +67,10 @@ pub(crate) fn serve_opened<N: Net>(
             (Protocol::Tcp, Trial::Open(tunnel)) => {
                 tunnel.join(near).await;
                 drop(opened.place);
+            }
+            (Protocol::Tcp, Trial::Later) => {
+                drop(opened.place);
+                opaque(&connection, Sniffing::new(near), Told::ByPort).await;
             }
             (Protocol::Auto, trial) => either(connection, Sniffing::new(near), Opened { trial, ..opened }).await,
             _ => http(connection, Sniffing::new(near)).await,
@@ -101,7 +106,7 @@ async fn either<N: Net>(connection: Arc<Connection<N>>, mut sniffing: Sniffing, 
     let Opened { place, trial } = opened;
     let mut tunnel = match trial {
         Trial::Open(tunnel) => tunnel,
-        Trial::HttpOnly => {
+        Trial::Later => {
             drop(place);
             let silence_max = connection.core.shared.room.silence_max();
             if let Ok(Ok(speech)) = timeout(silence_max, sniffing.speech()).await {
@@ -146,14 +151,37 @@ async fn http<N: Net>(connection: Arc<Connection<N>>, mut sniffing: Sniffing) {
     }
 }
 
-/// `first` has been read where the port does not say that it is opaque.
-pub(super) async fn opaque<N: Net>(connection: &Arc<Connection<N>>, mut near: Near, first: Option<Bytes>) {
+/// How it is known that a stream is opaque.
+pub(super) enum Told {
+    ByPort,
+    /// It must not turn out to be something else.
+    ByBytes,
+}
+
+pub(super) async fn opaque<N: Net>(connection: &Arc<Connection<N>>, mut sniffing: Sniffing, told: Told) {
     let place = connection.core.enter();
-    match (tunnel::stream(connection, &place.hold).await, first) {
-        (Ok(tunnel), None) => tunnel.join(near).await,
-        (Ok(tunnel), Some(first)) => tunnel.join_after(first, near).await,
-        (Err(_), _) => near.abort(),
+    let name = match asks_for_names(connection) {
+        // Where a server speaks first its client is silent, and asks for no name.
+        true => timeout(AUTO_BOUND, sniffing.server_name()).await.unwrap_or(Ok(None)),
+        false => Ok(None),
+    };
+    let Ok(name) = name else { return };
+    match (tunnel::stream(connection, &place.hold, name.as_deref()).await, told) {
+        (Ok(tunnel), Told::ByPort) => {
+            let (near, first) = sniffing.into_near();
+            tunnel.join_behind(first, near).await;
+        }
+        (Ok(tunnel), Told::ByBytes) => {
+            let (near, first) = sniffing.into_near();
+            tunnel.join_after(first, near).await;
+        }
+        (Err(_), _) => sniffing.abort(),
     }
+}
+
+/// Whether rules for the service ask what a stream of TLS asks for.
+fn asks_for_names<N: Net>(connection: &Arc<Connection<N>>) -> bool {
+    identify::leg(connection, None).is_ok_and(|leg| leg.relation.asks_for_names())
 }
 
 /// How long an `auto` port waits for first bytes before it asks the server: what a protocol in which the server speaks

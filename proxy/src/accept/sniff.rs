@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use rustls::server::Acceptor;
 use tokio::time::{Instant, timeout_at};
 
 use crate::forward::bytes::End as Near;
@@ -47,6 +48,18 @@ impl Sniffing {
         }
     }
 
+    /// The name that a stream of TLS asks for, empty where it asks for none; nothing where it is none of TLS.
+    pub(crate) async fn server_name(&mut self) -> io::Result<Option<String>> {
+        loop {
+            if let Some(told) = asked_name(&self.first) {
+                return Ok(told);
+            }
+            if self.first.len() > HELLO_MAX || !poll_fn(|cx| self.near.poll_first(cx, &mut self.first)).await? {
+                return Ok(None);
+            }
+        }
+    }
+
     /// The connection as a stream, with its first bytes in front.
     pub(crate) fn into_stream(self) -> Rejoined<Box<dyn Stream>> {
         Rejoined::new(self.first.freeze(), self.near.into_stream())
@@ -63,5 +76,28 @@ impl Sniffing {
     }
 }
 
+/// The name that bytes ask for which begin as TLS does (RFC 8446, 4.1.2); nothing while they do not tell yet.
+fn asked_name(bytes: &[u8]) -> Option<Option<String>> {
+    if bytes.first()? != &HANDSHAKE {
+        return Some(None);
+    }
+    let (mut acceptor, mut rest) = (Acceptor::default(), bytes);
+    while !rest.is_empty() {
+        if acceptor.read_tls(&mut rest).is_err() {
+            return Some(None);
+        }
+        match acceptor.accept() {
+            Ok(Some(accepted)) => return Some(Some(accepted.client_hello().server_name().unwrap_or("").to_owned())),
+            Ok(None) => {}
+            Err(_) => return Some(None),
+        }
+    }
+    None
+}
+
+/// The type of a record that carries a handshake (RFC 8446, 5.1).
+const HANDSHAKE: u8 = 22;
+/// Bytes that the first message of TLS may have.
+const HELLO_MAX: usize = 64 << 10;
 /// How long a line that begins like a request line may take.
 const LINE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -205,7 +205,7 @@ impl Script {
         let began = Instant::now();
         loop {
             let tried = |endpoint| tries.tried(endpoint);
-            let chosen = match balance::choose(&route.permit, tried, None, Instant::now(), random) {
+            let chosen = match balance::choose(&route.permit, tried, Aim::Any, Instant::now(), random) {
                 Ok(chosen) => chosen,
                 Err(reject) => {
                     told.push(format!("{}", reject.status()));

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use weft_proto::identity::Identity;
 use weft_proto::service::{Labels, ServicePort};
 
-use super::hash::Keyed;
+use super::hash::{self, Keyed};
 use super::localities::{self, Site, Spread};
 use crate::call::{Addresses, Asked, Bounds, End, Parties};
 use crate::reject::Reject;
@@ -165,6 +165,17 @@ impl Relation {
         });
     }
 
+    /// The endpoint that a session carries.
+    pub(crate) fn of_session(&self, session: u64) -> Option<usize> {
+        self.candidates.iter().copied().find(|at| self.session_of(*at) == session)
+    }
+
+    /// What a session carries that is for an endpoint.
+    pub(crate) fn session_of(&self, endpoint: usize) -> u64 {
+        let one = &self.service.endpoints[endpoint].description;
+        hash::of(format!("{} {} {}", self.service.name, one.node, one.instance).as_bytes())
+    }
+
     /// Who gets no calls for its failures at the moment.
     pub(crate) fn standing(&self, now: Instant) -> Standing<'_> {
         let outliers = self.upstream.as_ref().map(|upstream| &upstream.outliers).filter(|outliers| outliers.any());
@@ -247,6 +258,11 @@ impl Relation {
             None => self.service.settings.idle_timeout,
         };
         Bounds { idle, whole: self.treatment.stream_duration_max }
+    }
+
+    /// Whether rules ask what a stream of TLS asks for.
+    pub(crate) fn asks_for_names(&self) -> bool {
+        self.stream_routes.as_ref().is_some_and(|routes| routes.ask_for_names(self.called))
     }
 
     /// The caller, as documents about the service ask for it.

@@ -60,10 +60,14 @@ pub(crate) struct StreamRuled<'r> {
     pub(crate) to: Option<(usize, &'r BackendRef)>,
 }
 
-/// The rule for an opaque stream; none where the plain service is called.
-pub(crate) fn stream(relation: &Relation, draw: impl FnOnce() -> f64) -> Option<StreamRuled<'_>> {
+/// The rule for an opaque stream, of TLS with the name that it asks for; none where the plain service is called.
+pub(crate) fn stream<'r>(
+    relation: &'r Relation,
+    tls: Option<&str>,
+    draw: impl FnOnce() -> f64,
+) -> Option<StreamRuled<'r>> {
     let routes = relation.stream_routes.as_ref()?;
-    let streaming = Streaming { port: relation.called, namespace: relation.namespace(), labels: &relation.labels };
+    let streaming = Streaming { port: relation.called, namespace: relation.namespace(), labels: &relation.labels, tls };
     let (rule, to) = routes.find(&streaming, draw)?;
     let before = relation.routes.as_ref().map_or(0, |routes| routes.backends.len());
     Some(StreamRuled { rule, to: to.map(|to| (before + to, &routes.backends[to])) })
@@ -112,6 +116,20 @@ impl Ruled {
     /// Where its share leads, by its place among the backends of the document.
     pub(crate) fn to(&self) -> Option<(usize, &BackendRef)> {
         self.share().map(|share| (share.backend, &self.routes.backends[share.backend]))
+    }
+
+    /// Where each of its shares leads, by their places among the backends of the document.
+    pub(crate) fn ways(&self) -> impl Iterator<Item = (usize, &BackendRef)> {
+        let shares = match &self.rule().action {
+            Action::Forward(shares) => &shares.shares[..],
+            _ => &[],
+        };
+        shares.iter().map(|share| (share.backend, &self.routes.backends[share.backend]))
+    }
+
+    /// The same rule with another share of it.
+    pub(crate) fn with_share(&self, share: usize) -> Self {
+        Self { share: Some(share), ..self.clone() }
     }
 
     /// Where copies go that a share of the whole falls on, by their places among the backends of the document.

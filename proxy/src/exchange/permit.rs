@@ -11,8 +11,10 @@ use weft_proto::service::Protocol;
 
 use super::authorize::{addresses, authorize, enter, settings};
 use super::mirror::Mirror;
+use super::session::Token;
 use super::{rules, sticky};
 use crate::attempt::Route;
+use crate::balance::Aim;
 use crate::body::Body;
 use crate::call::{Asked, Destination, End};
 use crate::connection::Connection;
@@ -50,6 +52,8 @@ pub(super) struct Extras<N: Net> {
     pub(super) origin: Option<HeaderValue>,
     /// Copies that go elsewhere.
     pub(super) mirrors: Vec<Mirror<N>>,
+    /// Where its rule keeps sessions: what it has said of its own.
+    pub(super) session: Option<Option<Token>>,
 }
 
 /// What follows.
@@ -83,7 +87,7 @@ pub(super) fn permit<N: Net>(
     let leg = identify::leg(connection, Some(&received.host))?;
     received.check_names(settings(&leg).underscore_headers)?;
     let asked = received.normalise(settings(&leg).escaped_slashes)?;
-    let Obeyed { mut next, delay, origin: shared, copies } = match &leg.relation.routes {
+    let Obeyed { mut next, delay, origin: shared, copies, session } = match &leg.relation.routes {
         None => Obeyed::of(authorize(connection, (leg, None), Some((asked, &received.head.headers)), open)?),
         Some(_) => follow(connection, leg, (&mut received, asked), open)?,
     };
@@ -91,11 +95,12 @@ pub(super) fn permit<N: Net>(
     let (limit, repeats) = match &mut next {
         Next::Send(route) => {
             let relation = &route.leg().relation;
-            if let Some(hash) = relation.treatment.hash.as_ref().filter(|_| relation.end == End::Caller) {
+            let keyed = || relation.end == End::Caller && session.flatten().is_none();
+            if let Some(hash) = relation.treatment.hash.as_ref().filter(|_| keyed()) {
                 let (head, source) = (&received.head, connection.theirs.ip());
                 let sticky = sticky::sticky(hash, &head.headers, head.uri.query(), source, random);
                 cookie = sticky.cookie;
-                route.keyed(sticky.key);
+                route.aimed(sticky.key.map_or(Aim::Any, Aim::Key));
             }
             *grpc |= route.leg().relation.port.protocol == Protocol::Grpc;
             (limit(route, grpc.then_some(&received.head.headers)), Tries::allowed(route.leg(), route.ruled()) > 0)
@@ -109,8 +114,8 @@ pub(super) fn permit<N: Net>(
     let copies = copies.iter().filter(|_| received.upgrade.is_none());
     let mirrors = copies.filter_map(|(leg, ruled)| Mirror::new(connection, (leg, ruled), &received, upload.copy()));
     let mirrors: Vec<Mirror<N>> = mirrors.collect();
-    let has_extras = cookie.is_some() || shared.is_some() || !mirrors.is_empty();
-    let extras = has_extras.then(|| Box::new(Extras { cookie, origin: shared, mirrors }));
+    let has_extras = cookie.is_some() || shared.is_some() || session.is_some() || !mirrors.is_empty();
+    let extras = has_extras.then(|| Box::new(Extras { cookie, origin: shared, mirrors, session }));
     let asks_more = matches!(&next, Next::Send(route) if route.asks_more());
     let spare = (asks_more && repeats).then(|| upload.spare());
     let informed = Informed::new(hold, received.head.version, gate);
@@ -126,6 +131,8 @@ struct Obeyed {
     /// The origin that may share the answer.
     origin: Option<HeaderValue>,
     copies: Vec<(Arc<Leg>, Arc<Ruled>)>,
+    /// Where the rule keeps sessions: what the request says of its own.
+    session: Option<Option<Token>>,
 }
 
 impl Obeyed {
@@ -135,7 +142,7 @@ impl Obeyed {
     }
 
     fn with(next: Next, delay: Option<Duration>) -> Self {
-        Self { next, delay, origin: None, copies: Vec::new() }
+        Self { next, delay, origin: None, copies: Vec::new(), session: None }
     }
 }
 
@@ -159,7 +166,7 @@ fn follow<N: Net>(
 /// Does what the rule says: what it answers itself is no call of anybody.
 fn obey<N: Net>(
     connection: &Connection<N>,
-    (leg, ruled): (Arc<Leg>, Arc<Ruled>),
+    (leg, mut ruled): (Arc<Leg>, Arc<Ruled>),
     (received, mut asked): (&mut Received, Asked),
     open: &mut Open,
 ) -> Result<Obeyed, Reject> {
@@ -172,6 +179,12 @@ fn obey<N: Net>(
             return Ok(Obeyed::with(Next::Answer(response), None));
         }
     };
+    let kept = ruled.rule().session.as_ref();
+    let session = kept.map(|kept| Token::of(kept, &received.head.headers, seconds(connection)));
+    let pinned = session.flatten().and_then(|token| token.find(connection, &leg, &ruled));
+    if let Some(pinned) = &pinned {
+        ruled = Arc::new(ruled.with_share(pinned.share));
+    }
     let changed = identify::backend(connection, &leg, &ruled).and_then(|to| {
         rules::change(received, &ruled, settings(&to).escaped_slashes, &mut asked)?;
         Ok(to)
@@ -184,8 +197,12 @@ fn obey<N: Net>(
         }
     };
     let (delay, abort) = rules::fault(&ruled, random);
-    let route = authorize(connection, (to, Some(ruled.clone())), Some((asked, &received.head.headers)), open)?;
+    let mut route = authorize(connection, (to, Some(ruled.clone())), Some((asked, &received.head.headers)), open)?;
+    if let Some(pinned) = pinned {
+        route.aimed(Aim::Endpoint(pinned.endpoint));
+    }
     let mut obeyed = Obeyed::with(Next::Send(route), delay);
+    obeyed.session = session;
     match abort {
         // What is aborted goes nowhere, nor do copies of it.
         Some(mut response) => {
@@ -200,6 +217,11 @@ fn obey<N: Net>(
         }
     }
     Ok(obeyed)
+}
+
+/// Since 1970.
+fn seconds<N: Net>(connection: &Connection<N>) -> u64 {
+    (connection.core.shared.settings.clock)() / 1000
 }
 
 /// The least of the bound that the rule or else the service sets on a request, and of the caller's own, which a gRPC call

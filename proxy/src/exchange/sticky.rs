@@ -39,7 +39,7 @@ pub(super) fn sticky(hash: &Hash, headers: &HeaderMap, query: Option<&str>, sour
 }
 
 /// The value of a cookie (RFC 6265, 4.2).
-fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+pub(super) fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     let lines = headers.get_all(COOKIE).into_iter().filter_map(|line| line.to_str().ok());
     let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
     pairs.find(|(own, _)| *own == name).map(|(_, value)| value.trim_matches('"'))

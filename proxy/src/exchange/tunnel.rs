@@ -35,9 +35,13 @@ pub(crate) struct Tunnel {
     heard: Option<io::Result<Option<Bytes>>>,
 }
 
-/// An opaque stream, up to its far end.
-pub(crate) async fn stream<N: Net>(connection: &Arc<Connection<N>>, hold: &Arc<Hold>) -> Result<Tunnel, Reject> {
-    open(connection, Open::new(hold, &connection.core.recorder, "tcp"), Purpose::Stream).await.map_err(
+/// An opaque stream, up to its far end; of TLS with the name that it asks for.
+pub(crate) async fn stream<N: Net>(
+    connection: &Arc<Connection<N>>,
+    hold: &Arc<Hold>,
+    tls: Option<&str>,
+) -> Result<Tunnel, Reject> {
+    open(connection, Open::new(hold, &connection.core.recorder, "tcp"), Purpose::Stream, tls).await.map_err(
         |(mut open, reject)| {
             open.rejected(&reject);
             reject
@@ -59,20 +63,25 @@ pub(crate) async fn probe<N: Net>(connection: &Arc<Connection<N>>, hold: &Arc<Ho
 pub(crate) enum Trial {
     /// The stream is open.
     Open(Box<Tunnel>),
-    /// Nothing that is known forbids every request, but an opaque stream may not pass.
-    HttpOnly,
+    /// What is known forbids nothing, or not every request: what the near end says tells.
+    Later,
 }
 
 async fn ask<N: Net>(connection: &Arc<Connection<N>>, hold: &Arc<Hold>, purpose: Purpose) -> Result<Trial, Reject> {
-    // Where requests go, only they tell.
-    if matches!(purpose, Purpose::Probe) && identify::leg(connection, None)?.relation.routes.is_some() {
-        return Ok(Trial::HttpOnly);
+    let relation = &identify::leg(connection, None)?.relation;
+    // Where requests go, only they tell, and the same of streams of TLS.
+    let later = match purpose {
+        Purpose::Probe => relation.routes.is_some(),
+        Purpose::Stream => relation.asks_for_names(),
+    };
+    if later {
+        return Ok(Trial::Later);
     }
     let mut open = Open::new(hold, &connection.core.recorder, "tcp");
     open.on_trial();
-    match self::open(connection, open, purpose).await {
+    match self::open(connection, open, purpose, None).await {
         Ok(tunnel) => Ok(Trial::Open(Box::new(tunnel))),
-        Err((_, Reject::Denied)) if connection.is_judged_by_http() => Ok(Trial::HttpOnly),
+        Err((_, Reject::Denied)) if connection.is_judged_by_http() => Ok(Trial::Later),
         Err((mut open, reject)) => {
             open.certain();
             open.rejected(&reject);
@@ -85,10 +94,11 @@ async fn open<N: Net>(
     connection: &Arc<Connection<N>>,
     mut open: Open,
     purpose: Purpose,
+    tls: Option<&str>,
 ) -> Result<Tunnel, (Open, Reject)> {
     let hold = open.shared_hold();
     let result = {
-        let run = pin!(run_stream(connection, &mut open, purpose));
+        let run = pin!(run_stream(connection, &mut open, purpose, tls));
         revocable(&hold, run).await.unwrap_or(Err(Reject::Revoked))
     };
     match result {
@@ -101,9 +111,10 @@ async fn run_stream<N: Net>(
     connection: &Arc<Connection<N>>,
     open: &mut Open,
     mut purpose: Purpose,
+    tls: Option<&str>,
 ) -> Result<(Far, Bounds), Reject> {
     let mut leg = identify::leg(connection, None)?;
-    let ruled = route::stream(&leg.relation, || connection.core.recorder.random.share());
+    let ruled = route::stream(&leg.relation, tls, || connection.core.recorder.random.share());
     if let Some(ruled) = ruled {
         open.falls_under(ruled.rule);
         let missing = Reject::NoBackend(StatusCode::SERVICE_UNAVAILABLE);
@@ -134,6 +145,11 @@ impl Tunnel {
     /// Joins both ends until both directions have ended, or the exchange is denied.
     pub(crate) async fn join(self, near: Far) {
         self.carry(near, Begun::default()).await;
+    }
+
+    /// The same behind these bytes of the near end.
+    pub(crate) async fn join_behind(self, first: Bytes, near: Far) {
+        self.carry(near, Begun { there: first, ..Begun::default() }).await;
     }
 
     /// The same, where these bytes of the near end have been read to tell what it speaks.

@@ -85,7 +85,7 @@ pub(super) fn follow_stream(
     explanation: &mut Explanation,
 ) -> Option<Arc<Relation>> {
     let random = Random::new(ground.table.generation);
-    let Some(ruled) = route::stream(&relation, || random.share()) else { return Some(relation) };
+    let Some(ruled) = route::stream(&relation, None, || random.share()) else { return Some(relation) };
     explanation.rule = Some(ruled.rule.to_owned());
     let backend = ruled.to.and_then(|(_, to)| route::backend(ground.table, &relation, to));
     let Some(backend) = backend else {

@@ -14,8 +14,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
 use http::uri::PathAndQuery;
+use http::{HeaderName, StatusCode};
 use weft_proto::kinds::core_service::CoreService;
 use weft_proto::kinds::destination_rule::DestinationRule;
 use weft_proto::kinds::http_route::HttpRoute;
@@ -120,6 +120,26 @@ pub(crate) struct Rule {
     /// Where copies go, by the document's backends, and how many calls are copied.
     pub(crate) mirrors: Vec<(Chance, usize)>,
     pub(crate) cors: Option<Cors>,
+    pub(crate) session: Option<Session>,
+}
+
+/// How calls of a session go to the same instance.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) carrier: Carrier,
+    /// From its beginning; none: without a bound.
+    pub(crate) lasts: Option<Duration>,
+}
+
+/// What the caller of a session carries.
+#[derive(Debug)]
+pub(crate) enum Carrier {
+    /// `rest` stands behind its value where it is given.
+    Cookie {
+        name: Box<str>,
+        rest: Box<str>,
+    },
+    Header(HeaderName),
 }
 
 /// Changes of both directions.

@@ -18,6 +18,8 @@ use tokio::time::timeout;
 use weft_proto::document;
 use weft_proto::identity::{Identity, TrustDomain};
 use weft_proto::kinds::authorization_policy::AuthorizationPolicy;
+use weft_proto::kinds::tcp_route::TcpRoute;
+use weft_proto::kinds::tls_route::TlsRoute;
 use weft_proto::kinds::{Kinds, Spec};
 use weft_proto::resource::Resource;
 use weft_proto::service::{InstanceId, InstanceName, Labels, Protocol, ServiceName, ServicePort};
@@ -342,7 +344,7 @@ impl<N: Net> Mesh<N> {
                 calls: Calls {
                     routes: resources.iter().filter_map(document).collect(),
                     gateway_routes: resources.iter().filter_map(document).collect(),
-                    stream_routes: resources.iter().filter_map(document).collect(),
+                    stream_routes: resources.iter().filter_map(stream_document).collect(),
                     subsets: resources.iter().filter_map(document).collect(),
                 },
                 endpoints: self.instances.iter().map(endpoint).collect(),
@@ -365,6 +367,12 @@ fn is<T: Spec>(resource: &&Resource) -> bool {
 fn document<T: Spec>(resource: &Resource) -> Option<Arc<Document<T>>> {
     let spec = is::<T>(&resource).then(|| T::of(resource).expect("checked"))?;
     Some(Arc::new(Document { key: resource.key.clone(), created: 1, spec }))
+}
+
+fn stream_document(resource: &Resource) -> Option<Arc<Document<TcpRoute>>> {
+    let tls = is::<TlsRoute>(&resource).then(|| TlsRoute::of(resource).expect("checked").to_tcp());
+    let tls = tls.map(|spec| Arc::new(Document { key: resource.key.clone(), created: 1, spec }));
+    tls.or_else(|| document(resource))
 }
 
 fn empty(node: &str) -> Description {

@@ -1,8 +1,8 @@
 //! The rules that an `HTTPRoute` keeps beyond its form (the standard's own).
 
 use super::{
-    BackendRef, Filter, HeaderModifier, HttpRoute, Match, NamedMatch, ParentRef, PathModifier, PathType, RequestMirror,
-    Rule, ValueType,
+    BackendRef, Filter, HeaderModifier, HttpRoute, LifetimeType, Match, NamedMatch, ParentRef, PathModifier, PathType,
+    RequestMirror, Rule, SessionType, ValueType,
 };
 use crate::kinds::Faults;
 use crate::kinds::istio::{expression, is_field_name, is_host};
@@ -62,6 +62,20 @@ fn rule(rule: &Rule, path: &str, faults: &mut Faults) {
         && one > request
     {
         faults.push((format!("{path}.timeouts.backendRequest"), "it is more than request".into()));
+    }
+    if let Some(session) = &rule.session_persistence {
+        let path = format!("{path}.sessionPersistence");
+        if session.session_name.as_ref().is_some_and(|name| name.len() > 128 || !is_field_name(name)) {
+            faults
+                .push((format!("{path}.sessionName"), "a name of a cookie or header field, at most 128 bytes".into()));
+        }
+        let kept = session.cookie_config.as_ref().map(|config| config.lifetime_type);
+        if kept == Some(LifetimeType::Permanent) && session.absolute_timeout.is_none() {
+            faults.push((format!("{path}.absoluteTimeout"), "a cookie that is Permanent needs one".into()));
+        }
+        if kept.is_some() && session.r#type == SessionType::Header {
+            faults.push((format!("{path}.cookieConfig"), "it goes with the type Cookie only".into()));
+        }
     }
     if let Some(retry) = &rule.retry {
         for (at, code) in retry.codes.iter().enumerate().filter(|(_, code)| !(400..600).contains(*code)) {

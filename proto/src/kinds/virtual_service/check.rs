@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Abort, CorsPolicy, Fault, HeaderOperations, Headers, HttpMatch, HttpRoute, RETRY_CONDITIONS, Redirect, Retries,
-    Rewrite, TcpRoute, VirtualService,
+    Abort, CorsPolicy, Fault, HeaderOperations, Headers, HttpMatch, HttpRoute, L4Match, RETRY_CONDITIONS, Redirect,
+    Retries, Rewrite, StreamDestination, TlsMatch, TlsRoute, VirtualService,
 };
 use crate::kinds::Faults;
 use crate::kinds::istio::{StringMatch, anywhere, check_export, grpc_code, is_field_name, is_host, service_of};
@@ -29,11 +29,14 @@ pub(super) fn virtual_service(service: &VirtualService, faults: &mut Faults) {
         }
     }
     check_export(&service.export_to, faults);
-    if service.http.is_empty() && service.tcp.is_empty() {
-        faults.push(("spec.http".into(), "give at least one rule, of http or tcp".into()));
+    if service.http.is_empty() && service.tcp.is_empty() && service.tls.is_empty() {
+        faults.push(("spec.http".into(), "give at least one rule, of http, tls or tcp".into()));
+    }
+    for (at, rule) in service.tls.iter().enumerate() {
+        tls(rule, &service.hosts, &format!("spec.tls[{at}]"), faults);
     }
     for (at, rule) in service.tcp.iter().enumerate() {
-        tcp(rule, &format!("spec.tcp[{at}]"), faults);
+        stream(&rule.route, &rule.matches, &format!("spec.tcp[{at}]"), faults);
     }
     for (at, rule) in service.http.iter().enumerate() {
         http(rule, &format!("spec.http[{at}]"), faults);
@@ -42,7 +45,7 @@ pub(super) fn virtual_service(service: &VirtualService, faults: &mut Faults) {
 
 /// What a document without hosts may say: its rules are for others to take up.
 fn delegated(service: &VirtualService, faults: &mut Faults) {
-    if !service.gateways.is_empty() || !service.tcp.is_empty() || service.http.is_empty() {
+    if !service.gateways.is_empty() || !service.tcp.is_empty() || !service.tls.is_empty() || service.http.is_empty() {
         let text = "name at least one service; only http rules that others delegate to stand without";
         faults.push(("spec.hosts".into(), text.into()));
     }
@@ -51,17 +54,40 @@ fn delegated(service: &VirtualService, faults: &mut Faults) {
     }
 }
 
-fn tcp(rule: &TcpRoute, path: &str, faults: &mut Faults) {
-    if rule.route.is_empty() {
-        faults.push((format!("{path}.route"), "name at least one destination".into()));
-    }
-    for (at, to) in rule.route.iter().enumerate() {
-        named(&to.destination.host, format!("{path}.route[{at}].destination.host"), faults);
-    }
-    if rule.route.len() > 1 && rule.route.iter().all(|to| to.weight == 0) {
-        faults.push((format!("{path}.route"), "the weights add up to 0".into()));
+fn tls(rule: &TlsRoute, hosts: &[String], path: &str, faults: &mut Faults) {
+    let blocks: Vec<L4Match> = rule.matches.iter().map(TlsMatch::l4).collect();
+    stream(&rule.route, &blocks, path, faults);
+    if rule.matches.is_empty() {
+        faults.push((format!("{path}.match"), "give at least one, with sniHosts".into()));
     }
     for (at, block) in rule.matches.iter().enumerate() {
+        let path = format!("{path}.match[{at}].sniHosts");
+        if block.sni_hosts.is_empty() {
+            faults.push((path.clone(), "name at least one".into()));
+        }
+        let within = |name: &str| hosts.iter().any(|host| host == name || is_below(name, host));
+        if let Some(other) = block.sni_hosts.iter().find(|name| !within(name)) {
+            faults.push((path, format!("{other} is not within the hosts of the document")));
+        }
+    }
+}
+
+/// Whether a name, or a pattern of names, is one that the pattern means.
+fn is_below(name: &str, pattern: &str) -> bool {
+    pattern.strip_prefix('*').is_some_and(|end| name.trim_start_matches('*').ends_with(end))
+}
+
+fn stream(route: &[StreamDestination], matches: &[L4Match], path: &str, faults: &mut Faults) {
+    if route.is_empty() {
+        faults.push((format!("{path}.route"), "name at least one destination".into()));
+    }
+    for (at, to) in route.iter().enumerate() {
+        named(&to.destination.host, format!("{path}.route[{at}].destination.host"), faults);
+    }
+    if route.len() > 1 && route.iter().all(|to| to.weight == 0) {
+        faults.push((format!("{path}.route"), "the weights add up to 0".into()));
+    }
+    for (at, block) in matches.iter().enumerate() {
         if block.port == Some(0) {
             faults.push((format!("{path}.match[{at}].port"), "1 to 65535".into()));
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use weft_proto::kinds::http_route as gateway;
-use weft_proto::kinds::http_route::{Filter, PathModifier, PathType, ValueType};
+use weft_proto::kinds::http_route::{Filter, LifetimeType, PathModifier, PathType, SessionType, ValueType};
 use weft_proto::kinds::istio::expression;
 use weft_proto::resource::ResourceKey;
 use weft_proto::service::ServiceName;
@@ -17,8 +17,8 @@ use super::cors::{Allowed, joined};
 use super::index::Index;
 use super::matching::{PathMatch, Text};
 use super::{
-    Action, BackendRef, Backends, Chance, Changes, Cors, GatewayDocument, Match, Redirect, RetryOn, RetryPolicy,
-    Rewrite, Routes, Rule, Seen, Share, Shares, Sides, Source,
+    Action, BackendRef, Backends, Carrier, Chance, Changes, Cors, GatewayDocument, Match, Redirect, RetryOn,
+    RetryPolicy, Rewrite, Routes, Rule, Seen, Session, Share, Shares, Sides, Source,
 };
 
 /// The rules of documents of one namespace for the calls of a service, which callers of another see if it is the service's
@@ -81,10 +81,23 @@ fn flat(
             fault: None,
             mirrors: mirrors(document, rule, backends),
             cors: rule.filters.iter().find_map(cors),
+            session: rule.session_persistence.as_ref().and_then(session),
         };
         (rank(asked), compiled)
     };
     matches.iter().map(one).collect()
+}
+
+fn session(session: &gateway::SessionPersistence) -> Option<Session> {
+    let lasts = session.absolute_timeout.map(|span| span.0).filter(|span| !span.is_zero());
+    let name = session.session_name.as_deref().unwrap_or(SESSION_NAME);
+    let kept = session.cookie_config.as_ref().is_some_and(|config| config.lifetime_type == LifetimeType::Permanent);
+    let age = lasts.filter(|_| kept).map(|lasts| format!("; Max-Age={}", lasts.as_secs())).unwrap_or_default();
+    let carrier = match session.r#type {
+        SessionType::Cookie => Carrier::Cookie { name: name.into(), rest: format!("; Path=/{age}; HttpOnly").into() },
+        SessionType::Header => Carrier::Header(name.parse().ok()?),
+    };
+    Some(Session { carrier, lasts })
 }
 
 fn rank(asked: &gateway::Match) -> Rank {
@@ -151,7 +164,7 @@ pub(super) fn backend(
     port: Option<std::num::NonZeroU16>,
 ) -> BackendRef {
     let namespace = namespace.unwrap_or(&document.namespace);
-    let kinds = ["HTTPRoute", "GRPCRoute", "TCPRoute"];
+    let kinds = ["HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute"];
     let kind = kinds.into_iter().find(|kind| *kind == document.kind.name).unwrap_or_default();
     let service = ServiceName::new(namespace, name).ok();
     let goes_on = service.as_ref().is_some_and(|service| parents.contains(service));
@@ -270,3 +283,6 @@ fn retries(rule: &gateway::Rule) -> Option<RetryPolicy> {
         backoff: retry.and_then(|retry| retry.backoff).map(|span| span.0),
     })
 }
+
+/// Name of what carries a session, unless set.
+const SESSION_NAME: &str = "weft-session";

@@ -85,6 +85,7 @@ mod tests {
             fault: None,
             mirrors: Vec::new(),
             cors: None,
+            session: None,
         }
     }
 

@@ -45,6 +45,7 @@ fn rule(document: &RouteDocument, (at, rule): (usize, &istio::HttpRoute), name: 
         fault: rule.fault.as_ref().map(fault),
         mirrors: mirrors(document, rule, backends),
         cors: rule.cors_policy.as_ref().map(cors),
+        session: None,
     }
 }
 

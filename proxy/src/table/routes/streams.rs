@@ -1,9 +1,11 @@
 //! Where opaque streams to a service go, compiled.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weft_proto::kinds::istio::is_exported;
-use weft_proto::kinds::virtual_service::L4Match;
+use weft_proto::kinds::virtual_service::{L4Match, StreamDestination, TlsMatch};
 use weft_proto::service::{Labels, ServiceName};
 
 use super::{BackendRef, Backends, RouteDocument, Share, Shares, Sides, StreamDocument, gateway, istio};
@@ -31,8 +33,26 @@ enum Seen {
 struct StreamRule {
     name: Box<str>,
     /// It matches if one of these does; none: it matches everything.
-    matches: Vec<L4Match>,
+    matches: Vec<Block>,
     shares: Shares,
+}
+
+/// What must hold of a stream, all of it.
+#[derive(Debug, Clone)]
+struct Block {
+    l4: L4Match,
+    names: Names,
+}
+
+/// Which names of TLS are meant.
+#[derive(Debug, Clone)]
+enum Names {
+    /// Whatever the stream is.
+    Any,
+    /// Any stream of TLS.
+    Tls,
+    /// One of TLS that asks for one of these; `*` stands for any beginning.
+    These(Vec<Box<str>>),
 }
 
 /// A stream as rules see it.
@@ -43,6 +63,8 @@ pub(crate) struct Streaming<'a> {
     pub(crate) namespace: &'a str,
     /// The caller's labels.
     pub(crate) labels: &'a Labels,
+    /// Of a stream of TLS: the name that is asked for, empty where none is.
+    pub(crate) tls: Option<&'a str>,
 }
 
 impl StreamRoutes {
@@ -52,11 +74,16 @@ impl StreamRoutes {
         gateway: &[Arc<StreamDocument>],
         service: &ServiceName,
     ) -> Vec<Arc<Self>> {
-        let own = |document: &&Arc<StreamDocument>| document.key.namespace == service.namespace();
-        let consumers = gateway.iter().filter(|document| !own(document));
-        let routes = consumers.chain(gateway.iter().filter(own)).map(|document| of_gateway(document, service));
-        let rules = istio.iter().filter(|document| !document.spec.tcp.is_empty()).map(of_istio);
-        routes.chain(rules).map(Arc::new).collect()
+        let mut by_namespace: BTreeMap<&str, Vec<&StreamDocument>> = BTreeMap::new();
+        for document in gateway {
+            by_namespace.entry(&document.key.namespace).or_default().push(document);
+        }
+        let producers = by_namespace.remove(service.namespace()).map(|own| of_gateway(&own, Seen::ByAll, service));
+        let consumers = by_namespace.into_iter();
+        let routes = consumers.map(|(own, documents)| of_gateway(&documents, Seen::From(own.to_owned()), service));
+        let speaks = |document: &&Arc<RouteDocument>| !(document.spec.tcp.is_empty() && document.spec.tls.is_empty());
+        let rules = istio.iter().filter(speaks).map(of_istio);
+        routes.chain(producers).chain(rules).map(Arc::new).collect()
     }
 
     /// Whether callers of the namespace see them.
@@ -70,62 +97,140 @@ impl StreamRoutes {
 
     /// Whether a rule asks for labels of the caller.
     pub(crate) fn ask_for_labels(&self) -> bool {
-        self.rules.iter().flat_map(|rule| &rule.matches).any(|block| !block.source_labels.is_empty())
+        self.blocks().any(|block| !block.l4.source_labels.is_empty())
+    }
+
+    /// Whether a rule for the port asks what a stream of TLS asks for, so that its first bytes are waited for.
+    pub(crate) fn ask_for_names(&self, port: u16) -> bool {
+        let here = |block: &&Block| block.l4.port.is_none_or(|own| own == port);
+        self.blocks().filter(here).any(|block| !matches!(block.names, Names::Any))
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = &Block> {
+        self.rules.iter().flat_map(|rule| &rule.matches)
     }
 
     /// The first rule that matches: its name, and where the share of the whole falls that is drawn; none: it leads nowhere.
     pub(crate) fn find(&self, streaming: &Streaming<'_>, draw: impl FnOnce() -> f64) -> Option<(&str, Option<usize>)> {
-        let fits = |block: &L4Match| {
-            let label = |(name, value): (&String, &String)| streaming.labels.get(name) == Some(value);
-            block.port.is_none_or(|port| port == streaming.port)
-                && (block.source_namespace.is_empty() || block.source_namespace == streaming.namespace)
-                && block.source_labels.iter().all(label)
+        let fits = |block: &Block| block.fits(streaming);
+        let Some(rule) = self.rules.iter().find(|rule| rule.matches.is_empty() || rule.matches.iter().any(fits)) else {
+            // By the Gateway API a stream that no route is for goes nowhere where there are any.
+            let strict = !matches!(self.seen, Seen::AsExported(_)) && self.ask_for_names(streaming.port);
+            return strict.then_some(("no route", None));
         };
-        let rule = self.rules.iter().find(|rule| rule.matches.is_empty() || rule.matches.iter().any(fits))?;
         Some((&rule.name, rule.shares.pick(draw()).map(|at| rule.shares.shares[at].backend)))
+    }
+}
+
+impl Block {
+    fn fits(&self, streaming: &Streaming<'_>) -> bool {
+        let label = |(name, value): (&String, &String)| streaming.labels.get(name) == Some(value);
+        let l4 = &self.l4;
+        l4.port.is_none_or(|port| port == streaming.port)
+            && (l4.source_namespace.is_empty() || l4.source_namespace == streaming.namespace)
+            && l4.source_labels.iter().all(label)
+            && self.names.mean(streaming.tls)
+    }
+}
+
+impl Names {
+    fn mean(&self, tls: Option<&str>) -> bool {
+        let is = |name: &str, pattern: &str| match pattern.strip_prefix('*') {
+            Some(end) => name.len() > end.len() && name.ends_with(end),
+            None => name == pattern,
+        };
+        match (self, tls) {
+            (Self::Any, _) | (Self::Tls, Some(_)) => true,
+            (Self::These(patterns), Some(name)) => patterns.iter().any(|pattern| is(name, pattern)),
+            _ => false,
+        }
+    }
+
+    /// Lower is looked at earlier: a whole name, then the longest end, then any of TLS (the Gateway API's order).
+    fn rank(&self) -> (u8, Reverse<usize>) {
+        match self {
+            Self::These(names) => {
+                let longest = names.iter().map(|name| name.len()).max().unwrap_or(0);
+                (u8::from(names.iter().all(|name| name.starts_with('*'))), Reverse(longest))
+            }
+            Self::Tls => (2, Reverse(0)),
+            Self::Any => (3, Reverse(0)),
+        }
     }
 }
 
 fn of_istio(document: &Arc<RouteDocument>) -> StreamRoutes {
     let mut backends = Backends::default();
-    let rules = document.spec.tcp.iter().enumerate().map(|(at, rule)| {
-        let share = |to: &weft_proto::kinds::virtual_service::StreamDestination| Share {
+    let mut shares = |route: &[StreamDestination]| {
+        let share = |to: &StreamDestination| Share {
             weight: to.weight as usize,
             backend: backends.place(istio::backend(document, &to.destination)),
             changes: Sides::default(),
         };
-        StreamRule {
-            name: format!("{}/{}[{at}]", document.key.namespace, document.key.name).into(),
-            matches: rule.matches.clone(),
-            shares: Shares::of(rule.route.iter().map(share).collect()),
-        }
+        Shares::of(route.iter().map(share).collect())
+    };
+    let name = |list: &str, at: usize| format!("{}/{}[{list}{at}]", document.key.namespace, document.key.name).into();
+    let spec = &document.spec;
+    let by_name = |block: &TlsMatch| Block {
+        l4: block.l4(),
+        names: Names::These(block.sni_hosts.iter().map(|name| name.to_ascii_lowercase().into()).collect()),
+    };
+    let tls = spec.tls.iter().enumerate().map(|(at, rule)| StreamRule {
+        name: name("tls ", at),
+        matches: rule.matches.iter().map(by_name).collect(),
+        shares: shares(&rule.route),
     });
-    let rules = rules.collect();
+    let mut rules: Vec<StreamRule> = tls.collect();
+    let any = |l4: &L4Match| Block { l4: l4.clone(), names: Names::Any };
+    rules.extend(spec.tcp.iter().enumerate().map(|(at, rule)| StreamRule {
+        name: name("", at),
+        matches: rule.matches.iter().map(any).collect(),
+        shares: shares(&rule.route),
+    }));
     StreamRoutes { seen: Seen::AsExported(document.clone()), rules, backends: backends.into_list() }
 }
 
-fn of_gateway(document: &Arc<StreamDocument>, service: &ServiceName) -> StreamRoutes {
-    let (key, spec) = (&document.key, &document.spec);
-    let (mut backends, parents) = (Backends::default(), spec.services(&key.namespace));
-    let own = spec.parent_refs.iter().filter(|parent| parent.service(&key.namespace).as_ref() == Some(service));
-    let ports: Vec<Option<u16>> = own.map(|parent| parent.port.map(std::num::NonZeroU16::get)).collect();
-    let matches = match ports.contains(&None) {
-        true => Vec::new(),
-        false => ports.iter().map(|port| L4Match { port: *port, ..L4Match::default() }).collect(),
-    };
-    let rules = spec.rules.iter().enumerate().map(|(at, rule)| {
-        let shares = rule.backend_refs.iter().filter(|to| to.weight > 0).map(|to| Share {
-            weight: to.weight as usize,
-            backend: backends.place(gateway::backend(key, &parents, (to.namespace.as_deref(), &to.name), to.port)),
-            changes: Sides::default(),
-        });
-        StreamRule {
-            name: format!("{}/{}[{at}]", key.namespace, key.name).into(),
-            matches: matches.clone(),
-            shares: Shares::of(shares.collect()),
+/// The documents of a namespace, the oldest first.
+fn of_gateway(documents: &[&StreamDocument], seen: Seen, service: &ServiceName) -> StreamRoutes {
+    let mut backends = Backends::default();
+    let mut rules: Vec<((u8, Reverse<usize>), StreamRule)> = Vec::new();
+    for document in documents {
+        let (key, spec) = (&document.key, &document.spec);
+        let parents = spec.services(&key.namespace);
+        let own = spec.parent_refs.iter().filter(|parent| parent.service(&key.namespace).as_ref() == Some(service));
+        let ports = own.map(|parent| parent.port.map(std::num::NonZeroU16::get));
+        // A name of its own for each block: a longer one of another document may stand between them.
+        let names: Vec<Names> = match &spec.hostnames {
+            None => vec![Names::Any],
+            Some(names) if names.is_empty() => vec![Names::Tls],
+            Some(names) => names.iter().map(|name| Names::These(vec![name.as_str().into()])).collect(),
+        };
+        let block = |port: Option<u16>, names: &Names| Block {
+            l4: L4Match { port, ..L4Match::default() },
+            names: names.clone(),
+        };
+        let ports: Vec<Option<u16>> = ports.collect();
+        for (at, rule) in spec.rules.iter().enumerate() {
+            for names in &names {
+                let shares = rule.backend_refs.iter().filter(|to| to.weight > 0).map(|to| Share {
+                    weight: to.weight as usize,
+                    backend: backends.place(gateway::backend(
+                        key,
+                        &parents,
+                        (to.namespace.as_deref(), &to.name),
+                        to.port,
+                    )),
+                    changes: Sides::default(),
+                });
+                let rule = StreamRule {
+                    name: format!("{}/{}[{at}]", key.namespace, key.name).into(),
+                    shares: Shares::of(shares.collect()),
+                    matches: ports.iter().map(|port| block(*port, names)).collect(),
+                };
+                rules.push((names.rank(), rule));
+            }
         }
-    });
-    let rules = rules.collect();
-    let seen = if key.namespace == service.namespace() { Seen::ByAll } else { Seen::From(key.namespace.clone()) };
-    StreamRoutes { seen, rules, backends: backends.into_list() }
+    }
+    rules.sort_by_key(|(rank, _)| *rank);
+    StreamRoutes { seen, rules: rules.into_iter().map(|(_, rule)| rule).collect(), backends: backends.into_list() }
 }

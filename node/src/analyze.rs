@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use weft_proto::kinds::Spec;
+use weft_proto::kinds::authorization_policy::APP_LABEL;
 use weft_proto::kinds::core_service::CoreService;
 use weft_proto::kinds::destination_rule::DestinationRule;
 use weft_proto::kinds::grpc_route::GrpcRoute;
@@ -18,6 +19,8 @@ use weft_proto::kinds::tls_route::TlsRoute;
 use weft_proto::kinds::virtual_service::VirtualService;
 use weft_proto::resource::Resource;
 use weft_proto::service::{Labels, Protocol, ServiceName, ServicePort};
+
+use crate::api::schema::Service;
 
 /// What was found in a document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -57,6 +60,23 @@ pub struct KnownService {
 
 /// The services of the mesh.
 pub type Services = BTreeMap<ServiceName, KnownService>;
+
+/// The services of the mesh, as nodes tell of them.
+pub fn known(services: &[Service]) -> Services {
+    let port = |text: &String| {
+        let (number, protocol) = text.split_once('/')?;
+        Some(ServicePort { port: number.parse().ok()?, protocol: protocol.parse().ok()? })
+    };
+    let service = |one: &Service| {
+        let name: ServiceName = one.name.parse().ok()?;
+        let app = (APP_LABEL.to_owned(), name.name().to_owned());
+        let labels =
+            |own: &BTreeMap<String, String>| -> Labels { own.clone().into_iter().chain([app.clone()]).collect() };
+        let instances = one.instances.iter().map(|instance| labels(&instance.labels)).collect();
+        Some((name, KnownService { ports: one.ports.iter().filter_map(port).collect(), instances }))
+    };
+    services.iter().filter_map(service).collect()
+}
 
 /// What there is.
 struct Ground<'a> {

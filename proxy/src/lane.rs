@@ -135,7 +135,7 @@ impl Lane {
 /// An exchange's part in the budget of its lane.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    leg: Arc<Leg>,
+    pub(crate) leg: Arc<Leg>,
     retrying: bool,
 }
 

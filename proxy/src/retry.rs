@@ -125,9 +125,12 @@ impl<'r> Tries<'r> {
         }
     }
 
-    /// Whether the endpoint had a try, and others go before it.
+    /// Whether others go before the endpoint.
     pub(crate) fn tried(&self, endpoint: usize) -> bool {
-        self.tried.contains(&endpoint) && !self.policy.is_some_and(|policy| policy.previous)
+        let (previous, remote) = self.policy.map_or((false, false), |policy| (policy.previous, policy.remote));
+        let endpoints = &self.budget.leg.relation.service.endpoints;
+        let zone = |at: usize| endpoints.get(at).map(|one| one.description.zone.as_str()).filter(|_| remote);
+        (!previous && self.tried.contains(&endpoint)) || shares_place(endpoint, &self.tried, zone)
     }
 
     /// Whether a rule says something of them.
@@ -216,7 +219,28 @@ impl<'r> Tries<'r> {
     }
 }
 
+/// Whether an endpoint is where one of those is that were tried.
+fn shares_place<'z>(endpoint: usize, tried: &[usize], place: impl Fn(usize) -> Option<&'z str>) -> bool {
+    place(endpoint).is_some_and(|own| tried.iter().any(|tried| place(*tried) == Some(own)))
+}
+
 /// Endpoints that are remembered as tried.
 const TRIES_MAX: usize = 4;
 const BACKOFF_MIN: Duration = Duration::from_millis(25);
 const BACKOFF_GROWTH: u32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_where_a_try_failed_comes_after_what_is_elsewhere() {
+        let places = ["eu/a", "eu/a", "us/a", ""];
+        let place = |at: usize| places.get(at).copied();
+        let passed = |tried: &[usize]| (0..4).filter(|at| shares_place(*at, tried, place)).collect::<Vec<_>>();
+        assert_eq!(passed(&[0, usize::MAX]), [0, 1]);
+        assert_eq!(passed(&[0, 2]), [0, 1, 2]);
+        assert!(passed(&[usize::MAX; 4]).is_empty(), "nothing was tried");
+        assert!(!shares_place(1, &[0], |_| None), "nobody asked where they are");
+    }
+}

@@ -15,6 +15,7 @@ use weft_proxy::table::Table;
 
 use super::operations::{Answered, Failure, refused};
 use super::schema::{Applied, ApplyRequest};
+use crate::analyze::{Finding, analyze, known};
 use crate::compile::{Compiler, Unenforced};
 use crate::node::Node;
 use crate::world::{World, random};
@@ -38,8 +39,12 @@ impl<W: World> Node<W> {
         let mut documents: Vec<Value> = found.iter().map(|resource| document::render(resource)).collect();
         if query.get("status").is_some_and(|value| value == "true") {
             let told = self.ask_unenforced().await;
+            let all: Vec<Resource> = state.resources.values().map(|one| Resource::clone(one)).collect();
+            let findings = analyze(&all, Some(&known(&self.api_services().services)));
             for (document, resource) in documents.iter_mut().zip(&found) {
-                document["status"] = status(resource, &document::hints(self.site.kinds, resource), &told);
+                let own = resource.key.to_string();
+                let own: Vec<&Finding> = findings.iter().filter(|one| one.document == own).collect();
+                document["status"] = status(resource, &document::hints(self.site.kinds, resource), &told, &own);
             }
         }
         Ok(documents)
@@ -152,8 +157,9 @@ impl<W: World> Node<W> {
     }
 }
 
-/// How a document stands, as the conditions of the Gateway API (its type `PolicyStatus` and those of routes).
-fn status(resource: &Resource, hints: &[String], told: &[(NodeName, EnforcedReply)]) -> Value {
+/// How a document stands, as the conditions of the Gateway API (its type `PolicyStatus` and those of routes). Its routes have
+/// them for each parent too, and what is found in other documents is told with them.
+fn status(resource: &Resource, hints: &[String], told: &[(NodeName, EnforcedReply)], findings: &[&Finding]) -> Value {
     let (mut lacking, mut enforcing) = (Vec::new(), 0);
     for (node, reply) in told {
         let unenforced = reply.unenforced.iter().cloned().map(Unenforced::from);
@@ -177,8 +183,39 @@ fn status(resource: &Resource, hints: &[String], told: &[(NodeName, EnforcedRepl
         let generation = resource.version;
         json!({ "type": kind, "status": status, "reason": reason, "message": message, "observedGeneration": generation })
     };
-    json!({ "conditions": [
-        condition("Accepted", "True", "Accepted", accepted),
-        condition("Programmed", programmed, reason, message),
-    ] })
+    let programmed = condition("Programmed", programmed, reason, message);
+    if resource.key.kind.group != ROUTES {
+        let accepted = condition("Accepted", "True", "Accepted", accepted);
+        let mut status = json!({ "conditions": [accepted, programmed] });
+        if !findings.is_empty() {
+            status["validationMessages"] = json!(findings);
+        }
+        return status;
+    }
+    let find = |code: &str, parents: bool| {
+        findings.iter().find(|one| one.code == code && one.path.starts_with("spec.parentRefs") == parents)
+    };
+    let accepted = match find("WFT101", true).or_else(|| find("WFT103", true)) {
+        Some(lacks) => condition("Accepted", "False", "NoMatchingParent", lacks.message.clone()),
+        None => condition("Accepted", "True", "Accepted", accepted),
+    };
+    let refused = find("WFT105", false).map(|lacks| ("RefNotPermitted", lacks));
+    let lacks = refused.or_else(|| find("WFT101", false).map(|lacks| ("BackendNotFound", lacks)));
+    let resolved = match lacks {
+        Some((reason, lacks)) => {
+            condition("ResolvedRefs", "False", reason, format!("{}: {}", lacks.path, lacks.message))
+        }
+        None => condition("ResolvedRefs", "True", "ResolvedRefs", "every backend is there".into()),
+    };
+    let conditions = json!([accepted, resolved, programmed]);
+    let spec: Value = serde_json::from_str(&resource.spec).unwrap_or_default();
+    let parent =
+        |parent: &Value| json!({ "parentRef": parent, "controllerName": CONTROLLER, "conditions": conditions });
+    let parents: Vec<Value> = spec["parentRefs"].as_array().into_iter().flatten().map(parent).collect();
+    json!({ "conditions": conditions, "parents": parents })
 }
+
+/// The group of routes.
+const ROUTES: &str = "gateway.networking.k8s.io";
+/// Whose conditions they are.
+const CONTROLLER: &str = "weft.mesh/node";

@@ -7,13 +7,10 @@ use clap::Args;
 use serde_json::Value;
 use weft_proto::document;
 use weft_proto::kinds::Kinds;
-use weft_proto::kinds::authorization_policy::APP_LABEL;
 use weft_proto::resource::{Resource, ResourceKey};
-use weft_proto::service::{Labels, ServiceName, ServicePort};
 
 use super::{Context, Done, Ended, FOUND, Output, Stopped, json, resource};
-use crate::analyze::{CODES, Finding, KnownService, Level, Services, analyze};
-use crate::api::schema::Service;
+use crate::analyze::{CODES, Finding, Level, analyze, known};
 
 #[derive(Debug, Args)]
 pub(super) struct Analyze {
@@ -92,20 +89,4 @@ impl Level {
             Self::Info => "info",
         }
     }
-}
-
-fn known(services: &[Service]) -> Services {
-    let port = |text: &String| {
-        let (number, protocol) = text.split_once('/')?;
-        Some(ServicePort { port: number.parse().ok()?, protocol: protocol.parse().ok()? })
-    };
-    let service = |one: &Service| {
-        let name: ServiceName = one.name.parse().ok()?;
-        let app = (APP_LABEL.to_owned(), name.name().to_owned());
-        let labels =
-            |own: &BTreeMap<String, String>| -> Labels { own.clone().into_iter().chain([app.clone()]).collect() };
-        let instances = one.instances.iter().map(|instance| labels(&instance.labels)).collect();
-        Some((name, KnownService { ports: one.ports.iter().filter_map(port).collect(), instances }))
-    };
-    services.iter().filter_map(service).collect()
 }

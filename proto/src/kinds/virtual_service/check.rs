@@ -325,7 +325,13 @@ fn rewrite(to: &Rewrite, path: &str, faults: &mut Faults) {
 
 fn retries(again: &Retries, path: &str, faults: &mut Faults) {
     let Retries { attempts, per_try_timeout, retry_on, backoff, .. } = again;
-    for (name, given) in [("perTryTimeout", per_try_timeout.is_some()), ("retryOn", !retry_on.is_empty())] {
+    let remote = again.retry_remote_localities == Some(true);
+    let given = [
+        ("perTryTimeout", per_try_timeout.is_some()),
+        ("retryOn", !retry_on.is_empty()),
+        ("retryRemoteLocalities", remote),
+    ];
+    for (name, given) in given {
         if *attempts == 0 && given {
             faults.push((format!("{path}.{name}"), "attempts is 0".into()));
         }

@@ -102,6 +102,9 @@ pub struct Retries {
     /// Whether an instance that has failed is tried again only where there is no other. Unset: true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_ignore_previous_hosts: Option<bool>,
+    /// Whether instances elsewhere than those that have failed are tried first. Unset: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_remote_localities: Option<bool>,
     /// What the first pause is taken from. Unset: 25ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backoff: Option<GoDuration>,

@@ -280,6 +280,7 @@ fn retries(rule: &gateway::Rule) -> Option<RetryPolicy> {
         per_try,
         on: RetryOn::statuses(codes),
         previous: false,
+        remote: false,
         backoff: retry.and_then(|retry| retry.backoff).map(|span| span.0),
     })
 }

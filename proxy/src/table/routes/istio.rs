@@ -203,6 +203,7 @@ fn retries(again: &istio::Retries) -> RetryPolicy {
         per_try: again.per_try_timeout.map(|span| span.0),
         on: RetryOn::read(&again.retry_on),
         previous: again.retry_ignore_previous_hosts == Some(false),
+        remote: again.retry_remote_localities == Some(true),
         backoff: again.backoff.map(|span| span.0),
     }
 }

@@ -14,6 +14,8 @@ pub(crate) struct RetryPolicy {
     pub(crate) on: RetryOn,
     /// Whether an instance that failed may be tried again though there are others.
     pub(crate) previous: bool,
+    /// Whether instances elsewhere than those that failed go first.
+    pub(crate) remote: bool,
     /// What the first pause is taken from; none: Weft's own.
     pub(crate) backoff: Option<Duration>,
 }

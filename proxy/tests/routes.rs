@@ -355,13 +355,7 @@ async fn calls_of_a_session_go_to_the_same_instance_over_weights() {
 #[tokio::test]
 async fn streams_go_by_weight() {
     for transport in [Transport::Tcp, Transport::Quic] {
-        let (one, two) = (greeter("one").await, greeter("two").await);
-        let setup = Setup::over(transport);
-        let mut mesh = Mesh::start(&setup, &[(HTTP, Protocol::Tcp, one)]).await;
-        mesh.instances = vec![
-            TestInstance { name: "default", labels: &[("version", "v1")], node: "b", target: Some(one) },
-            TestInstance { name: "v2", labels: &[("version", "v2")], node: "b", target: Some(two) },
-        ];
+        let (mut mesh, setup) = greeters(transport).await;
         let enforce = |mesh: &mut Mesh, rules: &str| mesh.enforce(&format!("{SUBSETS}---\n{rules}"), &setup);
         let istio = |rules: &str| {
             format!(
@@ -404,13 +398,7 @@ async fn streams_go_by_weight() {
 #[tokio::test]
 async fn streams_of_tls_go_by_the_name_that_they_ask_for() {
     for transport in [Transport::Tcp, Transport::Quic] {
-        let (one, two) = (greeter("one").await, greeter("two").await);
-        let setup = Setup::over(transport);
-        let mut mesh = Mesh::start(&setup, &[(HTTP, Protocol::Tcp, one)]).await;
-        mesh.instances = vec![
-            TestInstance { name: "default", labels: &[("version", "v1")], node: "b", target: Some(one) },
-            TestInstance { name: "v2", labels: &[("version", "v2")], node: "b", target: Some(two) },
-        ];
+        let (mut mesh, setup) = greeters(transport).await;
         let rules = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: web}\n\
             spec:\n  hosts: [web, web.default.svc.cluster.local]\n  tls:\n\
             \x20 - match: [{sniHosts: [web.default.svc.cluster.local]}]\n    route: [{destination: {host: web, subset: v2}}]\n\
@@ -449,6 +437,18 @@ fn hello(name: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     client.write_tls(&mut bytes).expect("memory takes all");
     bytes
+}
+
+/// A service of two versions on the other node, which say `one` and `two`.
+async fn greeters(transport: Transport) -> (Mesh, Setup) {
+    let (one, two) = (greeter("one").await, greeter("two").await);
+    let setup = Setup::over(transport);
+    let mut mesh = Mesh::start(&setup, &[(HTTP, Protocol::Tcp, one)]).await;
+    mesh.instances = vec![
+        TestInstance { name: "default", labels: &[("version", "v1")], node: "b", target: Some(one) },
+        TestInstance { name: "v2", labels: &[("version", "v2")], node: "b", target: Some(two) },
+    ];
+    (mesh, setup)
 }
 
 /// An application that says its name and ends.

@@ -118,7 +118,7 @@ impl Load {
 
     fn kinds(&self) -> Vec<Calls> {
         let calls = |claim: &Claim| match claim {
-            Claim::Calls { calls, .. } => Some(calls.clone()),
+            Claim::Calls { calls, .. } | Claim::Share { calls, .. } => Some(calls.clone()),
             Claim::Loss { .. } => None,
         };
         self.mesh.assertions.iter().filter_map(|assertion| calls(&assertion.claim)).collect()

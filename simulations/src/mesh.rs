@@ -128,7 +128,8 @@ impl Mesh {
     fn sort(&mut self) {
         let named = |document: &Document| {
             self.assertions.iter().any(|assertion| match &assertion.claim {
-                Claim::Calls { when: When::While(name) | When::Unless(name), .. } => *name == document.key.name,
+                Claim::Calls { when: When::While(name) | When::Unless(name), .. }
+                | Claim::Share { when: When::While(name) | When::Unless(name), .. } => *name == document.key.name,
                 _ => false,
             })
         };

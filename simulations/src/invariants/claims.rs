@@ -12,6 +12,9 @@ use crate::mesh::assertion::{Calls, Claim, When};
 /// How long a call that was let through may take to reach the application.
 const ON_ITS_WAY_MS: u64 = 3000;
 
+/// Calls that a share is looked at of: with fewer it would break by chance.
+const SHARED_MIN: u64 = 200;
+
 /// What the hosts have in force, and what became of the calls.
 pub struct Claims {
     mesh: Arc<Mesh>,
@@ -112,6 +115,26 @@ impl Claims {
                 return Err(Breach { invariant: "what is allowed is not denied", text });
             }
         }
+        self.counted(call, outcome)
+    }
+
+    /// Counts a call for the shares that it is one of: those hold as soon as there are enough.
+    fn counted(&mut self, call: &Call, outcome: usize) -> Result<(), Breach> {
+        let mesh = self.mesh.clone();
+        for (at, assertion) in mesh.assertions.iter().enumerate() {
+            let Claim::Share { calls, percent: (least, most), when } = &assertion.claim else { continue };
+            if !are_meant(calls, call) || call.began <= self.unsettled(when) {
+                continue;
+            }
+            let tally = &mut self.tallies[at];
+            tally[outcome] += 1;
+            let [allowed, denied, _] = *tally;
+            let share = 100.0 * denied as f64 / (allowed + denied).max(1) as f64;
+            if allowed + denied >= SHARED_MIN && !(*least..=*most).contains(&share) {
+                let text = format!("\"{assertion}\": {share:.1} % of {} calls were", allowed + denied);
+                return Err(Breach { invariant: "shares hold", text });
+            }
+        }
         Ok(())
     }
 
@@ -129,14 +152,8 @@ impl Claims {
     }
 
     fn matching(&self, call: &Call) -> impl Iterator<Item = (usize, bool, &When, bool)> {
-        let matches = |calls: &Calls| {
-            calls.from == call.from
-                && calls.to.is_none_or(|to| to == call.to)
-                && calls.method.as_ref().is_none_or(|method| *method == call.method)
-                && calls.path.as_ref().is_none_or(|path| *path == call.path)
-        };
         self.mesh.assertions.iter().enumerate().filter_map(move |(at, assertion)| match &assertion.claim {
-            Claim::Calls { calls, allowed, when, at_caller } if matches(calls) => {
+            Claim::Calls { calls, allowed, when, at_caller } if are_meant(calls, call) => {
                 Some((at, *allowed, when, *at_caller))
             }
             _ => None,
@@ -164,6 +181,14 @@ impl Claims {
             When::Unless(name) => self.present[self.mesh.place_of(name)],
         })
     }
+}
+
+/// Whether a call is one of these.
+fn are_meant(calls: &Calls, call: &Call) -> bool {
+    calls.from == call.from
+        && calls.to.is_none_or(|to| to == call.to)
+        && calls.method.as_ref().is_none_or(|method| *method == call.method)
+        && calls.path.as_ref().is_none_or(|path| *path == call.path)
 }
 
 fn because(when: &When) -> String {

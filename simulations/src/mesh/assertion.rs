@@ -3,6 +3,7 @@
 //! ```text
 //! CALLER may [not] call SERVICE [METHOD] [PATH] [while DOCUMENT | unless DOCUMENT] [at its own node]
 //! no call from CALLER [to SERVICE] [METHOD] [PATH] is allowed [while DOCUMENT | unless DOCUMENT] [at its own node]
+//! between LOW and HIGH % of calls from CALLER to SERVICE [METHOD] [PATH] are denied [while DOCUMENT | unless DOCUMENT]
 //! after any one host is lost, PERCENT % of calls [from CALLER to SERVICE] succeed within SECONDS s
 //! ```
 
@@ -38,6 +39,15 @@ pub enum Claim {
         when: When,
         /// Whether the caller's node alone decides; else the callee's does too.
         at_caller: bool,
+    },
+    /// So many of these calls are denied, the others are allowed, as long as the condition holds.
+    Share {
+        /// Which.
+        calls: Calls,
+        /// Of a hundred, at least and at most.
+        percent: (f64, f64),
+        /// The condition.
+        when: When,
     },
     /// When a host is lost, so many calls succeed all the same.
     Loss {
@@ -86,7 +96,7 @@ pub enum When {
 /// The forms that there are.
 const FORMS: &str = "an assertion is one of\n  CALLER may [not] call SERVICE [METHOD] [PATH] [while DOCUMENT | unless \
                      DOCUMENT] [at its own node]\n  no call from CALLER [to SERVICE] [METHOD] [PATH] is allowed [while \
-                     DOCUMENT | unless DOCUMENT] [at its own node]\n  after any one host is lost, PERCENT % of calls [from CALLER to SERVICE] succeed within SECONDS s";
+                     DOCUMENT | unless DOCUMENT] [at its own node]\n  between LOW and HIGH % of calls from CALLER to SERVICE [METHOD] [PATH] are denied [while DOCUMENT | unless DOCUMENT]\n  after any one host is lost, PERCENT % of calls [from CALLER to SERVICE] succeed within SECONDS s";
 
 /// Words that are still to be read.
 struct Words<'a> {
@@ -103,6 +113,7 @@ impl Assertion {
         let claim = match words.left.last() {
             Some(&"after") => words.loss(),
             Some(&"no") => words.none(),
+            Some(&"between") => words.share(),
             _ => words.calls(),
         };
         let claim = claim.and_then(|claim| match words.left.pop() {
@@ -195,11 +206,28 @@ impl Words<'_> {
         Ok(Claim::Calls { calls: Calls { from, to, method, path }, allowed: false, when, at_caller })
     }
 
+    fn percent(&mut self) -> Result<f64, String> {
+        let percent = self.take("a number")?.parse().ok().filter(|percent| (0.0..=100.0).contains(percent));
+        percent.ok_or_else(|| "the percentage is a number from 0 to 100".into())
+    }
+
+    fn share(&mut self) -> Result<Claim, String> {
+        self.expect("between")?;
+        let least = self.percent()?;
+        self.expect("and")?;
+        let percent = (least, self.percent()?);
+        self.expect("% of calls from")?;
+        let from = self.caller()?;
+        self.expect("to")?;
+        let to = Some(self.service()?);
+        let (method, path) = self.method_and_path();
+        self.expect("are denied")?;
+        Ok(Claim::Share { calls: Calls { from, to, method, path }, percent, when: self.condition()? })
+    }
+
     fn loss(&mut self) -> Result<Claim, String> {
         self.expect("after any one host is lost ,")?;
-        let percent = self.take("a number")?;
-        let percent = percent.parse().ok().filter(|percent| (0.0..=100.0).contains(percent));
-        let percent = percent.ok_or("the percentage is a number from 0 to 100")?;
+        let percent = self.percent()?;
         self.expect("% of calls")?;
         let between = if self.next_is("from") {
             let from = self.caller()?;
@@ -252,6 +280,14 @@ mod tests {
                     allowed: false,
                     when: When::Unless("open".into()),
                     at_caller: true,
+                },
+            ),
+            (
+                "between 20 and 40 % of calls from front to web /a are denied while open",
+                Claim::Share {
+                    calls: Calls { path: Some("/a".into()), ..all(front, Some(1)) },
+                    percent: (20.0, 40.0),
+                    when: When::While("open".into()),
                 },
             ),
             (

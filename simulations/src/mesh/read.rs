@@ -227,7 +227,9 @@ fn place(host: &Value) -> Option<Place> {
 
 /// Whether what an assertion names is there.
 fn fits(assertion: Assertion, services: &[Service], documents: &[&str]) -> Result<Assertion, String> {
-    let Claim::Calls { calls, when, .. } = &assertion.claim else { return Ok(assertion) };
+    let (Claim::Calls { calls, when, .. } | Claim::Share { calls, when, .. }) = &assertion.claim else {
+        return Ok(assertion);
+    };
     if let When::While(name) | When::Unless(name) = when
         && !documents.contains(&name.as_str())
     {

@@ -346,7 +346,7 @@ async fn calls_of_a_session_go_to_the_same_instance_over_weights() {
             }
             assert_eq!(seen.len(), 2, "new sessions go anywhere: {seen:?}");
             // What is not of this mesh is a session that is over: another one begins.
-            let (_, headers, _) = stage.call(path, &[(carried, "shop=0000000000000000-0")]).await;
+            let (_, headers, _) = stage.call(path, &[(carried, "shop=0000000000000000-0-0")]).await;
             assert!(headers.contains_key(given));
         }
     }

@@ -86,6 +86,9 @@ pub struct SessionPersistence {
     /// How long a session lasts. Unset: without a bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub absolute_timeout: Option<Span>,
+    /// How long a session lasts that has no calls. Unset: without a bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Span>,
     /// What the caller carries. Unset: `Cookie`.
     #[serde(default)]
     pub r#type: SessionType,

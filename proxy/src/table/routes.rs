@@ -127,8 +127,9 @@ pub(crate) struct Rule {
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) carrier: Carrier,
-    /// From its beginning; none: without a bound.
+    /// From its beginning, and from its last call; none: without a bound.
     pub(crate) lasts: Option<Duration>,
+    pub(crate) rests: Option<Duration>,
 }
 
 /// What the caller of a session carries.

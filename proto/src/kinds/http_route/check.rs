@@ -1,5 +1,7 @@
 //! The rules that an `HTTPRoute` keeps beyond its form (the standard's own).
 
+use std::time::Duration;
+
 use super::{
     BackendRef, Filter, HeaderModifier, HttpRoute, LifetimeType, Match, NamedMatch, ParentRef, PathModifier, PathType,
     RequestMirror, Rule, SessionType, ValueType,
@@ -72,6 +74,11 @@ fn rule(rule: &Rule, path: &str, faults: &mut Faults) {
         let kept = session.cookie_config.as_ref().map(|config| config.lifetime_type);
         if kept == Some(LifetimeType::Permanent) && session.absolute_timeout.is_none() {
             faults.push((format!("{path}.absoluteTimeout"), "a cookie that is Permanent needs one".into()));
+        }
+        for (name, span) in [("absoluteTimeout", session.absolute_timeout), ("idleTimeout", session.idle_timeout)] {
+            if span.is_some_and(|span| !span.0.is_zero() && span.0 < Duration::from_secs(1)) {
+                faults.push((format!("{path}.{name}"), "at least 1s".into()));
+            }
         }
         if kept.is_some() && session.r#type == SessionType::Header {
             faults.push((format!("{path}.cookieConfig"), "it goes with the type Cookie only".into()));

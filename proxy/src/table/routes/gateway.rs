@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use weft_proto::kinds::http_route as gateway;
 use weft_proto::kinds::http_route::{Filter, LifetimeType, PathModifier, PathType, SessionType, ValueType};
 use weft_proto::kinds::istio::expression;
+use weft_proto::kinds::service::Span;
 use weft_proto::resource::ResourceKey;
 use weft_proto::service::ServiceName;
 
@@ -89,7 +90,8 @@ fn flat(
 }
 
 fn session(session: &gateway::SessionPersistence) -> Option<Session> {
-    let lasts = session.absolute_timeout.map(|span| span.0).filter(|span| !span.is_zero());
+    let bound = |span: Option<Span>| span.map(|span| span.0).filter(|span| !span.is_zero());
+    let (lasts, rests) = (bound(session.absolute_timeout), bound(session.idle_timeout));
     let name = session.session_name.as_deref().unwrap_or(SESSION_NAME);
     let kept = session.cookie_config.as_ref().is_some_and(|config| config.lifetime_type == LifetimeType::Permanent);
     let age = lasts.filter(|_| kept).map(|lasts| format!("; Max-Age={}", lasts.as_secs())).unwrap_or_default();
@@ -97,7 +99,7 @@ fn session(session: &gateway::SessionPersistence) -> Option<Session> {
         SessionType::Cookie => Carrier::Cookie { name: name.into(), rest: format!("; Path=/{age}; HttpOnly").into() },
         SessionType::Header => Carrier::Header(name.parse().ok()?),
     };
-    Some(Session { carrier, lasts })
+    Some(Session { carrier, lasts, rests })
 }
 
 fn rank(asked: &gateway::Match) -> Rank {

@@ -6,7 +6,7 @@
 //! (Vegas, 1994; TIMELY, 2015). Where a lower bound makes nothing faster, no queue was the reason, and there is none again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -19,8 +19,6 @@ pub(crate) struct Overload {
     running: AtomicU32,
     /// How many there may be; `NONE` is no bound.
     most: AtomicU32,
-    /// Whether one was refused in this window.
-    shed: AtomicBool,
     course: Mutex<Course>,
 }
 
@@ -55,6 +53,8 @@ struct Course {
     /// Since when they take too long, and how many calls were running then.
     slow_since: Option<(Instant, u32)>,
     bound: Option<Bound>,
+    /// Whether that there is one has been told.
+    told: bool,
 }
 
 /// A bound, and what it was set for.
@@ -74,7 +74,6 @@ impl Overload {
         Arc::new(Self {
             running: AtomicU32::new(0),
             most: AtomicU32::new(NONE),
-            shed: AtomicBool::new(false),
             course: Mutex::new(Course::new(Instant::now())),
         })
     }
@@ -84,15 +83,18 @@ impl Overload {
         let ahead = self.running.fetch_add(1, Ordering::Relaxed);
         let place = Place { overload: self.clone(), began: now, ahead };
         if ahead >= self.most.load(Ordering::Relaxed) {
-            self.shed.store(true, Ordering::Relaxed);
-            return None;
+            if self.course.lock().refuses(now) {
+                return None;
+            }
+            self.most.store(NONE, Ordering::Relaxed);
         }
         Some(place)
     }
 
     /// How many calls there may be at once, where that is bounded.
     pub(crate) fn most(&self) -> Option<u32> {
-        Some(self.most.load(Ordering::Relaxed)).filter(|most| *most != NONE)
+        let course = self.course.lock();
+        course.bound.filter(|bound| !bound.is_over(Instant::now())).map(|bound| bound.most())
     }
 }
 
@@ -105,12 +107,12 @@ impl Place {
         if !course.is_full(now) {
             return None;
         }
-        let (before, shed) = (course.bound.is_some(), overload.shed.swap(false, Ordering::Relaxed));
-        course.judge(now, overload.running.load(Ordering::Relaxed), shed);
-        let most = course.bound.map_or(NONE, |bound| bound.most());
+        course.judge(now, overload.running.load(Ordering::Relaxed));
+        let bound = course.bound;
+        let most = bound.map_or(NONE, |bound| bound.most());
         overload.most.store(most, Ordering::Relaxed);
         let usual = Duration::from_secs_f32(course.usual.unwrap_or(0.0));
-        match (before, course.bound) {
+        match (std::mem::replace(&mut course.told, bound.is_some()), bound) {
             (false, Some(bound)) => {
                 Some(Change::Bounded { most, quickest: Duration::from_secs_f32(bound.before.0), usual })
             }
@@ -133,11 +135,38 @@ impl Bound {
         let most = self.most as u32;
         most.max(LEAST)
     }
+
+    /// Whether nothing was refused for so long that it is of no use any more.
+    fn is_over(&self, now: Instant) -> bool {
+        now - self.shed >= CALM
+    }
 }
 
 impl Course {
     fn new(now: Instant) -> Self {
-        Self { since: now, answers: [(0.0, 0.0); SAMPLES], count: 0, usual: None, slow_since: None, bound: None }
+        Self {
+            since: now,
+            answers: [(0.0, 0.0); SAMPLES],
+            count: 0,
+            usual: None,
+            slow_since: None,
+            bound: None,
+            told: false,
+        }
+    }
+
+    /// Whether a call beyond the bound is refused: one that is over falls.
+    fn refuses(&mut self, now: Instant) -> bool {
+        if self.bound.is_some_and(|bound| bound.is_over(now)) {
+            (self.slow_since, self.bound) = (None, None);
+        }
+        match &mut self.bound {
+            Some(bound) => {
+                bound.shed = now;
+                true
+            }
+            None => false,
+        }
     }
 
     /// An answer, among how many calls, and when its call began.
@@ -156,7 +185,7 @@ impl Course {
     }
 
     /// Looks at a window, and begins the next one.
-    fn judge(&mut self, now: Instant, running: u32, shed: bool) {
+    fn judge(&mut self, now: Instant, running: u32) {
         let seen = self.count.min(SAMPLES);
         let mut answers = self.answers;
         answers[..seen].sort_unstable_by(|one, other| one.0.total_cmp(&other.0));
@@ -181,9 +210,6 @@ impl Course {
                 }
             }
             Some(bound) => {
-                if shed {
-                    bound.shed = now;
-                }
                 let (time, then) = bound.before;
                 let helps = quick < time * (1.0 + calls / then) / 2.0;
                 if slow && (bound.most <= LEAST_F || calls <= then * TRIED && !helps) {
@@ -192,7 +218,7 @@ impl Course {
                 } else if slow {
                     bound.most = (bound.most * (too_long(usual) / quick).clamp(0.5, 0.95)).max(LEAST_F);
                     bound.set = now;
-                } else if now - bound.shed >= CALM {
+                } else if bound.is_over(now) {
                     (self.slow_since, self.bound) = (None, None);
                 } else {
                     bound.most += (bound.most / 10.0).max(1.0);

@@ -95,3 +95,16 @@ async fn a_pause_alone_is_no_overload() {
     let after = instance.call(100, 10, &mut clock).await;
     assert_eq!(after.refused, 0, "{after:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_bound_of_long_ago_refuses_nobody() {
+    let (mut instance, mut clock) = (Instance::new(4, 10), 0);
+    instance.call(300, 5, &mut clock).await;
+    let during = instance.call(1200, 5, &mut clock).await;
+    assert!(during.refused > 0 && instance.overload.most().is_some(), "{during:?}");
+    instance.call(0, 60, &mut clock).await;
+    assert_eq!(instance.overload.most(), None, "nobody is refused any more");
+    let now = Instant::now();
+    let places: Vec<Option<Place>> = (0..200).map(|_| instance.overload.enter(now)).collect();
+    assert!(places.iter().all(Option::is_some), "what comes at once after a rest is taken");
+}

@@ -67,10 +67,7 @@ pub(crate) fn choose(
     }
     let eligible = |index: usize| permit.here() || !relation.service.endpoints[index].here;
     let key = if let Aim::Key(key) = aim { Some(key) } else { None };
-    let well = |index: &usize| {
-        let fit = eligible(*index) && !tried(*index) && !relation.standing(at).is_out(*index);
-        fit && !relation.slot(*index).is_avoided(at)
-    };
+    let well = |index: &usize| eligible(*index) && !tried(*index) && relation.standing(at).is_well(*index);
     let own = if let Aim::Endpoint(own) = aim { Some(own).filter(well) } else { None };
     let picked = own
         .or_else(|| pick(relation, |index| eligible(index) && !tried(index), key, at, random))
@@ -100,7 +97,7 @@ pub(crate) fn pick(
     if let [only] = relation.candidates[..] {
         return (there(only) || last && passes(only)).then_some(only);
     }
-    let usable = |index: usize| there(index) && !relation.slot(index).is_avoided(now);
+    let usable = |index: usize| passes(index) && standing.is_well(index);
     if let Some((keyed, key)) = relation.keyed.as_ref().zip(key) {
         return keyed
             .pick(key, usable)
@@ -245,9 +242,7 @@ impl Chosen {
     pub(crate) fn has_spare(&self) -> bool {
         let (now, relation) = (Instant::now(), self.relation());
         let standing = relation.standing(now);
-        let well = |index: usize| !relation.slot(index).is_avoided(now) && !standing.is_out(index);
-        let sound = |index: usize| Some(index) != self.endpoint && well(index);
-        relation.candidates.iter().any(|index| sound(*index))
+        relation.candidates.iter().any(|index| Some(*index) != self.endpoint && standing.is_well(*index))
     }
 
     /// Whether it could not be reached the last time.

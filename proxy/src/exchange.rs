@@ -142,8 +142,7 @@ async fn run<N: Net>(core: &Core<N>, permitted: &mut Permitted<N>, open: &mut Op
 fn give<N: Net>(core: &Core<N>, route: &Route, (had, open): (Option<Token>, &Open), headers: &mut HeaderMap) {
     let session = route.ruled().and_then(|ruled| ruled.rule().session.as_ref());
     if let Some((session, endpoint)) = session.zip(open.endpoint) {
-        let now = (core.shared.settings.clock)() / 1000;
-        session::give(session, had, (&route.leg().relation, endpoint), now, headers);
+        session::give(session, had, (&route.leg().relation, endpoint), session::seconds(core), headers);
     }
 }
 

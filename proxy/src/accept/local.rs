@@ -166,16 +166,11 @@ pub(super) async fn opaque<N: Net>(connection: &Arc<Connection<N>>, mut sniffing
         false => Ok(None),
     };
     let Ok(name) = name else { return };
-    match (tunnel::stream(connection, &place.hold, name.as_deref()).await, told) {
-        (Ok(tunnel), Told::ByPort) => {
-            let (near, first) = sniffing.into_near();
-            tunnel.join_behind(first, near).await;
-        }
-        (Ok(tunnel), Told::ByBytes) => {
-            let (near, first) = sniffing.into_near();
-            tunnel.join_after(first, near).await;
-        }
-        (Err(_), _) => sniffing.abort(),
+    let Ok(tunnel) = tunnel::stream(connection, &place.hold, name.as_deref()).await else { return sniffing.abort() };
+    let (near, first) = sniffing.into_near();
+    match told {
+        Told::ByPort => tunnel.join_behind(first, near).await,
+        Told::ByBytes => tunnel.join_after(first, near).await,
     }
 }
 

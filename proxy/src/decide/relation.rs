@@ -179,7 +179,7 @@ impl Relation {
     /// Who gets no calls for its failures at the moment.
     pub(crate) fn standing(&self, now: Instant) -> Standing<'_> {
         let outliers = self.upstream.as_ref().map(|upstream| &upstream.outliers).filter(|outliers| outliers.any());
-        Standing { outliers: outliers.filter(|outliers| !self.panics(outliers, now)), hosts: &self.hosts, now }
+        Standing { relation: self, outliers: outliers.filter(|outliers| !self.panics(outliers, now)), now }
     }
 
     /// Whether so few instances are left that none is left out.
@@ -226,7 +226,7 @@ impl Relation {
         let mut loads = self.loads.lock();
         if loads.0.is_none_or(|at| now >= at + LOOKED_AT) {
             let standing = self.standing(now);
-            let well = |index: &&usize| !standing.is_out(**index) && !self.slot(**index).is_avoided(now);
+            let well = |index: &&usize| standing.is_well(**index);
             #[expect(clippy::cast_precision_loss, reason = "numbers of instances")]
             let load = |group: &&[usize]| {
                 let share = group.iter().filter(well).count() as f64 / group.len().max(1) as f64;
@@ -312,16 +312,21 @@ impl Relation {
 /// Which of a relation's instances are out at a moment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Standing<'r> {
+    relation: &'r Relation,
     /// None where none is, or all get calls anyway.
     outliers: Option<&'r Outliers>,
-    hosts: &'r [Arc<Host>],
     now: Instant,
 }
 
 impl Standing<'_> {
     /// Whether an instance gets no calls for its failures.
     pub(crate) fn is_out(&self, index: usize) -> bool {
-        self.outliers.is_some_and(|outliers| outliers.is_out(&self.hosts[index], self.now))
+        self.outliers.is_some_and(|outliers| outliers.is_out(&self.relation.hosts[index], self.now))
+    }
+
+    /// Whether nothing speaks against an instance.
+    pub(crate) fn is_well(&self, index: usize) -> bool {
+        !self.is_out(index) && !self.relation.slot(index).is_avoided(self.now)
     }
 }
 

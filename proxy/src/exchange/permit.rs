@@ -11,7 +11,7 @@ use weft_proto::service::Protocol;
 
 use super::authorize::{addresses, authorize, enter, settings};
 use super::mirror::Mirror;
-use super::session::Token;
+use super::session::{self, Token};
 use super::{rules, sticky};
 use crate::attempt::Route;
 use crate::balance::Aim;
@@ -180,7 +180,7 @@ fn obey<N: Net>(
         }
     };
     let kept = ruled.rule().session.as_ref();
-    let session = kept.map(|kept| Token::of(kept, &received.head.headers, seconds(connection)));
+    let session = kept.map(|kept| Token::of(kept, &received.head.headers, session::seconds(&connection.core)));
     let pinned = session.flatten().and_then(|token| token.find(connection, &leg, &ruled));
     if let Some(pinned) = &pinned {
         ruled = Arc::new(ruled.with_share(pinned.share));
@@ -217,11 +217,6 @@ fn obey<N: Net>(
         }
     }
     Ok(obeyed)
-}
-
-/// Since 1970.
-fn seconds<N: Net>(connection: &Connection<N>) -> u64 {
-    (connection.core.shared.settings.clock)() / 1000
 }
 
 /// The least of the bound that the rule or else the service sets on a request, and of the caller's own, which a gRPC call

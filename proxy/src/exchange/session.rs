@@ -8,6 +8,7 @@ use http::header::{HeaderMap, HeaderValue, SET_COOKIE};
 
 use super::sticky::cookie;
 use crate::connection::Connection;
+use crate::core::Core;
 use crate::decide::relation::Relation;
 use crate::decide::route::Ruled;
 use crate::identify;
@@ -56,6 +57,11 @@ impl Token {
             Some(Pinned { share, endpoint })
         })
     }
+}
+
+/// Since 1970, by which sessions end.
+pub(super) fn seconds<N: Net>(core: &Core<N>) -> u64 {
+    (core.shared.settings.clock)() / 1000
 }
 
 /// Gives the caller what leads its next calls to the endpoint that answered, unless it has that and its last call does not

@@ -63,8 +63,8 @@ pub(crate) struct Begun {
     pub(crate) disguise: Option<Disguise>,
 }
 
-/// Copies until both directions have ended or one of the bounds is reached. `passed` is kept up to date, so that it is right however this ends. Ended
-/// otherwise, neither side can take what it got for the whole.
+/// Copies until both directions have ended or a bound is reached. `passed` is kept up to date, so that it is right however
+/// this ends. Ended otherwise, neither side can take what it got for the whole.
 pub(crate) async fn copy((near, far): (End, End), begun: Begun, bounds: Bounds, passed: &mut Passed) -> io::Result<()> {
     let mut ends = Ends { near, far, whole: false };
     let Begun { mut disguise, .. } = begun;

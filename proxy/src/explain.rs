@@ -113,11 +113,30 @@ pub struct Candidate {
     pub in_flight: u32,
 }
 
+/// What is asked of a callee.
+#[derive(Debug, Clone, Copy)]
+pub enum Spoken<'a> {
+    /// An HTTP request.
+    Http {
+        /// Its method.
+        method: &'a str,
+        /// Its target.
+        path: &'a str,
+        /// Its fields.
+        headers: &'a HeaderMap,
+    },
+    /// An opaque stream.
+    Stream {
+        /// The name that it asks for where it is one of TLS (SNI, RFC 6066).
+        server_name: Option<&'a str>,
+    },
+}
+
 pub(crate) fn explain(
     ground: Ground<'_>,
     caller: &Identity,
     (name, port): (&ServiceName, Option<u16>),
-    http: Option<(&str, &str, &HeaderMap)>,
+    spoken: Spoken<'_>,
 ) -> Result<Explanation, String> {
     let table = ground.table;
     let Meant { service, port, subset, .. } =
@@ -130,6 +149,10 @@ pub(crate) fn explain(
     let parties = Parties { subset, ..Parties::of_caller(caller.clone(), &service.name, port.port) };
     let relation = Arc::new(Relation::new(ground, &parties, service, port));
     let mut explanation = Explanation::new(&relation, table.index());
+    let (http, server_name) = match spoken {
+        Spoken::Http { method, path, headers } => (Some((method, path, headers)), None),
+        Spoken::Stream { server_name } => (None, server_name),
+    };
     let normal = http.map(|(_, path, _)| path::normalise(path, service.settings.escaped_slashes)).transpose();
     let normal = match normal {
         Ok(normal) => normal,
@@ -145,7 +168,7 @@ pub(crate) fn explain(
         Asked { method: method.to_owned(), host: name.host(), path, query, headers: headers.clone() }
     });
     let relation = match &mut asked {
-        None => rules::follow_stream(ground, relation, &mut explanation),
+        None => rules::follow_stream(ground, relation, server_name, &mut explanation),
         Some(asked) => rules::follow(ground, relation, asked, &mut explanation),
     };
     let Some(relation) = relation else { return Ok(explanation) };

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::HeaderMap;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -14,7 +13,7 @@ use weft_proto::service::ServiceName;
 
 use crate::core::Core;
 use crate::decide::relation::{Ground, Place};
-use crate::explain::{self, Explanation};
+use crate::explain::{self, Explanation, Spoken};
 use crate::net::Net;
 use crate::record::{Record, Recorder, metrics};
 use crate::room::Room;
@@ -136,14 +135,13 @@ impl<N: Net> Plane<N> {
         ));
     }
 
-    /// What would happen to a call, by the code that decides about calls. `http` is a method and a path.
+    /// What would happen to a call, by the code that decides about calls.
     pub fn explain(
         &self,
         caller: &Identity,
         service: &ServiceName,
         port: Option<u16>,
-        http: Option<(&str, &str)>,
-        headers: &HeaderMap,
+        spoken: Spoken<'_>,
     ) -> Result<Explanation, String> {
         let core = self.cores.first().ok_or("no worker runs")?;
         let table = self.shared.table.load_full();
@@ -151,7 +149,7 @@ impl<N: Net> Plane<N> {
             Ground { table: &table, place: core.place, upstreams: &self.shared.upstreams },
             caller,
             (service, port),
-            http.map(|(method, path)| (method, path, headers)),
+            spoken,
         )
     }
 }

@@ -19,11 +19,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use weft_proto::service::Protocol;
+use weft_proxy::explain::Spoken;
 use weft_proxy::plane::Transport;
 
 use support::mesh::{Mesh, Setup, TestInstance, identity, localhost, service, soon};
 
 const HTTP: u16 = 8080;
+const STREAM: Spoken<'_> = Spoken::Stream { server_name: None };
 
 /// Two versions of `web` on the other node, each of which tells what it was asked.
 struct Stage {
@@ -238,7 +240,7 @@ async fn a_delay_that_is_made_is_none_of_the_instance() {
     for _ in 0..2 {
         assert_eq!(stage.call("/", &[]).await.0.as_u16(), 200);
     }
-    let told = stage.mesh.a.plane.explain(&identity("front"), &service("web"), None, None, &HeaderMap::new());
+    let told = stage.mesh.a.plane.explain(&identity("front"), &service("web"), None, STREAM);
     let latency = told.expect("there is web").candidates.iter().find_map(|candidate| candidate.latency_us);
     assert!(latency.is_some_and(|latency| latency < 800_000), "{latency:?}");
 }
@@ -378,7 +380,7 @@ async fn streams_go_by_weight() {
         assert!((64..=96).contains(&seen["one"]) && seen["one"] + seen["two"] == 100, "{seen:?}");
         let record = mesh.a.record(|record| record.rule.is_some()).await;
         assert_eq!((record.rule.as_deref(), record.protocol), (Some("default/web[1]"), "tcp"));
-        let told = mesh.a.plane.explain(&identity("front"), &service("web"), None, None, &HeaderMap::new());
+        let told = mesh.a.plane.explain(&identity("front"), &service("web"), None, STREAM);
         assert_eq!(told.expect("there is web").rule.as_deref(), Some("default/web[1]"));
         // What leads nowhere is closed.
         enforce(&mut mesh, &istio("[{route: [{destination: {host: web, subset: v9}}]}]"));
@@ -422,6 +424,9 @@ async fn streams_of_tls_go_by_the_name_that_they_ask_for() {
         mesh.enforce(&format!("{SUBSETS}{routes}"), &setup);
         assert_eq!(greeted_after(address, &hello("a.example")).await, "one");
         assert_eq!(greeted_after(address, &hello("a.sub.example")).await, "two");
+        let asks = Spoken::Stream { server_name: Some("a.sub.example") };
+        let told = mesh.a.plane.explain(&identity("front"), &service("web"), None, asks);
+        assert_eq!(told.expect("there is web").rule.as_deref(), Some("default/v2[0]"));
         assert_eq!(greeted_after(address, &hello("example.org")).await, "");
         let record = mesh.a.record(|record| record.reason == "no-backend").await;
         assert_eq!(record.port, HTTP);
@@ -539,7 +544,7 @@ spec:
     };
     let refused = async {
         let explain = || {
-            let told = stage.mesh.a.plane.explain(&identity("front"), &service("web"), None, None, &HeaderMap::new());
+            let told = stage.mesh.a.plane.explain(&identity("front"), &service("web"), None, STREAM);
             told.expect("there is web").limits.join("; ")
         };
         soon("one that waits", async {

@@ -15,7 +15,7 @@ use weft_proto::planted::{Bug, planted};
 use weft_proto::service::{DEFAULT_NAMESPACE, ServiceName};
 use weft_proto::wire::cluster::{ControlRequest, EnforcedReply, EnforcedRequest, control_request, control_response};
 use weft_proto::{Index, UnixMillis};
-use weft_proxy::explain::Explanation;
+use weft_proxy::explain::{Explanation, Spoken};
 
 use super::operations::{Answered, DECISION_TIMEOUT, Failure};
 use super::schema::{Enforced, ExplainRequest, Lagging, Listen, Listened, ListenedService, Member, Status};
@@ -166,8 +166,11 @@ impl<W: World> Node<W> {
                 value.trim().parse().map_err(|_| Failure::bad(format!("the value of {name} is not one")))?;
             headers.append(name, value);
         }
-        let http = request.method.as_ref().map(|method| (method.as_str(), request.path.as_deref().unwrap_or("/")));
-        self.plane.explain(&caller, &service, request.port, http, &headers).map_err(Failure::bad)
+        let spoken = match &request.method {
+            Some(method) => Spoken::Http { method, path: request.path.as_deref().unwrap_or("/"), headers: &headers },
+            None => Spoken::Stream { server_name: request.sni.as_deref() },
+        };
+        self.plane.explain(&caller, &service, request.port, spoken).map_err(Failure::bad)
     }
 
     fn parse_caller(&self, text: &str) -> Answered<Identity> {

@@ -364,4 +364,7 @@ pub struct ExplainRequest {
     /// Request headers, `name: value`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<String>,
+    /// The name that a stream of TLS asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sni: Option<String>,
 }

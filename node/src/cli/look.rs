@@ -36,6 +36,9 @@ pub(super) struct Explain {
     /// Header of the request; may be repeated
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", requires = "method")]
     header: Vec<String>,
+    /// Name that a stream of TLS asks for
+    #[arg(long, value_name = "NAME", conflicts_with = "method")]
+    sni: Option<String>,
 }
 
 impl Explain {
@@ -47,6 +50,7 @@ impl Explain {
             method: self.method,
             path: self.path,
             headers: self.header,
+            sni: self.sni,
         };
         let explanation = context.client.explain(&request).await?;
         context.render(&explanation, explanation_text)

@@ -208,6 +208,7 @@ impl Mesh {
             method: Some("GET".to_owned()),
             path: Some("/secret".to_owned()),
             headers: Vec::new(),
+            sni: None,
         };
         let explanation = client.explain(&request).await.map_err(text)?.to_string();
         if !explanation.contains("default/db") {

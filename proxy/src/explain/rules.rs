@@ -78,14 +78,15 @@ pub(super) fn follow(
     Some(Arc::new(Relation::new(ground, &parties, &backend.service, backend.port)))
 }
 
-/// The same for an opaque stream.
+/// The same for an opaque stream, of TLS with the name that it asks for.
 pub(super) fn follow_stream(
     ground: Ground<'_>,
     relation: Arc<Relation>,
+    tls: Option<&str>,
     explanation: &mut Explanation,
 ) -> Option<Arc<Relation>> {
     let random = Random::new(ground.table.generation);
-    let Some(ruled) = route::stream(&relation, None, || random.share()) else { return Some(relation) };
+    let Some(ruled) = route::stream(&relation, tls, || random.share()) else { return Some(relation) };
     explanation.rule = Some(ruled.rule.to_owned());
     let backend = ruled.to.and_then(|(_, to)| route::backend(ground.table, &relation, to));
     let Some(backend) = backend else {
@@ -138,6 +139,9 @@ fn treatment(routes: &Routes, rule: &Rule) -> Vec<String> {
     }
     for (chance, backend) in &rule.mirrors {
         lines.push(format!("copies {chance} to {}", place(&routes.backends[*backend])));
+    }
+    if rule.session.is_some() {
+        lines.push("calls of a session go to the same instance".into());
     }
     if rule.cors.is_some() {
         lines.push("answers preflights of origins that may share".into());

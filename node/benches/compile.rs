@@ -127,6 +127,8 @@ impl Mesh {
             loopback: Loopback::Auto,
             captured: Some("127.0.0.1:15006".parse().expect("an address")),
             binds: Vec::new(),
+            gateway_ip: std::net::Ipv4Addr::UNSPECIFIED.into(),
+            gateway_ports: BTreeMap::new(),
             kinds: Kinds::ALL,
         };
         let (state, local, mut compiler) = (Arc::new(state), Arc::new(Local::default()), Compiler::new(site));

@@ -110,6 +110,8 @@ async fn measure(number: usize) -> String {
         loopback: Loopback::Off,
         captured: None,
         binds: Vec::new(),
+        gateway_ip: std::net::Ipv4Addr::UNSPECIFIED.into(),
+        gateway_ports: BTreeMap::new(),
         kinds: Kinds::ALL,
     };
     let (mut compiler, local) = (Compiler::new(site), Arc::new(Local::default()));

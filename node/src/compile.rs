@@ -1,5 +1,7 @@
 //! Pure: the replicated state, the live facts and this host's services make the description of a table.
 
+mod gateways;
+mod site;
 mod specs;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,65 +11,23 @@ use std::sync::Arc;
 use weft_consensus::state::{ServiceRecord, State};
 use weft_proto::facts::{Live, NodeFacts};
 use weft_proto::identity::NodeName;
+use weft_proto::kinds::Spec;
 use weft_proto::kinds::service::ServiceSettings;
-use weft_proto::kinds::{Kinds, Spec};
 use weft_proto::planted::{Bug, planted};
 use weft_proto::resource::{Resource, ResourceKey};
 use weft_proto::service::{Instance, ServiceName};
-use weft_proxy::table::description::{self, Bind, Description, EndpointDescription, LocalPort, ServiceDescription};
+use weft_proxy::table::description::{
+    self, Description, EndpointDescription, ListenerDescription, LocalPort, ServiceDescription,
+};
 
+pub use gateways::{Held, Source};
+pub use site::Site;
 pub use specs::{Specs, Unenforced};
+
+use gateways::Own;
 
 use crate::config::Loopback;
 use crate::registry::{CallerClaim, Local, LocalInstance};
-
-/// What does not change while a node runs.
-#[derive(Debug, Clone)]
-pub struct Site {
-    /// This node.
-    pub node: NodeName,
-    /// Where its links arrive, as others see it.
-    pub address: SocketAddr,
-    /// Its zone.
-    pub zone: String,
-    /// Which services' loopback addresses to listen on.
-    pub loopback: Loopback,
-    /// Where connections to them arrive, if they all arrive at one place.
-    pub captured: Option<SocketAddr>,
-    /// Further listeners.
-    pub binds: Vec<Bind>,
-    /// The kinds of documents that this build knows.
-    pub kinds: Kinds,
-}
-
-impl Site {
-    /// Which services callers of this host reach at their loopback addresses, for a person.
-    pub fn loopback(&self, listened: &BTreeSet<ServiceName>) -> String {
-        let names =
-            |names: &BTreeSet<ServiceName>| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let said = match (&self.loopback, self.captured) {
-            (Loopback::Off, _) => "off".to_owned(),
-            (Loopback::Auto | Loopback::All, Some(_)) => "every service; no port is listened on".to_owned(),
-            (Loopback::Auto, None) if listened.is_empty() => {
-                "none without CAP_NET_ADMIN: `weft listen NAME`, or the forward proxy".to_owned()
-            }
-            (Loopback::Auto, None) => return names(listened),
-            (Loopback::All, None) => "every service".to_owned(),
-            (Loopback::Only(services), _) => names(services),
-        };
-        if listened.is_empty() || self.captures_all() { said } else { format!("{said}; {}", names(listened)) }
-    }
-
-    /// Whether every service is called at its address without a port being listened on.
-    pub fn captures_all(&self) -> bool {
-        self.captured.is_some() && matches!(self.loopback, Loopback::Auto | Loopback::All)
-    }
-
-    /// Whether callers of this host reach a service at its loopback address.
-    fn serves(&self, service: &ServiceName) -> bool {
-        self.captures_all() || self.loopback.listens(service)
-    }
-}
 
 /// Compiles, and remembers what that took: what did not change since is taken over.
 #[derive(Debug)]
@@ -81,6 +41,11 @@ pub struct Compiler {
     /// The services that this node has instances of.
     own: BTreeSet<ServiceName>,
     services: BTreeMap<ServiceName, Known>,
+    /// Certificates of gateways as this node holds them.
+    held: Arc<Held>,
+    gateways: Vec<Arc<ListenerDescription>>,
+    /// What those need of certificates.
+    sources: BTreeSet<Source>,
 }
 
 /// A service as it was compiled last.
@@ -104,7 +69,23 @@ impl Compiler {
             nodes: BTreeMap::new(),
             own: BTreeSet::new(),
             services: BTreeMap::new(),
+            held: Arc::default(),
+            gateways: Vec::new(),
+            sources: BTreeSet::new(),
         }
+    }
+
+    /// Takes these certificates for those that this node holds.
+    pub fn hold(&mut self, held: &Arc<Held>) {
+        if !Arc::ptr_eq(&self.held, held) {
+            self.held = held.clone();
+            self.local = None;
+        }
+    }
+
+    /// What gateways need of certificates.
+    pub fn sources(&self) -> &BTreeSet<Source> {
+        &self.sources
     }
 
     /// Documents that are not enforced on this node.
@@ -122,6 +103,7 @@ impl Compiler {
         if new_state || new_local {
             self.describe(state, local, &called, &mut changed);
             self.place_own(state, local, &mut changed);
+            self.serve_gateways(state, local);
         }
         self.place_others(state, live, &mut changed);
         for name in changed {
@@ -151,7 +133,30 @@ impl Compiler {
             callers,
             caller_any,
             binds: self.site.binds.clone(),
+            gateways: self.gateways.clone(),
         })
+    }
+
+    /// What this node serves of gateways; what did not change is kept.
+    fn serve_gateways(&mut self, state: &State, local: &Local) {
+        let own: Vec<Own<'_>> = local
+            .taken(state, &self.site.node)
+            .filter(|instance| instance.gateway)
+            .map(|instance| Own { service: &instance.id.service, labels: &instance.labels })
+            .collect();
+        if own.is_empty() {
+            (self.gateways, self.sources) = Default::default();
+            return;
+        }
+        let ground = gateways::Ground { site: &self.site, specs: &self.specs, own: &own, held: &self.held };
+        let (listeners, sources) = gateways::listeners(&ground);
+        let before = std::mem::take(&mut self.gateways);
+        let kept = |new: ListenerDescription| {
+            let same = before.iter().find(|known| ***known == new);
+            same.cloned().unwrap_or_else(|| Arc::new(new))
+        };
+        self.gateways = listeners.into_iter().map(kept).collect();
+        self.sources = sources;
     }
 
     /// Takes up what the state and this host say of each service, its instances aside.

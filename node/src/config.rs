@@ -1,6 +1,6 @@
 //! A node's configuration, checked once at the start. No environment is read and no default is taken afterwards.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -8,6 +8,8 @@ use weft_proto::identity::{NodeName, TrustDomain};
 use weft_proto::kinds::Kinds;
 use weft_proto::service::ServiceName;
 use weft_proxy::plane::Transport;
+
+use crate::api::schema::ServiceSpec;
 
 /// The port of links, UDP and TCP, unless set.
 pub const MESH_PORT: u16 = 7946;
@@ -41,6 +43,10 @@ pub struct Config {
     pub loopback: Loopback,
     /// Further plain listeners for services' ports.
     pub binds: Vec<Bind>,
+    /// Gateways that it serves.
+    pub gateways: Vec<ServiceSpec>,
+    /// Other ports than those that documents say, for ports of gateways.
+    pub gateway_ports: BTreeMap<u16, u16>,
     /// What links to other nodes run over.
     pub transport: Transport,
     /// Cores of the data plane.

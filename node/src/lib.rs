@@ -17,6 +17,7 @@ pub mod client;
 pub mod compile;
 pub mod config;
 pub mod control;
+pub mod credentials;
 pub mod demo;
 pub mod frame;
 pub mod health;
@@ -37,6 +38,7 @@ pub mod start_error;
 pub mod store;
 pub(crate) mod tasks;
 pub mod telemetry;
+pub mod vault;
 pub mod world;
 
 pub use node::Node;

@@ -21,11 +21,12 @@ use weft_proxy::tls::Identities;
 
 use crate::api::schema::ServiceSpec;
 use crate::book::Book;
-use crate::compile::Site;
+use crate::compile::{Held, Site};
 use crate::config::Config;
 use crate::control::Control;
 use crate::publish::Enforced;
 use crate::registry::Local;
+use crate::vault::Vault;
 use crate::world::World;
 
 /// How long a node that starts waits to hear of others before it is ready all the same.
@@ -48,6 +49,9 @@ pub struct Node<W: World> {
     pub(crate) enforced: watch::Receiver<Enforced>,
     pub(crate) expires: watch::Receiver<UnixMillis>,
     pub(crate) renew: Arc<Notify>,
+    pub(crate) vault: Arc<Vault<W>>,
+    /// Certificates of the gateways that it serves.
+    pub(crate) held: watch::Receiver<Arc<Held>>,
     pub(crate) registrar: Registrar,
     pub(crate) started: Instant,
     pub(crate) tasks: parking_lot::Mutex<JoinSet<()>>,

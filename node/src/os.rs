@@ -88,10 +88,24 @@ impl World for HostWorld {
         }
     }
 
+    fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let length = std::fs::metadata(path)?.len();
+        if length > FILE_LENGTH_MAX {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{length} bytes; at most {FILE_LENGTH_MAX}"),
+            ));
+        }
+        std::fs::read(path)
+    }
+
     fn fill(&self, bytes: &mut [u8]) {
         aws_lc_rs::rand::fill(bytes).expect("the system's entropy source works");
     }
 }
+
+/// Longest file with a certificate or a key: 1 MiB.
+const FILE_LENGTH_MAX: u64 = 1 << 20;
 
 /// The wall clock.
 #[expect(clippy::disallowed_methods, reason = "the real world is where the wall clock is read")]

@@ -1,5 +1,6 @@
 //! From a committed decision or a changed fact to the table in force.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -12,7 +13,7 @@ use weft_proxy::net::Net;
 use weft_proxy::plane::Plane;
 use weft_proxy::table::Table;
 
-use crate::compile::{Compiler, Unenforced};
+use crate::compile::{Compiler, Held, Source, Unenforced};
 use crate::registry::Local;
 
 /// What is in force here, and what is not.
@@ -74,6 +75,9 @@ pub struct Publisher<N: Net> {
     pub(crate) live: watch::Receiver<Arc<Live>>,
     pub(crate) local: watch::Receiver<Arc<Local>>,
     pub(crate) enforced: watch::Sender<Enforced>,
+    /// Certificates that gateways here want, and those that are held.
+    pub(crate) wanted: watch::Sender<BTreeSet<Source>>,
+    pub(crate) held: watch::Receiver<Arc<Held>>,
     pub(crate) compiler: Compiler,
 }
 
@@ -86,6 +90,7 @@ impl<N: Net> Publisher<N> {
                 biased;
                 changed = self.states.changed() => changed.is_err(),
                 changed = self.local.changed() => changed.is_err(),
+                changed = self.held.changed() => changed.is_err(),
                 changed = self.live.changed() => changed.is_err(),
             };
             if ended {
@@ -101,9 +106,17 @@ impl<N: Net> Publisher<N> {
         if state.trust_domain.is_none() {
             return;
         }
+        self.compiler.hold(&self.held.borrow_and_update().clone());
         self.plane.revoke(state.revoked.keys().cloned().collect());
         let built = self.compiler.compile(&state, &live, &local).and_then(|description| {
             Table::build(description, Some(&self.plane.table())).map_err(|error| error.to_string())
+        });
+        self.wanted.send_if_modified(|wanted| {
+            let new = wanted != self.compiler.sources();
+            if new {
+                wanted.clone_from(self.compiler.sources());
+            }
+            new
         });
         let unenforced = self.compiler.unenforced();
         self.tell(&unenforced);

@@ -53,7 +53,7 @@ pub fn run(config: Config, said: &[Said]) -> anyhow::Result<()> {
 
 async fn run_on(config: Config, address: SocketAddr, world: HostWorld) -> anyhow::Result<()> {
     let (local, _) = watch::channel(Arc::new(Local::default()));
-    let directory = ServicesDirectory::open(config.data_dir.join("services.d"), local.clone())
+    let directory = ServicesDirectory::open(config.data_dir.join("services.d"), &config.gateways, local.clone())
         .context("services.d cannot be made")?;
     let (adder, remover) = (directory.clone(), directory.clone());
     let asked = ListenFile::open(config.data_dir.join("listen"), local.clone()).context("the file listen")?;

@@ -29,6 +29,7 @@ use crate::frame::{self, FRAME_LENGTH_MAX};
 use crate::issue::Issuer;
 use crate::join::Gate;
 use crate::publish::Enforced;
+use crate::vault::Vault;
 use crate::world::World;
 
 /// Bound on a handshake.
@@ -55,6 +56,7 @@ pub struct Server<W: World> {
     pub(crate) control: Arc<Control<W::Net>>,
     pub(crate) enforced: watch::Receiver<Enforced>,
     pub(crate) expires: watch::Receiver<UnixMillis>,
+    pub(crate) vault: Arc<Vault<W>>,
     pub(crate) streams: Semaphore,
     pub(crate) strangers: Semaphore,
 }
@@ -211,6 +213,7 @@ impl<W: World> Server<W> {
                 control_response::Kind::Certificate(self.certificate(from, request).await)
             }
             Some(Kind::Enforced(request)) => control_response::Kind::Enforced(self.wait_enforced(request).await),
+            Some(Kind::Secret(request)) => control_response::Kind::Secret(self.vault.answer(from, &request)),
             Some(Kind::Follow(_)) | None => control_response::Kind::Error("this request is not known here".into()),
         }
     }

@@ -32,6 +32,7 @@ use crate::publish::Enforced;
 use crate::start_error::StartError;
 use crate::store::{NodeIdentity, Store};
 use crate::tasks::{self, Parts};
+use crate::vault::Vault;
 use crate::world::{World, clock, random};
 
 /// Control connections waiting to be taken from the data plane.
@@ -81,12 +82,10 @@ async fn wire_up<W: World>(
     let gossip = Arc::new(ears.open(&trust_domain, first, links, &replica).await?);
 
     let site = site(&config, &world, &name, host.address);
-    let (records, recorded) = mpsc::channel(RECORDS_MAX);
-    let (handovers, handed) = mpsc::channel::<Handover<W::Net>>(HANDOVERS_MAX);
-    let (empty, set) = (empty_table(&site, &trust_domain)?, plane_settings(&config, &world, &site));
-    let plane = Plane::new(set, world.net().clone(), identities.clone(), empty, &records, handovers);
-
+    let (plane, recorded, handed) = open_plane((&config, &world, &site), &identities, &trust_domain)?;
     let ((told_enforced, enforced), (told_expires, expires)) = (watch::channel(Enforced::default()), watch::channel(0));
+    let (told_held, held) = watch::channel(Arc::default());
+    let vault = Arc::new(Vault::new(&world, &issuer, &replica, &control));
     let node = Arc::new(Node {
         config,
         world,
@@ -103,13 +102,30 @@ async fn wire_up<W: World>(
         enforced,
         expires,
         renew: Arc::default(),
+        vault,
+        held,
         registrar: host.registrar,
         started: Instant::now(),
         tasks: parking_lot::Mutex::default(),
     });
-    let parts = Parts { issuer, keys, store, handed, made, enforced: told_enforced, expires: told_expires };
-    tasks::spawn(&node, &mut node.tasks.lock(), parts);
+    let (enforced, expires, held) = (told_enforced, told_expires, told_held);
+    tasks::spawn(&node, &mut node.tasks.lock(), Parts { issuer, keys, store, handed, made, enforced, expires, held });
     Ok((node, recorded))
+}
+
+type Opened<N> = (Arc<Plane<N>>, mpsc::Receiver<Record>, mpsc::Receiver<Handover<N>>);
+
+/// A data plane that denies everything, its records, and what arrives for the control plane.
+fn open_plane<W: World>(
+    (config, world, site): (&Config, &W, &Site),
+    identities: &Arc<Identities>,
+    trust_domain: &TrustDomain,
+) -> Result<Opened<W::Net>, StartError> {
+    let (records, recorded) = mpsc::channel(RECORDS_MAX);
+    let (handovers, handed) = mpsc::channel(HANDOVERS_MAX);
+    let (empty, set) = (empty_table(site, trust_domain)?, plane_settings(config, world, site));
+    let plane = Plane::new(set, world.net().clone(), identities.clone(), empty, &records, handovers);
+    Ok((plane, recorded, handed))
 }
 
 fn open_identities(
@@ -148,6 +164,8 @@ fn site<W: World>(config: &Config, world: &W, name: &NodeName, address: SocketAd
         loopback: config.loopback.clone(),
         captured: if config.loopback == Loopback::Off { None } else { world.capture() },
         binds: config.binds.iter().map(bind).collect(),
+        gateway_ip: config.listen.ip(),
+        gateway_ports: config.gateway_ports.clone(),
         kinds: config.kinds,
     }
 }
@@ -189,6 +207,7 @@ fn empty_table(site: &Site, trust_domain: &TrustDomain) -> Result<Table, StartEr
         aliases: Vec::new(),
         grants: Vec::new(),
         binds: Vec::new(),
+        gateways: Vec::new(),
     };
     Table::build(description, None).map_err(|error| StartError::Consensus(error.to_string()))
 }

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use prost::Message;
 use weft_consensus::disk::{Batch, Disk, write_durably};
-use weft_proto::RaftId;
 use weft_proto::facts::NodeFacts;
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
+use weft_proto::resource::ResourceKey;
 use weft_proto::wire::mesh as wire;
+use weft_proto::{Index, RaftId};
 
 use crate::keys::Keys;
 
@@ -21,6 +22,7 @@ const PEERS_KEY: &[u8] = b"n/peers";
 const FACTS_KEY: &[u8] = b"n/facts";
 const SVID_PREFIX: &[u8] = b"n/svid/";
 const SVID_END: &[u8] = b"n/svid0";
+const SECRET_PREFIX: &[u8] = b"n/secret/";
 const SVIDS_MAX: usize = 4096;
 const CHECKSUM_LENGTH: usize = 4;
 
@@ -84,6 +86,14 @@ struct SvidRecord {
     key: Vec<u8>,
     #[prost(bytes = "vec", repeated, tag = "2")]
     chain: Vec<Vec<u8>>,
+}
+
+#[derive(Message)]
+struct SecretRecord {
+    #[prost(uint64, tag = "1")]
+    version: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    sealed: Vec<u8>,
 }
 
 #[derive(Message)]
@@ -182,6 +192,19 @@ impl Store {
         Ok(svids)
     }
 
+    /// Keeps what is secret in a version of a document, sealed to this node; it replaces that of another version.
+    pub async fn keep_secret(&self, document: &ResourceKey, version: Index, sealed: Vec<u8>) -> io::Result<()> {
+        let mut batch = Batch::new();
+        batch.put(secret_key(document), seal(&SecretRecord { version, sealed }));
+        write_durably(&*self.disk, batch).await
+    }
+
+    /// What was kept of that version.
+    pub fn secret(&self, document: &ResourceKey, version: Index) -> io::Result<Option<Vec<u8>>> {
+        let record: Option<SecretRecord> = self.read(&secret_key(document))?;
+        Ok(record.filter(|record| record.version == version).map(|record| record.sealed))
+    }
+
     /// Keeps the addresses at which peers were last known, for the next start.
     pub async fn keep_peers(&self, peers: &BTreeMap<NodeName, String>) -> io::Result<()> {
         let mut batch = Batch::new();
@@ -217,6 +240,10 @@ impl Store {
 
 fn svid_key(identity: &Identity) -> Vec<u8> {
     [SVID_PREFIX, identity.to_string().as_bytes()].concat()
+}
+
+fn secret_key(document: &ResourceKey) -> Vec<u8> {
+    [SECRET_PREFIX, format!("{}/{}", document.namespace, document.name).as_bytes()].concat()
 }
 
 fn svid_record(svid: &Svid) -> SvidRecord {

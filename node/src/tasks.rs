@@ -1,6 +1,6 @@
 //! The tasks that keep a node in step with its mesh.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -10,7 +10,8 @@ use weft_proxy::plane::Handover;
 
 use crate::advertise::{advertise, let_go, remember_peers};
 use crate::certificates::Certificates;
-use crate::compile::Compiler;
+use crate::compile::{Compiler, Held};
+use crate::credentials::Credentials;
 use crate::issue::Issuer;
 use crate::join::Gate;
 use crate::keys::Keys;
@@ -31,12 +32,14 @@ pub(crate) struct Parts<W: World> {
     pub(crate) made: mpsc::Receiver<quinn::Connection>,
     pub(crate) enforced: watch::Sender<Enforced>,
     pub(crate) expires: watch::Sender<UnixMillis>,
+    pub(crate) held: watch::Sender<Arc<Held>>,
 }
 
 /// Starts them all.
 pub(crate) fn spawn<W: World>(node: &Arc<Node<W>>, tasks: &mut JoinSet<()>, parts: Parts<W>) {
-    let Parts { issuer, keys, store, handed, made, enforced, expires } = parts;
+    let Parts { issuer, keys, store, handed, made, enforced, expires, held } = parts;
     let (wanted_sender, wanted) = watch::channel(None);
+    let (asking, asked) = watch::channel(BTreeSet::new());
     tasks.spawn(Arc::new(server(node, issuer.clone())).run(handed, made));
     let publisher = Publisher {
         plane: node.plane.clone(),
@@ -44,9 +47,23 @@ pub(crate) fn spawn<W: World>(node: &Arc<Node<W>>, tasks: &mut JoinSet<()>, part
         live: node.gossip.live(),
         local: node.local.subscribe(),
         enforced,
+        wanted: asking,
+        held: node.held.clone(),
         compiler: Compiler::new(node.site.clone()),
     };
     tasks.spawn(publisher.run());
+    let credentials = Credentials {
+        world: node.world.clone(),
+        me: node.name().clone(),
+        keys: keys.clone(),
+        store: store.clone(),
+        vault: node.vault.clone(),
+        states: node.replica.state(),
+        wanted: asked,
+        held,
+        opened: BTreeMap::new(),
+    };
+    tasks.spawn(credentials.run());
     let certificates = Certificates {
         world: node.world.clone(),
         me: node.me.clone(),
@@ -87,6 +104,7 @@ fn server<W: World>(node: &Arc<Node<W>>, issuer: Arc<Issuer<W>>) -> Server<W> {
         control: node.control.clone(),
         enforced: node.enforced.clone(),
         expires: node.expires.clone(),
+        vault: node.vault.clone(),
         streams,
         strangers,
     }

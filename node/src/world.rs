@@ -2,7 +2,9 @@
 //!
 //! Production and simulation call the same [`start`](crate::start()) with a world of their own. Monotonic time is tokio's.
 
+use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use weft_consensus::disk::Disk;
@@ -33,6 +35,11 @@ pub trait World: Clone + Send + Sync + 'static {
     /// to be. None where it can't be done: then services' ports have to be listened on.
     fn capture(&self) -> Option<SocketAddr> {
         None
+    }
+
+    /// Reads a small file of this host: a certificate, a key.
+    fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        Err(io::Error::new(io::ErrorKind::NotFound, format!("{}: this world has no files", path.display())))
     }
 
     /// Fills the bytes with randomness fit for secrets.

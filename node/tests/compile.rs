@@ -43,6 +43,8 @@ impl Default for Script {
             loopback: Loopback::Off,
             captured: None,
             binds: Vec::new(),
+            gateway_ip: std::net::Ipv4Addr::UNSPECIFIED.into(),
+            gateway_ports: BTreeMap::new(),
             kinds: Kinds::ALL,
         };
         let state = State { index: 1, trust_domain: Some("mesh.test".parse().expect("a name")), ..State::default() };

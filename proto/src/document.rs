@@ -102,12 +102,28 @@ pub fn render(resource: &Resource) -> Value {
     if resource.version > 0 {
         metadata.insert("resourceVersion".into(), json!(resource.version.to_string()));
     }
-    json!({
+    let spec = serde_json::from_str::<Value>(&resource.spec).unwrap_or(Value::Null);
+    let mut document = json!({
         "apiVersion": resource.api_version,
         "kind": resource.key.kind.name,
         "metadata": metadata,
-        "spec": serde_json::from_str::<Value>(&resource.spec).unwrap_or(Value::Null),
-    })
+    });
+    let fields = Kinds::ALL.find(&resource.key.kind).map_or(&[][..], |kind| kind.fields);
+    match (spec, fields) {
+        (Value::Object(fields), [_, ..]) => fields.into_iter().for_each(|(name, value)| document[name] = value),
+        (spec, _) => document["spec"] = spec,
+    }
+    document
+}
+
+/// Puts what stands beside `metadata` in documents of some kinds where others have their `spec`.
+fn gather(mut document: Value, fields: &[&str]) -> Value {
+    if let Some(whole) = document.as_object_mut().filter(|_| !fields.is_empty()) {
+        let spec: Map<String, Value> =
+            fields.iter().filter_map(|name| whole.remove(*name).map(|value| ((*name).to_owned(), value))).collect();
+        whole.insert("spec".into(), Value::Object(spec));
+    }
+    document
 }
 
 #[derive(Deserialize)]
@@ -155,7 +171,9 @@ fn describe(document: &Value) -> String {
 }
 
 fn read(kinds: Kinds, document: Value) -> Result<Resource, Faults> {
-    let envelope: Envelope = typed(document, "")?;
+    let said = |name: &str| document.get(name).and_then(Value::as_str).unwrap_or_default();
+    let fields = kinds.find(&KindName::of(said("apiVersion"), said("kind"))).map_or(&[][..], |kind| kind.fields);
+    let envelope: Envelope = typed(gather(document, fields), "")?;
     let key = KindName::of(&envelope.api_version, &envelope.kind);
     let kind = kinds.find(&key).or_else(|| kinds.iter().find(|kind| kind.name == key.name)).ok_or_else(|| {
         vec![("kind".to_owned(), format!("{:?} is not supported; supported are {}", envelope.kind, kinds.names()))]
@@ -182,7 +200,11 @@ fn read(kinds: Kinds, document: Value) -> Result<Resource, Faults> {
     }
     let spec = if envelope.spec.is_null() { json!({}) } else { envelope.spec };
     let canonical = spec.to_string();
-    faults.extend(kind.check(spec).err().unwrap_or_default());
+    let wrong = kind.check(spec).err().unwrap_or_default().into_iter();
+    faults.extend(wrong.map(|(path, text)| match path.strip_prefix("spec.").filter(|_| !kind.fields.is_empty()) {
+        Some(short) => (short.to_owned(), text),
+        None => (path, text),
+    }));
     match version {
         Ok(version) if faults.is_empty() => Ok(Resource {
             key: ResourceKey { kind: key, namespace, name: envelope.metadata.name },

@@ -4,10 +4,14 @@
 pub mod authorization_policy;
 pub mod core_service;
 pub mod destination_rule;
+pub mod gateway;
 pub mod grpc_route;
+pub mod hosts;
 pub mod http_route;
 pub mod istio;
+pub mod istio_gateway;
 pub mod reference_grant;
+pub mod secret;
 pub mod service;
 pub mod tcp_route;
 pub mod tls_route;
@@ -20,9 +24,12 @@ use crate::resource::{KindName, Resource};
 use authorization_policy::AuthorizationPolicy;
 use core_service::CoreService;
 use destination_rule::DestinationRule;
+use gateway::Gateway;
 use grpc_route::GrpcRoute;
 use http_route::HttpRoute;
+use istio_gateway::IstioGateway;
 use reference_grant::ReferenceGrant;
+use secret::Secret;
 use service::ServiceSettings;
 use tcp_route::TcpRoute;
 use tls_route::TlsRoute;
@@ -47,6 +54,8 @@ pub struct Kind {
     pub about: &'static str,
     /// A document of it.
     pub example: &'static str,
+    /// What stands beside `metadata` in its documents and makes their `spec`; none where they have one.
+    pub fields: &'static [&'static str],
     check: fn(Value) -> Result<(), Faults>,
     hints: fn(&str) -> Vec<String>,
 }
@@ -55,6 +64,8 @@ pub struct Kind {
 pub trait Spec: DeserializeOwned {
     /// The kind.
     const KIND: Kind;
+    /// What stands beside `metadata` in its documents and makes their `spec`; none where they have one.
+    const FIELDS: &'static [&'static str] = &[];
 
     /// The rules that it keeps beyond its form.
     fn check(&self, faults: &mut Faults);
@@ -75,7 +86,8 @@ impl Kind {
     /// All of a kind but its names.
     const fn new<T: Spec>(names: Names) -> Self {
         let Names { name, group, versions, plural, short, about, example } = names;
-        Self { name, group, versions, plural, short, about, example, check: check::<T>, hints: hints::<T> }
+        let (check, hints) = (check::<T>, hints::<T>);
+        Self { name, group, versions, plural, short, about, example, fields: T::FIELDS, check, hints }
     }
 
     /// What resources of it are found by.
@@ -134,12 +146,15 @@ fn hints<T: Spec>(spec: &str) -> Vec<String> {
     serde_json::from_str::<T>(spec).map(|spec| spec.hints()).unwrap_or_default()
 }
 
-static ALL: [Kind; 10] = [
+static ALL: [Kind; 13] = [
     AuthorizationPolicy::KIND,
     DestinationRule::KIND,
+    Gateway::KIND,
+    IstioGateway::KIND,
     GrpcRoute::KIND,
     HttpRoute::KIND,
     ReferenceGrant::KIND,
+    Secret::KIND,
     ServiceSettings::KIND,
     // After the one that command lines mean by the name alone.
     CoreService::KIND,
@@ -199,7 +214,7 @@ mod tests {
             assert_eq!(Kinds::ALL.named(text).expect(text).name, "AuthorizationPolicy");
         }
         let error = Kinds::ALL.named("gizmo").expect_err("unknown");
-        assert!(error.contains("HTTPRoute, ReferenceGrant, Service, TCPRoute"), "{error}");
+        assert!(error.contains("HTTPRoute, ReferenceGrant, Secret, Service, TCPRoute"), "{error}");
         assert_eq!(Kinds::ALL.named("service.core").expect("it is one").group, "");
         assert_eq!(Kinds::ALL.named("svc").expect("it is one").group, "weft");
         assert!(Kinds::lacking(&["AuthorizationPolicy"]).named("ap").is_err());

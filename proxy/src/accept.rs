@@ -1,5 +1,6 @@
 //! Step 1: connections in, from applications on this host and from other nodes.
 
+pub(crate) mod gateway;
 pub(crate) mod http1;
 pub(crate) mod http2;
 pub(crate) mod links;

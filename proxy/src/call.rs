@@ -27,6 +27,8 @@ pub(crate) enum Destination {
     Fixed(ServiceName, u16),
     /// Whatever each exchange names.
     Named,
+    /// What a gateway has for each exchange.
+    Gateway(Door),
 }
 
 /// Who is at the other end of a connection.
@@ -36,6 +38,23 @@ pub(crate) enum Peer {
     Local,
     /// A holder of an SVID: another node, or anyone who calls over mutual TLS.
     Svid(Arc<Caller>),
+    /// Somebody outside the mesh, at a gateway.
+    Outside(Arc<Outside>),
+}
+
+/// Somebody outside the mesh.
+#[derive(Debug, Default)]
+pub(crate) struct Outside {
+    /// What it has asked for by SNI.
+    pub(crate) server_name: Box<str>,
+}
+
+/// Where a connection from outside has come in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Door {
+    pub(crate) port: u16,
+    /// Where TLS told several listeners apart: which one.
+    pub(crate) listener: Option<Arc<str>>,
 }
 
 /// A holder of an SVID.
@@ -60,12 +79,14 @@ pub(crate) struct Parties {
     pub(crate) instance: Option<InstanceName>,
     /// At the caller's node: which of its instances, by the name of a subset; none: all.
     pub(crate) subset: Option<Arc<str>>,
+    /// Of what comes in at a gateway of this node: which of its hosts is meant.
+    pub(crate) entrance: Option<Arc<str>>,
 }
 
 impl Parties {
     /// Calls of any instance by a caller of this node.
     pub(crate) fn of_caller(caller: Identity, service: &ServiceName, port: u16) -> Self {
-        Self { end: End::Caller, caller, service: service.clone(), port, instance: None, subset: None }
+        Self { end: End::Caller, caller, service: service.clone(), port, instance: None, subset: None, entrance: None }
     }
 }
 
@@ -81,6 +102,8 @@ pub(crate) struct Bounds {
 pub(crate) struct Addresses {
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
+    /// Of the caller that is meant, where a proxy that is trusted stands between.
+    pub(crate) remote: IpAddr,
 }
 
 /// What was asked, as far as judging it again and recording it need.
@@ -92,6 +115,14 @@ pub(crate) struct Asked {
     pub(crate) trace: Option<HeaderValue>,
     /// Only where a policy asks for a header.
     pub(crate) headers: Option<HeaderMap>,
+}
+
+impl Asked {
+    /// The same, without headers.
+    pub(crate) fn copy(&self) -> Self {
+        let (method, path, host) = (self.method.clone(), self.path.clone(), self.host.clone());
+        Self { method, path, host, trace: self.trace.clone(), headers: None }
+    }
 }
 
 /// What one link runs over.

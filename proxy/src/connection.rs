@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use crate::call::{Caller, Destination, End, Peer};
+use crate::call::{Caller, Destination, Door, End, Outside, Peer};
 use crate::core::Core;
 use crate::host::Host;
 use crate::lane::Leg;
@@ -23,7 +23,7 @@ pub(crate) struct Connection<N: Net> {
     pub(crate) theirs: SocketAddr,
     pub(crate) memory: Mutex<Memory>,
     owner: OnceLock<Option<u32>>,
-    /// A local process' place.
+    /// The place of a connection that is no link.
     _taken: Option<Arc<Taken>>,
 }
 
@@ -66,6 +66,26 @@ impl<N: Net> Connection<N> {
         })
     }
 
+    /// A connection of somebody outside the mesh, who has come in at a gateway.
+    pub(crate) fn outside(
+        core: &Arc<Core<N>>,
+        door: Door,
+        outside: Outside,
+        (ours, theirs): (SocketAddr, SocketAddr),
+        taken: Taken,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            core: core.clone(),
+            destination: Destination::Gateway(door),
+            _taken: Some(Arc::new(taken)),
+            peer: Peer::Outside(Arc::new(outside)),
+            ours,
+            theirs,
+            memory: Mutex::default(),
+            owner: OnceLock::new(),
+        })
+    }
+
     /// The same connection, for something else than what it came for.
     pub(crate) fn towards(&self, destination: Destination) -> Arc<Self> {
         Arc::new(Self {
@@ -83,7 +103,7 @@ impl<N: Net> Connection<N> {
     /// Which end this node is.
     pub(crate) fn end(&self) -> End {
         match self.peer {
-            Peer::Local => End::Caller,
+            Peer::Local | Peer::Outside(_) => End::Caller,
             Peer::Svid(_) => End::Callee,
         }
     }

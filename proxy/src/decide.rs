@@ -56,7 +56,10 @@ pub(crate) fn decide(question: &Question<'_>) -> (Decision, Noting) {
         return (Decision::Refuse(Reject::Misconfigured), Noting::default());
     }
     let (verdict, denied) = judge::verdict(question);
-    let elsewhere = || relation.end == End::Caller && relation.service.addresses_matter && relation.leads_elsewhere();
+    let elsewhere = || {
+        let caller = relation.end == End::Caller && !relation.is_gate();
+        caller && relation.service.addresses_matter && relation.leads_elsewhere()
+    };
     // The other node sees other addresses than this one, and has the last word on what it serves.
     let trusted = planted(Bug::CalleeTrusts) && relation.end == End::Callee;
     let here = verdict.allowed || trusted;

@@ -1,6 +1,7 @@
 //! An exchange, step by step: identify → route → authorize → balance → connect → forward → record.
 
 mod authorize;
+mod gate;
 mod mirror;
 mod permit;
 mod rules;

@@ -10,6 +10,7 @@ use futures_util::task::AtomicWaker;
 use http::Response;
 use parking_lot::Mutex;
 
+use crate::call::Asked;
 use crate::decide::relation::Current;
 use crate::interim::Interims;
 use crate::reject::Reject;
@@ -90,6 +91,13 @@ impl Hold {
     /// The task's exchange from here on.
     pub(crate) fn open(&self, current: Current) {
         *self.current.lock() = Some(current);
+    }
+
+    /// What was asked of the task's exchange.
+    pub(crate) fn asked(&self, asked: Option<Asked>) {
+        if let Some(current) = &mut *self.current.lock() {
+            current.asked = asked;
+        }
     }
 
     /// The task's exchange is over.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use weft_proto::identity::Identity;
 use weft_proto::service::{InstanceName, ServicePort};
 
-use crate::call::{Destination, Parties, Peer};
+use crate::call::{Destination, Door, Parties, Peer};
 use crate::connection::Connection;
 use crate::decide::identify::{Named, fixed, named};
 use crate::decide::route::{self, Ruled};
@@ -21,21 +21,15 @@ use crate::task::on_part;
 pub(crate) fn leg<N: Net>(connection: &Connection<N>, host: Option<&Arc<Host>>) -> Result<Arc<Leg>, Reject> {
     let table = connection.core.shared.table.load();
     let mut memory = connection.memory.lock();
-    let named = matches!(connection.destination, Destination::Named);
+    let named = !matches!(connection.destination, Destination::Fixed(..));
     let same_host = !named || memory.found_by.as_ref().zip(host).is_some_and(|(a, b)| Arc::ptr_eq(a, b));
     let known = memory.leg.as_ref().filter(|leg| leg.generation == table.generation && same_host);
     let leg = match known {
         Some(leg) => leg.clone(),
         None => {
-            let caller = caller(connection, &table);
-            let Named { service, port, subset, .. } = asked(connection, (&table, &caller), host)?;
-            let parties = Parties {
-                end: connection.end(),
-                caller,
-                service: service.name.clone(),
-                port: port.port,
-                instance: instance(connection, &service, port),
-                subset,
+            let (parties, service, port) = match &connection.destination {
+                Destination::Gateway(door) => entrance(&table, door, host)?,
+                _ => parties(connection, &table, host)?,
             };
             let leg = connection.core.leg(&table, parties, &service, port);
             // Who leaves the choice of an instance to this node is not bound by it.
@@ -47,6 +41,41 @@ pub(crate) fn leg<N: Net>(connection: &Connection<N>, host: Option<&Arc<Host>>) 
     };
     drop(memory);
     certified(connection, leg)
+}
+
+/// Who calls whom.
+fn parties<N: Net>(
+    connection: &Connection<N>,
+    table: &Table,
+    host: Option<&Arc<Host>>,
+) -> Result<(Parties, Arc<Service>, ServicePort), Reject> {
+    let caller = caller(connection, table);
+    let Named { service, port, subset, .. } = asked(connection, (table, &caller), host)?;
+    let parties = Parties {
+        end: connection.end(),
+        caller,
+        service: service.name.clone(),
+        port: port.port,
+        instance: instance(connection, &service, port),
+        subset,
+        entrance: None,
+    };
+    Ok((parties, service, port))
+}
+
+/// The gateway that somebody outside means, and which of its hosts.
+fn entrance(
+    table: &Table,
+    door: &Door,
+    host: Option<&Arc<Host>>,
+) -> Result<(Parties, Arc<Service>, ServicePort), Reject> {
+    let found = table.gateways.enter(door, host.map(|host| &*host.compare)).ok_or(Reject::NoRoute)?;
+    let service = table.service(&found.service).ok_or(Reject::Misconfigured)?;
+    let parties = Parties {
+        entrance: Some(found.key.clone()),
+        ..Parties::of_caller(service.identity.clone(), &service.name, found.port.port)
+    };
+    Ok((parties, service.clone(), found.port))
 }
 
 /// The way of an exchange whose rule leads elsewhere than to what is asked for.
@@ -96,6 +125,7 @@ fn asked<N: Net>(
             let host = host.ok_or(Reject::BadRequest("the request names no host"))?;
             named(table, (&host.compare, host.port()), caller)
         }
+        Destination::Gateway(_) => Err(Reject::NoRoute),
     }
 }
 

@@ -49,6 +49,7 @@ mod body;
 mod call;
 mod copied;
 mod date;
+mod edge;
 mod fields;
 mod framing;
 mod headers;

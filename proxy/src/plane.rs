@@ -100,7 +100,8 @@ impl<N: Net> Plane<N> {
                 service.name
             ))
         });
-        self.problems.lock().values().cloned().chain(self.shared.room.problem()).chain(slow).collect()
+        let known = self.problems.lock().values().cloned().collect::<Vec<_>>().into_iter();
+        known.chain(self.shared.room.problem()).chain(slow).chain(table.gateways.problems()).collect()
     }
 
     /// Nodes that the table takes for live and that calls from here do not reach, and for how long.

@@ -1,5 +1,6 @@
 //! The last step: one record of every exchange, at its true end, whether it finished, failed or was dropped.
 
+mod account;
 mod line;
 pub mod metrics;
 
@@ -8,20 +9,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{HeaderValue, Version};
+use http::Version;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::balance::{Chosen, Flight};
-use crate::call::Answerer;
+use crate::call::{Answerer, Asked};
 use crate::decide::judge::Noting;
-use crate::decide::relation::{Current, Relation};
+use crate::decide::relation::Current;
 use crate::decide::route::Ruled;
 use crate::hold::Hold;
 use crate::reject::Reject;
 use crate::table::authz::{PolicyId, verb};
-use crate::table::endpoints::Endpoint;
 use crate::task::Random;
 use crate::upstream::Turn;
 use metrics::{Finished, Key, Series};
@@ -112,6 +112,8 @@ pub(crate) struct Open {
     stream_rule: Option<Box<Box<str>>>,
     /// Whether it is a copy that the rule makes.
     copy: bool,
+    /// By what it has passed a gateway.
+    gate: Option<Box<Current>>,
     pub(crate) endpoint: Option<usize>,
     flight: Option<Flight>,
     /// Its turn among those that may run at once.
@@ -153,6 +155,7 @@ impl Open {
             ruled: None,
             stream_rule: None,
             copy: false,
+            gate: None,
             endpoint: None,
             flight: None,
             turn: None,
@@ -189,9 +192,20 @@ impl Open {
     }
 
     /// It may be judged again from now on.
-    pub(crate) fn enter(&mut self, current: Current, series: &Arc<Series>) {
+    pub(crate) fn enter(&mut self, mut current: Current, series: &Arc<Series>) {
         self.series = Some(series.clone());
+        current.gate = self.gate.take();
         self.hold.open(current);
+    }
+
+    /// It has passed a gateway by this.
+    pub(crate) fn passes(&mut self, gate: Current) {
+        self.gate = Some(Box::new(gate));
+    }
+
+    /// What was asked of it.
+    pub(crate) fn asked(&self, asked: Option<Asked>) {
+        self.hold.asked(asked);
     }
 
     pub(crate) fn started(&self) -> Instant {
@@ -199,7 +213,12 @@ impl Open {
     }
 
     pub(crate) fn noted(&mut self, noting: Noting) {
+        let mut noted = std::mem::take(&mut self.noting.noted);
         self.noting = noting;
+        if !noted.is_empty() {
+            noted.append(&mut self.noting.noted);
+            self.noting.noted = noted;
+        }
     }
 
     /// It falls under a rule.
@@ -331,54 +350,6 @@ impl Drop for Open {
             recorder.send(self.record(current.as_ref(), &finished));
         }
     }
-}
-
-impl Open {
-    fn record(&mut self, current: Option<&Current>, finished: &Finished) -> Record {
-        let relation = current.map(|current| &current.relation);
-        let key = &self.series.as_ref().unwrap_or(&self.recorder.unmatched).key.clone();
-        let asked = current.and_then(|current| current.asked.as_ref());
-        let endpoint = relation.and_then(|relation| relation.service.endpoints.get(self.endpoint?));
-        Record {
-            direction: key.direction,
-            source: key.source.clone(),
-            destination: key.destination.clone(),
-            port: relation.map_or(0, |relation| relation.port.port),
-            protocol: self.protocol,
-            method: asked.map(|asked| asked.method.to_string()).unwrap_or_default(),
-            path: asked.map(|asked| asked.path.path().to_owned()).unwrap_or_default(),
-            host: asked.map(|asked| asked.host.compare.to_string()).unwrap_or_default(),
-            code: finished.code,
-            reason: finished.reason,
-            fault: self.fault,
-            detail: self.detail.take().unwrap_or_default(),
-            policy: self.noting.by.as_ref().map(ToString::to_string),
-            rule: self
-                .ruled
-                .as_ref()
-                .map(|ruled| &ruled.rule().name)
-                .or(self.stream_rule.as_deref())
-                .map(ToString::to_string),
-            mirror: self.copy,
-            noted: self.noting.noted.iter().map(|noted| format!("{} {}", noted.policy, verb(noted.says))).collect(),
-            node: endpoint.map(|endpoint| endpoint.description.node.to_string()),
-            instance: relation.and_then(|relation| instance(relation, endpoint)),
-            request_bytes: finished.request_bytes,
-            response_bytes: finished.response_bytes,
-            duration_us: micros(finished.duration),
-            trace_id: asked.and_then(|asked| asked.trace.as_ref()).and_then(trace_id),
-        }
-    }
-}
-
-fn instance(relation: &Relation, endpoint: Option<&Endpoint>) -> Option<String> {
-    let own = || relation.instance.map(|own| &relation.service.instances[own].description.id.name);
-    let name = endpoint.map(|endpoint| &endpoint.description.instance).or_else(own);
-    name.filter(|name| !name.is_default()).map(ToString::to_string)
-}
-
-fn trace_id(traceparent: &HeaderValue) -> Option<String> {
-    traceparent.to_str().ok()?.split('-').nth(1).map(str::to_owned)
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -3,6 +3,7 @@
 use weft_proto::planted::{Bug, planted};
 
 use crate::decide::judge;
+use crate::decide::relation::Current;
 use crate::hold::Holds;
 use crate::table::Table;
 
@@ -12,7 +13,10 @@ pub(crate) fn judge_again(holds: &Holds, table: &Table) -> usize {
         return 0;
     }
     holds.end(|current| {
-        let service = table.service(&current.relation.service.name);
-        judge::denies(service.map(|service| &**service), current)
+        let denies = |current: &Current| {
+            let service = table.service(&current.relation.service.name);
+            judge::denies(service.map(|service| &**service), current)
+        };
+        denies(current) || current.gate.as_deref().is_some_and(denies)
     })
 }

@@ -16,8 +16,17 @@ pub(crate) struct Room {
     open: AtomicUsize,
     refused: AtomicUsize,
     full: AtomicBool,
-    /// By user, the connections that were taken while room was short.
-    by_user: Mutex<BTreeMap<Option<u32>, usize>>,
+    /// By whose they are, the connections that were taken while room was short.
+    by_owner: Mutex<BTreeMap<Owner, usize>>,
+}
+
+/// Whose a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Owner {
+    /// A user of this host; none where that is not known.
+    User(Option<u32>),
+    /// Somebody outside, by where it comes from.
+    Address(IpAddr),
 }
 
 /// A connection's place; given back when dropped.
@@ -25,7 +34,7 @@ pub(crate) struct Room {
 pub(crate) struct Taken {
     room: Arc<Room>,
     /// Whose it is, where room was short.
-    user: Option<Option<u32>>,
+    owner: Option<Owner>,
 }
 
 impl Room {
@@ -35,15 +44,15 @@ impl Room {
             open: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
             full: AtomicBool::new(false),
-            by_user: Mutex::default(),
+            by_owner: Mutex::default(),
         })
     }
 
-    /// A place for a connection; none where there is no room. Of the half that is taken last no user gets more than half.
-    pub(crate) fn take(self: &Arc<Self>, user: impl FnOnce() -> Option<u32>) -> Option<Taken> {
-        let mut taken = Taken { room: self.clone(), user: None };
+    /// A place for a connection; none where there is no room. Of the half that is taken last nobody gets more than half.
+    pub(crate) fn take(self: &Arc<Self>, owner: impl FnOnce() -> Owner) -> Option<Taken> {
+        let mut taken = Taken { room: self.clone(), owner: None };
         let open = self.open.fetch_add(1, Ordering::Relaxed);
-        if open < self.most && (open * 2 < self.most || taken.share(user(), self.most.div_ceil(4))) {
+        if open < self.most && (open * 2 < self.most || taken.share(owner(), self.most.div_ceil(4))) {
             return Some(taken);
         }
         self.refused.fetch_add(1, Ordering::Relaxed);
@@ -83,15 +92,15 @@ impl Room {
 }
 
 impl Taken {
-    /// Counts it as the user's; false where that has its share.
-    fn share(&mut self, user: Option<u32>, most: usize) -> bool {
-        let mut by_user = self.room.by_user.lock();
-        let open = by_user.entry(user).or_default();
+    /// Counts it as the owner's; false where that has its share.
+    fn share(&mut self, owner: Owner, most: usize) -> bool {
+        let mut by_owner = self.room.by_owner.lock();
+        let open = by_owner.entry(owner).or_default();
         if *open >= most {
             return false;
         }
         *open += 1;
-        self.user = Some(user);
+        self.owner = Some(owner);
         true
     }
 }
@@ -99,12 +108,12 @@ impl Taken {
 impl Drop for Taken {
     fn drop(&mut self) {
         let room = &self.room;
-        if let Some(user) = self.user {
-            let mut by_user = room.by_user.lock();
-            if let Some(open) = by_user.get_mut(&user) {
+        if let Some(owner) = self.owner {
+            let mut by_owner = room.by_owner.lock();
+            if let Some(open) = by_owner.get_mut(&owner) {
                 *open -= 1;
                 if *open == 0 {
-                    by_user.remove(&user);
+                    by_owner.remove(&owner);
                 }
             }
         }
@@ -193,14 +202,14 @@ mod tests {
     #[test]
     fn there_is_room_again_when_enough_have_gone() {
         let room = Room::new(12);
-        let mut all: Vec<Taken> = std::iter::from_fn(|| room.take(|| Some(1))).collect();
+        let mut all: Vec<Taken> = std::iter::from_fn(|| room.take(|| Owner::User(Some(1)))).collect();
         assert_eq!((all.len(), room.refused(), room.silence_max()), (9, 1, SILENCE_SHORT), "others have room");
-        all.extend(std::iter::from_fn(|| room.take(|| Some(2))));
+        all.extend(std::iter::from_fn(|| room.take(|| Owner::User(Some(2)))));
         assert_eq!((all.len(), room.refused()), (12, 2));
         assert!(room.problem().is_some());
         all.truncate(4);
-        assert!(room.problem().is_none() && room.take(|| Some(1)).is_some());
-        assert_eq!(room.by_user.lock().len(), 0);
+        assert!(room.problem().is_none() && room.take(|| Owner::User(Some(1))).is_some());
+        assert_eq!(room.by_owner.lock().len(), 0);
         assert_eq!(room.silence_max(), SILENCE);
     }
 }

@@ -8,6 +8,7 @@ pub mod authz;
 pub mod description;
 pub(crate) mod destinations;
 pub mod endpoints;
+pub mod gateways;
 pub mod routes;
 mod service;
 
@@ -24,6 +25,7 @@ use weft_proto::service::{ServiceName, ServicePort};
 use aliases::Alias;
 use authz::{CompileError, PolicyDescription};
 use description::{Bind, Description, LocalInstance};
+use gateways::Gateways;
 use routes::GrantDocument;
 use service::Context;
 
@@ -53,6 +55,8 @@ pub struct Table {
     aliases: Vec<Arc<Alias>>,
     /// Which namespaces' routes may lead to services of others.
     grants: Vec<Arc<GrantDocument>>,
+    /// What this node serves of gateways.
+    pub(crate) gateways: Arc<Gateways>,
     deny_by_default: bool,
     policies: Arc<Vec<Arc<PolicyDescription>>>,
     /// In the order of their names.
@@ -138,6 +142,7 @@ impl Table {
             binds: description.binds,
             aliases,
             grants: description.grants,
+            gateways: Gateways::compile(description.gateways, previous.map(|table| &table.gateways)),
             deny_by_default: description.deny_by_default,
             policies,
             services,
@@ -166,6 +171,7 @@ impl Table {
             && self.aliases.len() == other.aliases.len()
             && self.aliases.iter().zip(&other.aliases).all(|(new, old)| Arc::ptr_eq(new, old))
             && self.grants == other.grants
+            && Arc::ptr_eq(&self.gateways, &other.gateways)
     }
 
     /// Services whose service account has another name, and who their instances are.

@@ -2,10 +2,12 @@
 //!
 //! No session tickets and no early data: a resumed TLS 1.3 session would skip the verifier.
 
+pub(crate) mod edge;
 mod names;
 mod validity;
 mod verify;
 
+pub use edge::{EdgeClients, EdgeTls, check_credential, credential_end};
 pub use names::{Target, TlsError, expiry, peer_identity, validity};
 pub use validity::Revoked;
 pub(crate) use validity::Validity;

@@ -156,7 +156,8 @@ fn judge(compiled: &Authorization, slashes: EscapedSlashes, line: &str) -> Strin
     });
     let [source_ip, destination_ip] = ends.map(|end| end.parse().expect("an address"));
     let destination_port = port.parse().expect("a port");
-    let call = Call { caller: caller.as_ref(), source_ip, destination_ip, destination_port, sni, http };
+    let call =
+        Call { caller: caller.as_ref(), source_ip, remote_ip: source_ip, destination_ip, destination_port, sni, http };
     let verdict = compiled.decide(&call);
     assert_eq!(compiled.explain(&call).verdict, verdict);
     verdict.to_string()
@@ -173,8 +174,15 @@ fn an_explanation_names_every_policy_rule_and_field() {
     let caller = Caller::new("spiffe://m/ns/dev/sa/a".parse().expect("valid"));
     let any = IpAddr::from([10, 0, 0, 1]);
     let http = Some(HttpCall { method: "GET", host: "web", path: "/x", headers: &headers });
-    let call =
-        Call { caller: Some(&caller), source_ip: any, destination_ip: any, destination_port: 1, sni: None, http };
+    let call = Call {
+        caller: Some(&caller),
+        source_ip: any,
+        remote_ip: any,
+        destination_ip: any,
+        destination_port: 1,
+        sni: None,
+        http,
+    };
     let expected = "\
 allow by default/a[1]
   default/d (deny) does not match
@@ -266,8 +274,15 @@ fn agrees_with_the_prose() {
             end.http.then_some(HttpCall { method: end.method, host: &host, path: end.path, headers: &end.headers });
         let caller = end.caller.map(|id| Caller::new(format!("spiffe://{id}").parse().expect("valid")));
         let (source_ip, destination_ip) = (end.source.into(), [10, 0, 0, 9].into());
-        let call =
-            Call { caller: caller.as_ref(), source_ip, destination_ip, destination_port: end.port, sni: end.sni, http };
+        let call = Call {
+            caller: caller.as_ref(),
+            source_ip,
+            remote_ip: source_ip,
+            destination_ip,
+            destination_port: end.port,
+            sni: end.sni,
+            http,
+        };
         let verdict = compiled.decide(&call);
         *outcomes.borrow_mut().entry(verdict.reason).or_default() += 1;
         proptest::prop_assert_eq!(

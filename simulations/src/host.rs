@@ -187,6 +187,8 @@ impl Host {
             connections_max: 10_000,
             kinds: self.kinds,
             binds: Vec::new(),
+            gateways: Vec::new(),
+            gateway_ports: BTreeMap::new(),
             transport: Transport::Tcp,
             workers: 1,
             access_sample: 0.0,
@@ -213,6 +215,7 @@ impl Host {
                 user: Some(it.name.clone()),
                 caller: None,
                 weight: None,
+                gateway: false,
             };
             let instance = registry::parse(&spec, &Names { user: &|_| Some(user(*service)), address: &|_| None })
                 .expect("a good specification");

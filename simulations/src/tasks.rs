@@ -3,16 +3,20 @@
 
 pub mod application;
 pub mod ask;
+mod certificates;
 mod expect;
 mod form;
+mod gateways;
 mod grpc;
 mod http;
+mod outside;
 mod stage;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep};
 use weft::api::schema::{ApplyRequest, Text};
@@ -22,7 +26,9 @@ use weft_proto::Index;
 use application::Variation;
 use ask::{Asking, Came};
 use expect::{Miss, Outcome, judge};
-use form::{Step, Task};
+use form::{Credential, Step, Task};
+use gateways::Ports;
+use outside::Call;
 use stage::Stage;
 
 /// What came of a step.
@@ -51,13 +57,16 @@ struct Run<'a> {
     stage: &'a Stage,
     /// Where its files are.
     folder: &'a Path,
+    /// Ports of the gateways that documents have made last.
+    ports: Mutex<Ports>,
 }
 
 /// Runs a task, and tells of each step as it ends. An error is none of the mesh's.
 pub async fn run(file: &Path, weft: &Path, mut told: impl FnMut(&str, &str, &Verdict)) -> Result<(), String> {
     let task = Task::read(file)?;
-    let stage = Stage::make(weft, &task.services).await?;
-    let run = Run { stage: &stage, folder: file.parent().unwrap_or(Path::new(".")) };
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let stage = Stage::make(weft, &task.services, &gateways::of(&task, folder)).await?;
+    let run = Run { stage: &stage, folder, ports: Mutex::default() };
     for step in &task.steps {
         let verdict = run.step(step).await;
         told(&step.id, &step.what, &verdict);
@@ -74,20 +83,40 @@ impl Run<'_> {
         }
         let done = if step.apply.is_some() || step.apply_file.is_some() {
             self.apply(step, namespace).await
+        } else if let Some(credentials) = &step.credential {
+            self.give(credentials.all(), &step.id).await
         } else if let Some(what) = &step.delete {
             self.delete(&what.list(), namespace).await
         } else {
             return self.check(step, namespace).await;
         };
         match done {
-            Ok(true) => Verdict::Passed,
-            Ok(false) => Verdict::Skipped("it is for gateways alone".into()),
+            Ok(()) => Verdict::Passed,
             Err(why) => Verdict::Failed(why),
         }
     }
 
-    /// Applies one file after the other; whether there was anything that is not for gateways.
-    async fn apply(&self, step: &Step, namespace: &str) -> Result<bool, String> {
+    /// Gives gateways certificates.
+    async fn give(&self, credentials: &[Credential], source: &str) -> Result<(), String> {
+        let mut text = String::new();
+        for one in credentials {
+            let mut data = Map::new();
+            for (name, file) in &one.keys {
+                let path = self.stage.certificates.file(file)?;
+                let read = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+                data.insert(name.clone(), json!(read));
+            }
+            let metadata = json!({ "name": one.name, "namespace": one.namespace });
+            let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data });
+            text += &format!("---\n{secret}\n");
+        }
+        let request = ApplyRequest { texts: vec![Text { source: source.to_owned(), text }] };
+        let applied = self.stage.client(0).apply(&request, false).await.map_err(|error| told(&error))?;
+        self.in_force(applied.index).await
+    }
+
+    /// Applies one file after the other.
+    async fn apply(&self, step: &Step, namespace: &str) -> Result<(), String> {
         let mut texts: Vec<String> = step.apply.iter().cloned().collect();
         for file in step.apply_file.iter().flat_map(|files| files.list()) {
             let path = self.folder.join(file);
@@ -95,9 +124,10 @@ impl Run<'_> {
         }
         let mut index = None;
         for text in texts {
+            let text = self.ports.lock().fill(&text, self.stage);
             let read: Vec<Value> = serde_saphyr::from_multiple(&text).map_err(|error| error.to_string())?;
-            let mut documents: Vec<Value> =
-                read.into_iter().filter(|document| !document.is_null() && !is_for_gateways(document)).collect();
+            let mut documents: Vec<Value> = read.into_iter().filter(|document| !document.is_null()).collect();
+            documents.iter().for_each(|document| self.ports.lock().learn(document));
             for document in &mut documents {
                 let metadata = document.get_mut("metadata").and_then(Value::as_object_mut);
                 metadata.map(|metadata| metadata.entry("namespace").or_insert_with(|| json!(namespace)));
@@ -111,8 +141,8 @@ impl Run<'_> {
             index = Some(applied.index);
         }
         match index {
-            Some(index) => self.in_force(index).await.map(|()| true),
-            None => Ok(false),
+            Some(index) => self.in_force(index).await,
+            None => Ok(()),
         }
     }
 
@@ -131,27 +161,16 @@ impl Run<'_> {
         }
     }
 
-    /// Whether there was anything that is not for gateways.
-    async fn delete(&self, what: &[&str], namespace: &str) -> Result<bool, String> {
-        let mut any = false;
+    async fn delete(&self, what: &[&str], namespace: &str) -> Result<(), String> {
         for one in what {
             let mut words = one.split_whitespace();
             let named = words.next().unwrap_or_default();
             let namespace = words.nth(1).unwrap_or(namespace);
             let (kind, name) = named.split_once('/').ok_or_else(|| format!("{one}: write KIND/NAME"))?;
-            if kind.starts_with("gateway") {
-                continue;
-            }
-            // What only concerned gateways was never applied.
-            let kept = self.stage.client(0).resources(kind, Some(namespace), Some(name), false).await;
-            if !kept.is_ok_and(|all| !all.is_empty()) {
-                continue;
-            }
             let deleted = self.stage.client(0).delete_resource(kind, namespace, name, None).await;
             self.in_force(deleted.map_err(|error| format!("{one}: {error}"))?.index).await?;
-            any = true;
         }
-        Ok(any)
+        Ok(())
     }
 
     /// A check is retried as a whole until it holds, for as long as a change may take.
@@ -196,7 +215,10 @@ impl Run<'_> {
             if let Some(what) = one.get("read") {
                 return self.read(what, (expected, namespace)).await;
             }
-            came.extend(self.calls(step, one).await?);
+            let filled = self.ports.lock().fill(&Value::Object(one.clone()).to_string(), self.stage);
+            let one: Map<String, Value> =
+                serde_json::from_str(&filled).map_err(|error| Miss::Failed(error.to_string()))?;
+            came.extend(self.calls(step, &one).await?);
         }
         // What copies bring comes a little later.
         sleep(SETTLED).await;
@@ -205,34 +227,24 @@ impl Run<'_> {
     }
 
     async fn calls(&self, step: &Step, one: &Map<String, Value>) -> Result<Vec<Came>, Miss> {
-        let known = [
-            "from",
-            "method",
-            "url",
-            "headers",
-            "body",
-            "count",
-            "concurrency",
-            "after_ms",
-            "send",
-            "variation",
-            "rounds",
-            "from_locality",
-            "wait_s",
-        ];
-        if let Some(other) = one.keys().find(|key| !known.contains(&key.as_str())) {
+        if let Some(other) = one.keys().find(|key| !REQUESTS.contains(&key.as_str())) {
             return Err(Miss::Unknown(format!("requests.{other}")));
         }
         let text = |name: &str| one.get(name).and_then(Value::as_str).unwrap_or_default();
         let from = text("from");
-        if from.starts_with("outside") {
-            return Err(Miss::Unknown("calls from outside, which need a gateway".into()));
-        }
         if text("url").contains('$') {
-            return Err(Miss::Unknown("calls of a gateway".into()));
+            return Err(Miss::Unknown(format!("the place {}", text("url"))));
+        }
+        if from.starts_with("outside") && text("url").starts_with("https://") {
+            return self.secured(one, from).await;
         }
         let locality = one.get("from_locality").and_then(Value::as_str);
-        let at = self.stage.find(from, locality).ok_or_else(|| Miss::Unknown(format!("the caller {from}")))?;
+        let at = match from.starts_with("outside") {
+            true => Some(self.stage.beyond()),
+            false => self.stage.find(from, locality),
+        };
+        let at = at.ok_or_else(|| Miss::Unknown(format!("the caller {from}")))?;
+        let gateway = self.stage.gateway_address();
         let pause = one.get("after_ms").and_then(Value::as_u64).unwrap_or(0)
             + 1000 * one.get("wait_s").and_then(Value::as_u64).unwrap_or(0);
         sleep(Duration::from_millis(pause)).await;
@@ -252,12 +264,26 @@ impl Run<'_> {
             concurrency: count("concurrency").unwrap_or(1),
             send: (0..lines).map(|line| format!("line {line}")).collect(),
             rounds: one.contains_key("rounds"),
+            direct: gateway.is_some_and(|address| text("url").contains(&address)),
+            own: (from == "outside-2").then(stage::second),
         };
         let came = self.stage.ask(at, &asking).await;
         if let Some((version, _)) = &varied {
             self.stage.vary(version, None).map_err(Miss::Failed)?;
         }
         came.map_err(|error| Miss::Failed(format!("{}: {error}", step.id)))
+    }
+
+    /// Calls over TLS from beyond the mesh.
+    async fn secured(&self, one: &Map<String, Value>, from: &str) -> Result<Vec<Came>, Miss> {
+        let own = if from == "outside-2" { stage::second() } else { stage::first() };
+        let call = Call::read(one, &own, &self.stage.certificates).map_err(Miss::Unknown)?;
+        let count = one.get("count").and_then(Value::as_u64).unwrap_or(1);
+        let (place, mut came) = (self.stage.place(self.stage.beyond()), Vec::new());
+        for _ in 0..count {
+            came.push(call.make(&place, &self.stage.scratch()).await.map_err(Miss::Failed)?);
+        }
+        Ok(came)
     }
 
     /// Documents as they are kept.
@@ -289,17 +315,6 @@ fn told(error: &ClientError) -> String {
     }
 }
 
-/// Whether a document only concerns gateways.
-fn is_for_gateways(document: &Value) -> bool {
-    let kind = document.get("kind").and_then(Value::as_str).unwrap_or_default();
-    let of_gateway = |parent: &Value| parent.get("kind").is_none_or(|kind| kind == "Gateway");
-    let parents = document.pointer("/spec/parentRefs").and_then(Value::as_array);
-    let gateways = document.pointer("/spec/gateways").and_then(Value::as_array);
-    kind == "Gateway"
-        || parents.is_some_and(|parents| parents.iter().all(of_gateway))
-        || gateways.is_some_and(|gateways| gateways.iter().all(|gateway| gateway != "mesh"))
-}
-
 /// Reads `v2 answers 500 after 3 s`.
 fn variation(text: &str) -> Result<(String, Variation), Miss> {
     let unknown = || Miss::Unknown(format!("the variation {text:?}"));
@@ -322,6 +337,27 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(files)
 }
 
+/// What a request may say.
+const REQUESTS: [&str; 18] = [
+    "from",
+    "method",
+    "url",
+    "headers",
+    "body",
+    "count",
+    "concurrency",
+    "after_ms",
+    "send",
+    "variation",
+    "rounds",
+    "from_locality",
+    "wait_s",
+    "resolve",
+    "cacert",
+    "cert",
+    "key",
+    "insecure",
+];
 /// How long a check may take to hold after a change.
 const HOLDS: Duration = Duration::from_secs(10);
 /// Pause before it is tried again.

@@ -3,15 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use http::StatusCode;
 use serde_json::{Value, json};
 use weft_consensus::state::State;
 use weft_proto::Index;
 use weft_proto::command::{Command, Outcome, Proposal, ResourceAction, ResourceChange};
 use weft_proto::document;
 use weft_proto::identity::NodeName;
+use weft_proto::kinds::Spec;
+use weft_proto::kinds::secret::Secret;
 use weft_proto::resource::{KindName, Resource, ResourceKey};
 use weft_proto::wire::cluster::EnforcedReply;
 use weft_proxy::table::Table;
+use weft_proxy::tls::check_credential;
 
 use super::operations::{Answered, Failure, refused};
 use super::schema::{Applied, ApplyRequest};
@@ -107,7 +111,38 @@ impl<W: World> Node<W> {
         if changes.is_empty() {
             return Err(Failure::bad("there is no document in what was given"));
         }
+        self.seal(&mut changes).await?;
         Ok(Applied { warnings, ..self.change(changes, dry_run).await? })
+    }
+
+    /// Seals what is secret in documents, before anything else sees it.
+    async fn seal(&self, changes: &mut [ResourceChange]) -> Answered<()> {
+        for change in changes {
+            let ResourceAction::Put(resource) = &mut change.action else { continue };
+            if resource.key.kind != Secret::KIND.key() {
+                continue;
+            }
+            let refused =
+                |why: String| Failure::faults("nothing was applied", vec![format!("{}: {why}", resource.key)]);
+            let secret = Secret::of(resource).map_err(&refused)?;
+            let (_, private) = secret.values();
+            let whole = secret.sealed.is_empty();
+            if whole {
+                check_credential(&secret.credential(&private)).map_err(&refused)?;
+            }
+            let sealed = self.vault.seal((&resource.key.namespace, &resource.key.name), &private).await;
+            let sealed = sealed.map_err(|why| {
+                Failure::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "unavailable",
+                    format!("{} cannot be sealed: {why}", resource.key),
+                )
+            })?;
+            let kept =
+                serde_json::to_value(secret.kept(sealed)).map_err(|error| Failure::internal(error.to_string()))?;
+            resource.spec = kept.to_string();
+        }
+        Ok(())
     }
 
     /// `DELETE /v1/resources/{kind}/{namespace}/{name}`

@@ -193,7 +193,8 @@ pub struct ServiceSpec {
     /// The service account that it has, in its service's namespace: who it is to others. The service's name unless set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<String>,
-    /// Its ports; at least one.
+    /// Its ports; at least one, but for a gateway.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortSpec>,
     /// How its health is told: `tcp` or `http:/path`. None: healthy while registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -207,6 +208,9 @@ pub struct ServiceSpec {
     /// Share relative to other instances, 1 to 65535; 100 unless set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u16>,
+    /// Whether it is a gateway: this node serves the `Gateway` documents that its name or labels select.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gateway: bool,
 }
 
 /// A port of a [`ServiceSpec`].

@@ -38,8 +38,11 @@ pub(super) struct Add {
     service_account: Option<String>,
     /// The port callers use; where the application listens unless it is the same port of 127.0.0.1: a port of this host,
     /// [::1]:8081, 10.0.0.7:8081 or NAME:8081; and what it speaks; may be repeated
-    #[arg(long, required = true, value_name = "PORT[:TARGET][/PROTOCOL]", value_parser = values::port)]
+    #[arg(long, required_unless_present = "gateway", value_name = "PORT[:TARGET][/PROTOCOL]", value_parser = values::port)]
     port: Vec<(PortSpec, bool)>,
+    /// It is a gateway: this node serves the Gateway documents that its name or labels select
+    #[arg(long, conflicts_with_all = ["check", "weight"])]
+    gateway: bool,
     /// What ports speak that do not say: auto, http, http2, grpc or tcp
     #[arg(long, default_value = "auto")]
     protocol: Protocol,
@@ -98,14 +101,15 @@ impl Add {
             user: self.user,
             caller: self.caller,
             weight: self.weight,
+            gateway: self.gateway,
         }
     }
 }
 
 fn added(service: &schema::Service) -> String {
-    let ports = service.ports.join(", ");
+    let ports = if service.ports.is_empty() { String::new() } else { format!(", ports {}", service.ports.join(", ")) };
     let address = if service.address.is_empty() { String::new() } else { format!(" at {}", service.address) };
-    format!("{} is registered: {}{address}, ports {ports}\n", service.name, service.host)
+    format!("{} is registered: {}{address}{ports}\n", service.name, service.host)
 }
 
 fn gone(name: &ServiceName, removed: &schema::Removed) -> String {

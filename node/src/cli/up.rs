@@ -12,6 +12,7 @@ use weft_proxy::plane::Transport;
 use super::kept::{self, Said};
 use super::values::{self, Listening};
 use super::{Done, Ended, Stopped};
+use crate::api::schema::ServiceSpec;
 use crate::config::{Bind, Config, Loopback, MESH_PORT, METRICS_ADDRESS, PROXY_ADDRESS, Start};
 use crate::telemetry::{self, LogFormat};
 
@@ -61,6 +62,12 @@ pub(super) struct Up {
     /// A further plain listener for a port of a service; may be repeated
     #[arg(long, value_name = "ADDRESS=SERVICE:PORT")]
     bind: Vec<Bind>,
+    /// This node serves the gateway of that name, and the Gateway documents that its name or labels select; may be repeated
+    #[arg(long, value_name = "[NAMESPACE/]NAME[=KEY=VALUE,...]", value_parser = values::gateway)]
+    gateway: Vec<ServiceSpec>,
+    /// Another port of this host for a port of gateways, where it may not listen on that; may be repeated
+    #[arg(long, value_name = "PORT=PORT", value_parser = values::ports)]
+    gateway_port: Vec<(u16, u16)>,
     /// What links to other nodes run over: auto is TCP within a zone, QUIC between zones, and the other where one is blocked
     #[arg(long, value_enum, default_value_t = Over::Auto)]
     transport: Over,
@@ -134,6 +141,8 @@ impl Up {
             metrics: self.metrics.map_or(Some(METRICS_ADDRESS), |Listening(address)| address),
             loopback: self.loopback,
             binds: self.bind,
+            gateways: self.gateway,
+            gateway_ports: self.gateway_port.into_iter().collect(),
             transport: match self.transport {
                 Over::Auto => Transport::Auto,
                 Over::Tcp => Transport::Tcp,

@@ -8,7 +8,7 @@ use weft_proto::kinds::Kinds;
 use weft_proto::kinds::service::Span;
 use weft_proto::service::{Protocol, ServiceName, check_label};
 
-use crate::api::schema::PortSpec;
+use crate::api::schema::{PortSpec, ServiceSpec};
 use crate::checks::Check;
 
 /// Longest life of a join token, as the API has it: 30 days.
@@ -60,6 +60,32 @@ pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, such as version=v2")?;
     check_label(key, value).map_err(|error| error.to_string())?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Reads a gateway of `up`: `edge`, `istio-system/istio-ingressgateway=istio=ingressgateway`.
+pub(crate) fn gateway(text: &str) -> Result<ServiceSpec, String> {
+    let (name, labels) = text.split_once('=').map_or((text, ""), |(name, labels)| (name, labels));
+    let name: ServiceName = name.parse().map_err(|error| format!("{error}"))?;
+    let labels = labels.split(',').filter(|one| !one.is_empty()).map(label).collect::<Result<_, String>>()?;
+    Ok(ServiceSpec {
+        name: name.to_string(),
+        instance: None,
+        labels,
+        service_account: None,
+        ports: Vec::new(),
+        check: None,
+        user: None,
+        caller: None,
+        weight: None,
+        gateway: true,
+    })
+}
+
+/// Reads `80=8080`.
+pub(crate) fn ports(text: &str) -> Result<(u16, u16), String> {
+    let number = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
+    let both = text.split_once('=').and_then(|(port, own)| Some((number(port)?, number(own)?)));
+    both.ok_or_else(|| "write PORT=PORT, such as 80=8080".to_owned())
 }
 
 /// A target is a port of this host, or an address with its port.

@@ -1,5 +1,8 @@
 //! What documents say, read once a version. Of a document that cannot be read the last form that could is kept.
 
+mod gateways;
+mod kept;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -9,15 +12,17 @@ use weft_proto::identity::TrustDomain;
 use weft_proto::kinds::authorization_policy::{AuthorizationPolicy, DRY_RUN_ANNOTATION};
 use weft_proto::kinds::core_service::CoreService;
 use weft_proto::kinds::destination_rule::DestinationRule;
+use weft_proto::kinds::gateway::Gateway;
 use weft_proto::kinds::grpc_route::GrpcRoute;
 use weft_proto::kinds::http_route::HttpRoute;
 use weft_proto::kinds::istio::is_exported;
+use weft_proto::kinds::istio_gateway::IstioGateway;
 use weft_proto::kinds::reference_grant::ReferenceGrant;
 use weft_proto::kinds::service::ServiceSettings;
 use weft_proto::kinds::tcp_route::TcpRoute;
 use weft_proto::kinds::tls_route::TlsRoute;
-use weft_proto::kinds::virtual_service::{Delegate, VirtualService, with_delegates};
-use weft_proto::kinds::{Kind, Kinds, Spec};
+use weft_proto::kinds::virtual_service::{Delegate, MESH, VirtualService, with_delegates};
+use weft_proto::kinds::{Kinds, Spec};
 use weft_proto::resource::{KindName, Resource, ResourceKey};
 use weft_proto::service::ServiceName;
 use weft_proto::wire::cluster as wire;
@@ -26,6 +31,9 @@ use weft_proxy::table::description::{AliasDescription, Calls};
 use weft_proxy::table::routes::{
     AliasDocument, Document, GatewayDocument, GrantDocument, RouteDocument, StreamDocument, SubsetDocument,
 };
+
+use gateways::GatewaySpecs;
+use kept::{Kept, by_age, keep, keep_document, retain, supported};
 
 /// A document that is not enforced on this node, as it is or at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,18 +74,13 @@ pub struct Specs {
     subsets: BTreeMap<ResourceKey, Kept<SubsetDocument>>,
     aliases: BTreeMap<ResourceKey, Kept<AliasDocument>>,
     grants: BTreeMap<ResourceKey, Kept<GrantDocument>>,
-    /// Documents with the rules of those that they delegate to.
-    joined: BTreeMap<ResourceKey, Arc<RouteDocument>>,
+    gateways: GatewaySpecs,
+    /// Documents with the rules of those that they delegate to, the oldest first.
+    joined: Vec<Arc<RouteDocument>>,
+    /// What of those applies within the mesh, where only a part of them does.
+    within: BTreeMap<ResourceKey, Arc<RouteDocument>>,
     calls: BTreeMap<ServiceName, Calls>,
     unknown: Vec<Unenforced>,
-}
-
-#[derive(Debug)]
-struct Kept<T> {
-    version: Index,
-    /// What is enforced: the newest form that could be read.
-    good: Option<Arc<T>>,
-    fault: Option<String>,
 }
 
 impl Specs {
@@ -93,7 +96,9 @@ impl Specs {
             subsets: BTreeMap::new(),
             aliases: BTreeMap::new(),
             grants: BTreeMap::new(),
-            joined: BTreeMap::new(),
+            gateways: GatewaySpecs::default(),
+            joined: Vec::new(),
+            within: BTreeMap::new(),
             calls: BTreeMap::new(),
             unknown: Vec::new(),
         }
@@ -107,6 +112,7 @@ impl Specs {
         self.services.retain(|key, _| there(key));
         self.aliases.retain(|key, _| there(key));
         self.grants.retain(|key, _| there(key));
+        self.gateways.retain(there);
         let mut others = retain(&mut self.routes, there);
         others |= retain(&mut self.gateway_routes, there);
         others |= retain(&mut self.stream_routes, there);
@@ -147,6 +153,7 @@ impl Specs {
                 Some(kind) if kind.key() == DestinationRule::KIND.key() => {
                     others |= keep_document(&mut self.subsets, kind, resource, |spec: DestinationRule| spec);
                 }
+                Some(kind) if self.gateways.read(kind, resource) => {}
                 _ => self.unknown.push(Unenforced {
                     key: resource.key.clone(),
                     version: resource.version,
@@ -162,7 +169,8 @@ impl Specs {
     /// Puts the documents about calls to the services that they are about; tells of which they are others than before.
     fn sort_calls(&mut self, state: &State) -> BTreeSet<ServiceName> {
         let mut calls: BTreeMap<ServiceName, Calls> = BTreeMap::new();
-        for document in self.join_delegates() {
+        self.join_delegates();
+        for document in self.rules_within() {
             for service in document.spec.services(&document.key.namespace) {
                 calls.entry(service).or_default().routes.push(document.clone());
             }
@@ -188,8 +196,28 @@ impl Specs {
         names.filter(|name| !same_calls(before.get(*name), self.calls.get(*name))).cloned().collect()
     }
 
-    /// The documents with rules, the oldest first, with those of the ones that they delegate to. What is as it was is kept.
-    fn join_delegates(&mut self) -> Vec<Arc<RouteDocument>> {
+    /// The documents with rules as they apply within the mesh. What is as it was is kept.
+    fn rules_within(&mut self) -> Vec<Arc<RouteDocument>> {
+        let (mut parts, mut documents) = (BTreeMap::new(), Vec::new());
+        for document in &self.joined {
+            if !document.spec.differs_by_place() {
+                documents.push(document.clone());
+                continue;
+            }
+            let Some(spec) = document.spec.at(MESH, &document.key.namespace) else { continue };
+            let new = Document { spec, ..(**document).clone() };
+            let known = self.within.get(&document.key).filter(|known| ***known == new).cloned();
+            let part = known.unwrap_or_else(|| Arc::new(new));
+            parts.insert(document.key.clone(), part.clone());
+            documents.push(part);
+        }
+        self.within = parts;
+        documents
+    }
+
+    /// Takes up the documents with rules, the oldest first, with those of the ones that they delegate to. What is as it was is
+    /// kept.
+    fn join_delegates(&mut self) {
         let all = by_age(&self.routes);
         let find = |root: &RouteDocument, to: &Delegate| {
             let namespace = if to.namespace.is_empty() { &root.key.namespace } else { &to.namespace };
@@ -198,21 +226,41 @@ impl Specs {
             let seen = is_exported(&found.spec.export_to, namespace, &root.key.namespace);
             seen.then_some((&found.spec, found.key.namespace.as_str()))
         };
-        let mut joined = BTreeMap::new();
         let join = |root: &Arc<RouteDocument>| {
             if !root.spec.http.iter().any(|rule| rule.delegate.is_some()) {
                 return root.clone();
             }
             let spec = with_delegates(&root.spec, |to| find(root, to));
             let new = Document { spec, ..(**root).clone() };
-            let known = self.joined.get(&root.key).filter(|known| ***known == new).cloned();
-            let document = known.unwrap_or_else(|| Arc::new(new));
-            joined.insert(root.key.clone(), document.clone());
-            document
+            let known = self.joined.iter().find(|known| ***known == new).cloned();
+            known.unwrap_or_else(|| Arc::new(new))
         };
-        let documents = all.iter().map(join).collect();
-        self.joined = joined;
-        documents
+        self.joined = all.iter().map(join).collect();
+    }
+
+    /// Every document with rules, with those of the ones that it delegates to, the oldest first.
+    pub(super) fn routes(&self) -> &[Arc<RouteDocument>] {
+        &self.joined
+    }
+
+    /// The same in the words of the Gateway API.
+    pub(super) fn gateway_routes(&self) -> Vec<Arc<GatewayDocument>> {
+        by_age(&self.gateway_routes)
+    }
+
+    /// The same for opaque streams.
+    pub(super) fn stream_routes(&self) -> Vec<Arc<StreamDocument>> {
+        by_age(&self.stream_routes)
+    }
+
+    /// Istio's gateways, the oldest first.
+    pub(super) fn istio_gateways(&self) -> Vec<Arc<Document<IstioGateway>>> {
+        self.gateways.istio()
+    }
+
+    /// Those of the Gateway API.
+    pub(super) fn gateways(&self) -> Vec<Arc<Document<Gateway>>> {
+        self.gateways.standard()
     }
 
     /// Further names of instances of services.
@@ -275,52 +323,10 @@ impl Specs {
             .chain(subsets)
             .chain(aliases)
             .chain(grants)
+            .chain(self.gateways.unenforced())
             .chain(self.unknown.iter().cloned())
             .collect()
     }
-}
-
-impl<T> Kept<T> {
-    /// What holds in the place of a document about calls that cannot be read.
-    fn without_it(&self) -> &'static str {
-        match self.good {
-            Some(_) => "its last form that could be read stays in force",
-            None => "calls go as if it were not there",
-        }
-    }
-
-    fn unenforced(&self, key: &ResourceKey, instead: &str) -> Option<Unenforced> {
-        let why = self.fault.as_ref()?;
-        Some(Unenforced { key: key.clone(), version: self.version, why: format!("{why}; {instead}") })
-    }
-}
-
-/// Reads a document if it has changed, and tells whether it has. What is enforced where it cannot be read is what is given,
-/// else what was before.
-fn keep<T>(
-    all: &mut BTreeMap<ResourceKey, Kept<T>>,
-    resource: &Resource,
-    read: impl FnOnce() -> Result<T, String>,
-    instead: impl FnOnce() -> Option<T>,
-) -> bool {
-    let before = all.get(&resource.key);
-    if before.is_some_and(|kept| kept.version == resource.version) {
-        return false;
-    }
-    let (good, fault) = match read() {
-        Ok(good) => (Some(Arc::new(good)), None),
-        Err(why) => (instead().map(Arc::new).or_else(|| before.and_then(|kept| kept.good.clone())), Some(why)),
-    };
-    all.insert(resource.key.clone(), Kept { version: resource.version, good, fault });
-    true
-}
-
-/// Those that can be read, the oldest first (Istio's order).
-fn by_age<T>(all: &BTreeMap<ResourceKey, Kept<Document<T>>>) -> Vec<Arc<Document<T>>> {
-    let mut documents: Vec<_> = all.values().filter_map(|kept| kept.good.clone()).collect();
-    let order = |one: &Document<T>| (one.created, one.key.name.clone(), one.key.namespace.clone());
-    documents.sort_by_cached_key(|one| order(one));
-    documents
 }
 
 fn same_calls(before: Option<&Calls>, now: Option<&Calls>) -> bool {
@@ -333,32 +339,6 @@ fn same_calls(before: Option<&Calls>, now: Option<&Calls>) -> bool {
         && same(&before.gateway_routes, &now.gateway_routes)
         && same(&before.stream_routes, &now.stream_routes)
         && same(&before.subsets, &now.subsets)
-}
-
-/// The same for a document about calls, in the form that is wanted of it: one that cannot be read and never could is as if it
-/// were not there.
-fn keep_document<T: Spec, U>(
-    all: &mut BTreeMap<ResourceKey, Kept<Document<U>>>,
-    kind: &Kind,
-    resource: &Resource,
-    form: impl FnOnce(T) -> U,
-) -> bool {
-    let document = |spec| Document { key: resource.key.clone(), created: resource.created, spec: form(spec) };
-    keep(all, resource, || supported(kind, resource).and_then(|()| T::of(resource)).map(document), || None)
-}
-
-/// Forgets documents that are gone; whether there were any.
-fn retain<T>(all: &mut BTreeMap<ResourceKey, Kept<T>>, there: impl Fn(&ResourceKey) -> bool) -> bool {
-    let before = all.len();
-    all.retain(|key, _| there(key));
-    all.len() < before
-}
-
-fn supported(kind: &Kind, resource: &Resource) -> Result<(), String> {
-    match kind.api_versions().any(|version| version == resource.api_version) {
-        true => Ok(()),
-        false => Err(format!("this version of weft does not know {}: upgrade it", resource.api_version)),
-    }
 }
 
 fn policy(resource: &Resource, trust_domain: Option<&TrustDomain>) -> Result<PolicyDescription, String> {

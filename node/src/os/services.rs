@@ -24,16 +24,20 @@ const FILE_LENGTH_MAX: u64 = 64 << 10;
 #[derive(Clone)]
 pub struct ServicesDirectory {
     path: PathBuf,
+    /// What the command line has told of.
+    told: Arc<[LocalInstance]>,
     local: watch::Sender<Arc<Local>>,
 }
 
 type Stamp = BTreeMap<PathBuf, (Option<SystemTime>, u64)>;
 
 impl ServicesDirectory {
-    /// Makes the directory if need be and reads it.
-    pub fn open(path: PathBuf, local: watch::Sender<Arc<Local>>) -> io::Result<Self> {
+    /// Makes the directory if need be and reads it; `told` are instances that stand in no file.
+    pub fn open(path: PathBuf, told: &[ServiceSpec], local: watch::Sender<Arc<Local>>) -> io::Result<Self> {
         fs::create_dir_all(&path)?;
-        let directory = Self { path, local };
+        let told: Result<Vec<LocalInstance>, _> = told.iter().map(|spec| parse(spec, &super::NAMES)).collect();
+        let told = told.map_err(|faults| io::Error::new(io::ErrorKind::InvalidInput, faults.join("; ")))?;
+        let directory = Self { path, told: told.into(), local };
         directory.read();
         Ok(directory)
     }
@@ -93,6 +97,7 @@ impl ServicesDirectory {
     /// What is registered stays when another file contradicts it; else the file that was written first counts.
     fn registered(&self) -> Registered {
         let mut registered = Registered::default();
+        self.told.iter().for_each(|instance| registered.add("the command line", instance.clone()));
         let current = self.local.borrow().clone();
         let rank = |path: &PathBuf| {
             let stands = read_file(path).is_ok_and(|read| current.instances.get(&read.id) == Some(&read));
@@ -175,7 +180,7 @@ mod tests {
     fn directory() -> (tempfile::TempDir, ServicesDirectory) {
         let place = tempfile::tempdir().expect("a directory");
         let local = watch::channel(Arc::new(Local::default())).0;
-        let directory = ServicesDirectory::open(place.path().to_owned(), local).expect("made");
+        let directory = ServicesDirectory::open(place.path().to_owned(), &[], local).expect("made");
         (place, directory)
     }
 

@@ -32,6 +32,8 @@ pub struct LocalInstance {
     pub caller: CallerClaim,
     /// Its share relative to other instances.
     pub weight: u16,
+    /// Whether it is a gateway, which this node serves itself.
+    pub gateway: bool,
 }
 
 /// One port of a [`LocalInstance`].
@@ -84,7 +86,7 @@ pub fn parse(spec: &ServiceSpec, names: &Names<'_>) -> Result<LocalInstance, Vec
     if spec.labels.len() > LABELS_MAX {
         faults.push(format!("labels: {} given; at most {LABELS_MAX}", spec.labels.len()));
     }
-    if spec.ports.is_empty() || spec.ports.len() > PORTS_MAX {
+    if (spec.ports.is_empty() && !spec.gateway) || spec.ports.len() > PORTS_MAX {
         faults.push(format!("ports: {} given; name 1 to {PORTS_MAX}", spec.ports.len()));
     }
     let mut ports: Vec<LocalPort> = Vec::new();
@@ -96,6 +98,9 @@ pub fn parse(spec: &ServiceSpec, names: &Names<'_>) -> Result<LocalInstance, Vec
             Ok(port) => ports.push(port),
             Err(fault) => faults.push(format!("ports[{i}].{fault}")),
         }
+    }
+    if spec.gateway && spec.check.is_some() {
+        faults.push("check: a gateway has none; this node serves it itself".into());
     }
     let check = spec.check.as_deref().map(Check::parse).transpose();
     let check = check.map_err(|error| faults.push(format!("check: {error}"))).ok().flatten();
@@ -112,6 +117,7 @@ pub fn parse(spec: &ServiceSpec, names: &Names<'_>) -> Result<LocalInstance, Vec
             check,
             caller,
             weight: spec.weight.unwrap_or(WEIGHT),
+            gateway: spec.gateway,
         }),
         _ => Err(faults),
     }

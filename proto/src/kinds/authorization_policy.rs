@@ -104,17 +104,24 @@ pub struct Selector {
     pub match_labels: BTreeMap<String, String>,
 }
 
-/// A service by name.
+/// A service or gateway by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TargetRef {
-    /// Empty, `core` or `weft`.
+    /// Empty, `core` or `weft`; `gateway.networking.k8s.io` of a gateway.
     #[serde(default)]
     pub group: String,
-    /// `Service`.
+    /// `Service` or `Gateway`.
     pub kind: String,
-    /// The service, in the policy's namespace.
+    /// Its name, in the policy's namespace.
     pub name: String,
+}
+
+impl TargetRef {
+    /// Whether it means a service of its namespace; of a gateway, the service that serves it.
+    pub fn means(&self, service: &str) -> bool {
+        self.name == service || (self.kind == "Gateway" && service.strip_suffix("-istio") == Some(&self.name))
+    }
 }
 
 /// What a matching policy does.

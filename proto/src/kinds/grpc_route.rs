@@ -1,5 +1,5 @@
-//! Where gRPC calls go, field for field as the Gateway API's `GRPCRoute` (gateway.networking.k8s.io/v1) with services as its
-//! parents. A field that is not listed is refused.
+//! Where gRPC calls go, field for field as the Gateway API's `GRPCRoute` (gateway.networking.k8s.io/v1) with services or gateways as
+//! its parents. A field that is not listed is refused.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,5 @@
-//! Where calls of a service go, field for field as the Gateway API's `HTTPRoute` (gateway.networking.k8s.io/v1) with
-//! services as its parents. A field that is not listed is refused.
+//! Where calls go of a service, or through a gateway, field for field as the Gateway API's `HTTPRoute`
+//! (gateway.networking.k8s.io/v1). A field that is not listed is refused.
 
 mod check;
 mod filters;
@@ -12,17 +12,19 @@ use super::service::Span;
 use super::{Faults, Kind, Names, Spec};
 use crate::service::ServiceName;
 
-pub(super) use check::{backend as check_backend, http_route as check_http_route, parents as check_parents};
+pub(super) use check::{
+    backend as check_backend, hostnames as check_hostnames, http_route as check_http_route, parents as check_parents,
+};
 pub use filters::*;
 
 /// `spec` of an `HTTPRoute`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HttpRoute {
-    /// The services whose calls it is about.
+    /// The services whose calls it is about, and the gateways through which calls come.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parent_refs: Vec<ParentRef>,
-    /// Hosts: for services they mean nothing (the standard, "Mesh").
+    /// The hosts that it is for at gateways; none: all. For services they mean nothing (the standard, "Mesh").
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hostnames: Vec<String>,
     /// Its rules, of which the most specific that matches counts.
@@ -30,20 +32,24 @@ pub struct HttpRoute {
     pub rules: Vec<Rule>,
 }
 
-/// A service whose calls a route is about.
+/// A service whose calls a route is about, or a gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ParentRef {
-    /// Empty or `core`: that of `Service`.
-    #[serde(default)]
-    pub group: String,
-    /// `Service`.
+    /// That of the kind: empty or `core` for a `Service`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// `Service` or `Gateway`, which is meant where nothing is said.
+    #[serde(default = "gateway_kind")]
     pub kind: String,
-    /// The service.
+    /// Its name.
     pub name: String,
     /// Its namespace; unset: that of the route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
+    /// The listener of a gateway; unset: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub section_name: Option<String>,
     /// Its port; unset: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<std::num::NonZeroU16>,
@@ -268,9 +274,23 @@ impl HttpRoute {
 }
 
 impl ParentRef {
-    /// The service, in a document of this namespace.
+    /// The service, in a document of this namespace; none where it is something else.
     pub fn service(&self, namespace: &str) -> Option<ServiceName> {
+        if self.kind != "Service" {
+            return None;
+        }
         ServiceName::new(self.namespace.as_deref().unwrap_or(namespace), &self.name).ok()
+    }
+
+    /// Whether it is the gateway of that namespace and name, in a document of the namespace `own`.
+    pub fn is_gateway(&self, own: &str, (namespace, name): (&str, &str)) -> bool {
+        self.kind == "Gateway" && self.name == name && self.namespace.as_deref().unwrap_or(own) == namespace
+    }
+
+    /// Whether it means a listener of a gateway.
+    pub fn means(&self, name: &str, port: u16) -> bool {
+        self.section_name.as_ref().is_none_or(|section| section == name)
+            && self.port.is_none_or(|own| own.get() == port)
     }
 }
 
@@ -281,7 +301,7 @@ impl Spec for HttpRoute {
         versions: &["v1", "v1beta1"],
         plural: "httproutes",
         short: &[],
-        about: "where calls of a service go, as the Gateway API has it",
+        about: "where calls go of a service or through a gateway, as the Gateway API has it",
         example: include_str!("http_route.yaml"),
     });
 
@@ -290,7 +310,8 @@ impl Spec for HttpRoute {
     }
 
     fn hints(&self) -> Vec<String> {
-        let hosts = (!self.hostnames.is_empty()).then_some("spec.hostnames means nothing for services");
+        let services = self.parent_refs.iter().all(|parent| parent.kind == "Service");
+        let hosts = (services && !self.hostnames.is_empty()).then_some("spec.hostnames means nothing for services");
         hosts.map(str::to_owned).into_iter().collect()
     }
 }
@@ -301,6 +322,10 @@ fn root() -> String {
 
 fn service_kind() -> String {
     "Service".into()
+}
+
+fn gateway_kind() -> String {
+    "Gateway".into()
 }
 
 fn one() -> u32 {

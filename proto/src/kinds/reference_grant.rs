@@ -1,4 +1,4 @@
-//! Which namespaces' routes may lead to services of this one, field for field as the Gateway API's `ReferenceGrant`
+//! Which namespaces' routes may lead to services of this one, and whose gateways may have its certificates, field for field as the Gateway API's `ReferenceGrant`
 //! (gateway.networking.k8s.io/v1beta1). A field that is not listed is refused.
 
 use serde::{Deserialize, Serialize};
@@ -24,22 +24,22 @@ pub struct ReferenceGrant {
 pub struct GrantFrom {
     /// `gateway.networking.k8s.io`.
     pub group: String,
-    /// `HTTPRoute`, `GRPCRoute`, `TCPRoute`, `TLSRoute`.
+    /// `HTTPRoute`, `GRPCRoute`, `TCPRoute`, `TLSRoute`; `Gateway`.
     pub kind: String,
     /// Where they are.
     pub namespace: String,
 }
 
-/// Services.
+/// Services or secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GrantTo {
     /// Empty: that of `Service`.
     #[serde(default)]
     pub group: String,
-    /// `Service`.
+    /// `Service`; `Secret`, or `ConfigMap` for what is kept as one.
     pub kind: String,
-    /// The service. Unset: all.
+    /// Its name. Unset: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }
@@ -49,6 +49,13 @@ impl ReferenceGrant {
     pub fn allows(&self, kind: &str, namespace: &str, service: &str) -> bool {
         let from = |one: &GrantFrom| one.kind == kind && one.namespace == namespace;
         let to = |one: &GrantTo| one.kind == "Service" && one.name.as_ref().is_none_or(|name| name == service);
+        self.from.iter().any(from) && self.to.iter().any(to)
+    }
+
+    /// Whether gateways of a namespace may have the secret of that name.
+    pub fn allows_secret(&self, namespace: &str, secret: &str) -> bool {
+        let from = |one: &GrantFrom| one.kind == "Gateway" && one.namespace == namespace;
+        let to = |one: &GrantTo| one.kind != "Service" && one.name.as_ref().is_none_or(|name| name == secret);
         self.from.iter().any(from) && self.to.iter().any(to)
     }
 }
@@ -80,12 +87,14 @@ impl Spec for ReferenceGrant {
             }
         }
         for (at, one) in self.to.iter().enumerate() {
-            if one.kind != "Service" || !(one.group.is_empty() || one.group == "core") {
-                faults.push((format!("spec.to[{at}].kind"), "Service, of the group \"\"".into()));
+            if !TARGETS.contains(&one.kind.as_str()) || !(one.group.is_empty() || one.group == "core") {
+                faults.push((format!("spec.to[{at}].kind"), format!("{}, of the group \"\"", TARGETS.join(" or "))));
             }
         }
     }
 }
 
-/// Kinds of documents that lead to services.
-const ROUTES: [&str; 4] = ["HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute"];
+/// Kinds of documents that name what is in other namespaces.
+const ROUTES: [&str; 5] = ["HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute", "Gateway"];
+/// Kinds that they name.
+const TARGETS: [&str; 3] = ["Service", "Secret", "ConfigMap"];

@@ -38,6 +38,18 @@ pub struct ServiceSettings {
     /// What to do with calls that an instance would only queue.
     #[serde(default)]
     pub overload: OnOverload,
+    /// Of a gateway: what stands before it.
+    #[serde(default)]
+    pub gateway_topology: GatewayTopology,
+}
+
+/// What stands before a gateway, in Istio's words (`MeshConfig`, `ProxyConfig.gatewayTopology`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GatewayTopology {
+    /// Proxies that are trusted: who calls is what the first of them has written into `X-Forwarded-For`.
+    #[serde(default)]
+    pub num_trusted_proxies: u32,
 }
 
 impl Spec for ServiceSettings {

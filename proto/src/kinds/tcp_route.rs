@@ -1,5 +1,5 @@
-//! Where opaque streams go, field for field as the Gateway API's `TCPRoute` (gateway.networking.k8s.io) with services as its
-//! parents. A field that is not listed is refused.
+//! Where opaque streams go, field for field as the Gateway API's `TCPRoute` (gateway.networking.k8s.io) with services or gateways as
+//! its parents. A field that is not listed is refused.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::service::ServiceName;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TcpRoute {
-    /// The services whose streams it is about.
+    /// The services whose streams it is about, and the gateways through which streams come.
     #[serde(default)]
     pub parent_refs: Vec<ParentRef>,
     /// Of a `TLSRoute` in these words: the names that it is for, none: all. A `TCPRoute` has none and is for all streams.

@@ -1,9 +1,9 @@
 //! Where streams of TLS go by the name that their callers ask for, field for field as the Gateway API's `TLSRoute`
-//! (gateway.networking.k8s.io) with services as its parents. A field that is not listed is refused.
+//! (gateway.networking.k8s.io) with services or gateways as its parents. A field that is not listed is refused.
 
 use serde::{Deserialize, Serialize};
 
-use super::http_route::ParentRef;
+use super::http_route::{ParentRef, check_hostnames};
 use super::tcp_route::{TcpRoute, TcpRule};
 use super::{Faults, Kind, Names, Spec};
 
@@ -11,7 +11,7 @@ use super::{Faults, Kind, Names, Spec};
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TlsRoute {
-    /// The services whose streams it is about.
+    /// The services whose streams it is about, and the gateways through which streams come.
     #[serde(default)]
     pub parent_refs: Vec<ParentRef>,
     /// The names that it is for (SNI, RFC 6066); `*.example.com` is any that ends so. None: all.
@@ -43,17 +43,7 @@ impl Spec for TlsRoute {
 
     fn check(&self, faults: &mut Faults) {
         self.to_tcp().check_form(faults);
-        for (at, name) in self.hostnames.iter().enumerate() {
-            let plain = name.strip_prefix("*.").unwrap_or(name);
-            let label = |label: &str| {
-                let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-                !label.is_empty() && label.len() <= 63 && label.bytes().all(fits)
-            };
-            if plain.parse::<std::net::IpAddr>().is_ok() || !plain.split('.').all(label) {
-                let text = format!("{name:?} is no host name: write it like vault.example.com or *.example.com");
-                faults.push((format!("spec.hostnames[{at}]"), text));
-            }
-        }
+        check_hostnames(&self.hostnames, faults);
     }
 
     fn hints(&self) -> Vec<String> {

@@ -3,6 +3,7 @@
 
 mod check;
 mod delegates;
+mod gateways;
 mod hints;
 mod treatment;
 
@@ -15,16 +16,17 @@ use super::{Faults, Kind, Names, Spec};
 use crate::service::{Labels, ServiceName};
 
 pub use delegates::with_delegates;
+pub use gateways::MESH;
 pub use treatment::*;
 
 /// `spec` of a `VirtualService`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VirtualService {
-    /// The services whose calls it is about.
+    /// The services whose calls it is about, and the hosts that gateways serve.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<String>,
-    /// Where it applies: `mesh`, which is meant where nothing is said.
+    /// Where it applies: at gateways, `[namespace/]name`, and within the `mesh`, which is meant where nothing is said.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<String>,
     /// The namespaces whose callers it is for; none: all.
@@ -81,7 +83,7 @@ pub struct TlsMatch {
     /// The caller's namespace.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub source_namespace: String,
-    /// Where it applies: `mesh`, which is meant where nothing is said.
+    /// Where it applies, of what the document says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<String>,
 }
@@ -111,7 +113,7 @@ pub struct L4Match {
     /// The caller's namespace.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub source_namespace: String,
-    /// Where it applies: `mesh`, which is meant where nothing is said.
+    /// Where it applies, of what the document says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<String>,
 }
@@ -205,7 +207,7 @@ pub struct HttpMatch {
     /// Whether `uri` compares without case, unless it is an expression.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ignore_uri_case: bool,
-    /// `http`.
+    /// `http`, or `https` at a gateway where TLS ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheme: Option<StringMatch>,
     /// The method.
@@ -232,6 +234,9 @@ pub struct HttpMatch {
     /// The caller's namespace.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub source_namespace: String,
+    /// Where it applies, of what the document says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gateways: Vec<String>,
 }
 
 /// Where a share of the calls goes.
@@ -291,9 +296,10 @@ impl Spec for VirtualService {
 }
 
 impl VirtualService {
-    /// The services that it is about, as a document of this namespace.
+    /// The services that it is about within the mesh, as a document of this namespace.
     pub fn services(&self, namespace: &str) -> BTreeSet<ServiceName> {
-        self.hosts.iter().filter_map(|host| service_of(host, namespace)).collect()
+        let within = self.applies(MESH, namespace);
+        self.hosts.iter().filter(|_| within).filter_map(|host| service_of(host, namespace)).collect()
     }
 }
 
@@ -307,7 +313,8 @@ impl HttpRoute {
 impl HttpMatch {
     fn is_catch_all(&self) -> bool {
         let anything = |uri: &StringMatch| uri.prefix.as_deref() == Some("/") || uri.regex.as_deref() == Some(".*");
-        let rest = Self { uri: None, name: String::new(), ignore_uri_case: false, ..self.clone() };
+        let rest =
+            Self { uri: None, name: String::new(), ignore_uri_case: false, gateways: Vec::new(), ..self.clone() };
         self.uri.as_ref().is_none_or(anything) && rest == Self::default()
     }
 }

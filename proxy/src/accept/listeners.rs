@@ -9,12 +9,13 @@ use std::time::Duration;
 use tokio::time::sleep;
 use weft_proto::service::{Protocol, ServiceName};
 
-use super::{links, local, named};
+use super::{gateway, links, local, named};
 use crate::call::Destination;
 use crate::connection::Connection;
 use crate::core::Core;
 use crate::forward::bytes::End as Near;
 use crate::net::{Accepted, Listener, Net};
+use crate::room::Owner;
 use crate::shared::PlaneSettings;
 use crate::table::Table;
 use crate::task::Aborting;
@@ -30,6 +31,8 @@ pub(crate) enum Purpose {
     Captured,
     /// A port of a service.
     Service(ServiceName, u16, Protocol),
+    /// A port of a gateway.
+    Gateway(u16),
 }
 
 /// Open listeners by address.
@@ -54,6 +57,7 @@ pub(crate) fn wanted(settings: &PlaneSettings, table: &Table) -> BTreeMap<Socket
         let protocol = protocol.map_or(Protocol::Auto, |port| port.protocol);
         wanted.insert(bind.address, Purpose::Service(bind.service.clone(), bind.port, protocol));
     }
+    wanted.extend(table.gateways.addresses().map(|(address, port)| (address, Purpose::Gateway(port))));
     if let Some(address) = settings.proxy_address {
         wanted.insert(address, Purpose::Proxy);
     }
@@ -97,8 +101,13 @@ fn remedy(address: SocketAddr, purpose: &Purpose, error: &io::Error) -> String {
         Purpose::Proxy => "the forward proxy".to_owned(),
         Purpose::Captured => "services' loopback addresses".to_owned(),
         Purpose::Service(service, port, _) => format!("{service} port {port}"),
+        Purpose::Gateway(port) => format!("port {port} of a gateway"),
     };
     let remedy = match error.kind() {
+        io::ErrorKind::PermissionDenied if matches!(purpose, Purpose::Gateway(_)) => {
+            let port = address.port();
+            format!("; ports below 1024 need CAP_NET_BIND_SERVICE, or another one: `weft up --gateway-port {port}=PORT`")
+        }
         io::ErrorKind::PermissionDenied => {
             let port = address.port();
             format!("; ports below 1024 need CAP_NET_BIND_SERVICE or `sysctl net.ipv4.ip_unprivileged_port_start={port}`, or call it through the forward proxy")
@@ -129,6 +138,16 @@ async fn accept<N: Net>(core: Arc<Core<N>>, mut listener: N::Listener, purpose: 
                 tokio::spawn(links::serve(core, Accepted { stream, ours, theirs }));
                 continue;
             }
+            Purpose::Gateway(port) => {
+                match core.shared.room.take(|| Owner::Address(theirs.ip().to_canonical())) {
+                    Some(taken) => {
+                        let accepted = Accepted { stream, ours, theirs };
+                        drop(tokio::spawn(gateway::serve(core, accepted, taken, *port)));
+                    }
+                    None => Near::io(stream).abort(),
+                }
+                continue;
+            }
             Purpose::Proxy => Some((Destination::Named, None)),
             Purpose::Captured => core
                 .shared
@@ -141,7 +160,7 @@ async fn accept<N: Net>(core: Arc<Core<N>>, mut listener: N::Listener, purpose: 
             }
         };
         let mut near = Near::io(stream);
-        let taken = core.shared.room.take(|| core.shared.net.owner(ours, theirs));
+        let taken = core.shared.room.take(|| Owner::User(core.shared.net.owner(ours, theirs)));
         let (Some((destination, protocol)), Some(taken)) = (fixed, taken) else {
             near.abort();
             continue;

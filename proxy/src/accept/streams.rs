@@ -90,6 +90,7 @@ async fn connect<N: Net>(mut connection: Arc<Connection<N>>, request: Request<So
     let target = match &connection.destination {
         // An application's connection to a service is one already.
         Destination::Fixed(..) if connection.end() == End::Caller => Err(Reject::Method),
+        Destination::Gateway(_) => Err(Reject::Method),
         Destination::Fixed(service, port) => fixed(&connection, service, *port).map(|protocol| (connection, protocol)),
         Destination::Named => {
             let asked = head.uri.authority().ok_or(Reject::BadRequest("CONNECT names HOST:PORT"));

@@ -174,6 +174,7 @@ impl Script {
             aliases: Vec::new(),
             grants: Vec::new(),
             binds: Vec::new(),
+            gateways: Vec::new(),
         };
         self.table = Some(Table::build(description, self.table.as_ref())?);
         Ok(String::new())
@@ -183,14 +184,21 @@ impl Script {
         let table = self.table.as_ref().ok_or("there is no instance")?;
         let name: ServiceName = "web".parse()?;
         let caller = Identity::service(table.trust_domain.clone(), "shop".parse()?);
-        let parties =
-            Parties { end: End::Caller, caller, service: name.clone(), port: PORT.port, instance: None, subset: None };
+        let parties = Parties {
+            end: End::Caller,
+            caller,
+            service: name.clone(),
+            port: PORT.port,
+            instance: None,
+            subset: None,
+            entrance: None,
+        };
         let service = table.service(&name).ok_or("there is no service")?;
         let ground = Ground { table, place: Place { core: 0, cores: 1 }, upstreams: &self.upstreams };
         let make = |parties: &Parties| (Relation::new(ground, parties, service, PORT), true);
         let leg = self.lanes.leg(table.generation, parties, &self.recorder, make);
         let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        let addresses = Addresses { source: nowhere, destination: nowhere };
+        let addresses = Addresses { source: nowhere, destination: nowhere, remote: nowhere };
         let question = Question { relation: &leg.relation, addresses, sni: "", http: None };
         match decide(&question).0 {
             Decision::Forward(permit) => Ok(Route::new(leg, permit, None)),

@@ -48,7 +48,8 @@ pub(crate) fn denies(service: Option<&Service>, current: &Current) -> bool {
     if service.headers_matter && current.asked.as_ref().is_some_and(|asked| asked.headers.is_none()) {
         return true;
     }
-    if relation.end == End::Caller && service.addresses_matter && relation.leads_elsewhere() {
+    let caller = relation.end == End::Caller && !relation.is_gate();
+    if caller && service.addresses_matter && relation.leads_elsewhere() {
         return false;
     }
     let none = HeaderMap::new();
@@ -71,8 +72,10 @@ pub(crate) fn denies(service: Option<&Service>, current: &Current) -> bool {
 /// What is judged.
 pub(crate) fn call<'a>(question: &Question<'a>) -> Call<'a> {
     Call {
-        caller: Some(&question.relation.caller),
+        // Somebody outside is nobody that is known.
+        caller: (!question.relation.is_gate()).then_some(&question.relation.caller),
         source_ip: question.addresses.source,
+        remote_ip: question.addresses.remote,
         destination_ip: question.addresses.destination,
         destination_port: question.relation.port.port,
         sni: Some(question.sni),
@@ -81,9 +84,9 @@ pub(crate) fn call<'a>(question: &Question<'a>) -> Call<'a> {
 }
 
 /// Which of the service's authorizations may have to judge where no instance is known yet: at the callee's node that of
-/// the instance that is called, at the caller's those of all instances.
+/// the instance that is called, at the caller's those of all instances, at a gateway that of the gateway here.
 fn judges(relation: &Relation, service: &Service) -> Vec<usize> {
-    let own = relation.instance.filter(|_| relation.end == End::Callee);
+    let own = relation.instance.filter(|_| relation.end == End::Callee || relation.is_gate());
     let mut groups = match own {
         Some(own) => vec![service.instances[own].group],
         None if !service.differs() => Vec::new(),

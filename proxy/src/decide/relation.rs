@@ -64,6 +64,10 @@ pub(crate) struct Relation {
     pub(crate) turn: AtomicUsize,
     /// The caller's labels, where a rule asks for them.
     pub(crate) labels: Labels,
+    /// How callers speak: `http`, or `https` where TLS ends at a gateway.
+    pub(crate) scheme: &'static str,
+    /// Whether it is that of somebody outside to a gateway, from which calls go on as the gateway's own.
+    gate: bool,
     place: Place,
 }
 
@@ -93,12 +97,15 @@ pub(crate) struct Current {
     pub(crate) request_fault: Option<Reject>,
     /// Which of the relation's own instances serves it; none where another node's does, or none has been chosen yet.
     pub(crate) instance: Option<usize>,
+    /// By what it has passed a gateway.
+    pub(crate) gate: Option<Box<Current>>,
 }
 
 impl Relation {
     pub(crate) fn new(ground: Ground<'_>, parties: &Parties, service: &Arc<Service>, port: ServicePort) -> Self {
         let Ground { table, place, upstreams } = ground;
         let target = Target::Service { service: service.name.clone(), port: Some(port.port) };
+        let entrance = parties.entrance.as_deref().and_then(|key| table.gateways.host(key));
         let alias = parties.subset.as_deref().and_then(|subset| table.alias_of(subset));
         let called = alias.and_then(|(_, called)| called).unwrap_or(port.port);
         let alias = alias.map(|(alias, _)| &**alias);
@@ -119,10 +126,19 @@ impl Relation {
                 Some(alias) => Some(alias.description.document.spec.labels()),
                 None => service.subset(name, asker).cloned(),
             }),
-            instance: parties.instance.as_ref().and_then(|name| service.instance(name)),
+            instance: match parties.entrance {
+                Some(_) => (!service.instances.is_empty()).then_some(0),
+                None => parties.instance.as_ref().and_then(|name| service.instance(name)),
+            },
             forwarded: HeaderValue::from_str(&forwarded).ok(),
-            routes: routes(parties, service, alias),
-            stream_routes: stream_routes(parties, service, alias),
+            routes: match entrance {
+                Some(host) => host.routes.clone(),
+                None => routes(parties, service, alias),
+            },
+            stream_routes: match entrance {
+                Some(host) => host.stream_routes.clone(),
+                None => stream_routes(parties, service, alias),
+            },
             treatment: own.unwrap_or_else(|| service.treatment((parties.subset.as_deref(), port.port), asker)),
             spread: Spread::Even,
             keyed: None,
@@ -131,6 +147,8 @@ impl Relation {
             loads: Mutex::default(),
             turn: AtomicUsize::new(0),
             labels,
+            scheme: entrance.map_or("http", |host| host.scheme),
+            gate: parties.entrance.is_some(),
             place,
         };
         if relation.end == End::Caller {
@@ -260,6 +278,11 @@ impl Relation {
         Bounds { idle, whole: self.treatment.stream_duration_max }
     }
 
+    /// Whether it is that of somebody outside to a gateway, of whom nothing is known.
+    pub(crate) fn is_gate(&self) -> bool {
+        self.gate
+    }
+
     /// Whether rules ask what a stream of TLS asks for.
     pub(crate) fn asks_for_names(&self) -> bool {
         self.stream_routes.as_ref().is_some_and(|routes| routes.ask_for_names(self.called))
@@ -305,7 +328,7 @@ impl Relation {
 
     /// Both ends as this node sees them where the call begins here.
     pub(crate) fn own_addresses(&self) -> Addresses {
-        Addresses { source: self.own_ip, destination: self.own_ip }
+        Addresses { source: self.own_ip, destination: self.own_ip, remote: self.own_ip }
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) fn authorize<N: Net>(
     let relation = &leg.relation;
     let addresses = addresses(connection, relation);
     let sni = match &connection.peer {
-        Peer::Local => &relation.server_name,
+        Peer::Local | Peer::Outside(_) => &relation.server_name,
         Peer::Svid(caller) => &caller.server_name,
     };
     let http = request.as_ref().map(|(asked, headers)| http_call(asked, headers));
@@ -47,16 +47,17 @@ pub(super) fn enter(leg: &Leg, addresses: Addresses, request: Option<(Asked, &He
     let keeps_headers = relation.service.headers_matter;
     let asked = request.map(|(asked, headers)| Asked { headers: keeps_headers.then(|| headers.clone()), ..asked });
     let instance = relation.instance;
-    open.enter(Current { relation, addresses, asked, request_fault: None, instance }, &leg.lane.series);
+    let current = Current { relation, addresses, asked, request_fault: None, instance, gate: None };
+    open.enter(current, &leg.lane.series);
 }
 
 pub(super) fn addresses<N: Net>(connection: &Connection<N>, relation: &Relation) -> Addresses {
     match relation.end {
         End::Caller => relation.own_addresses(),
-        End::Callee => Addresses {
-            source: connection.theirs.ip().to_canonical(),
-            destination: connection.ours.ip().to_canonical(),
-        },
+        End::Callee => {
+            let source = connection.theirs.ip().to_canonical();
+            Addresses { source, destination: connection.ours.ip().to_canonical(), remote: source }
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use weft_proto::service::Protocol;
 use super::authorize::{addresses, authorize, enter, settings};
 use super::mirror::Mirror;
 use super::session::{self, Token};
-use super::{rules, sticky};
+use super::{gate, rules, sticky};
 use crate::attempt::Route;
 use crate::balance::Aim;
 use crate::body::Body;
@@ -87,6 +87,7 @@ pub(super) fn permit<N: Net>(
     let leg = identify::leg(connection, Some(&received.host))?;
     received.check_names(settings(&leg).underscore_headers)?;
     let asked = received.normalise(settings(&leg).escaped_slashes)?;
+    gate::pass(connection, &leg, Some((&asked, &mut received.head.headers)), open)?;
     let Obeyed { mut next, delay, origin: shared, copies, session } = match &leg.relation.routes {
         None => Obeyed::of(authorize(connection, (leg, None), Some((asked, &received.head.headers)), open)?),
         Some(_) => follow(connection, leg, (&mut received, asked), open)?,
@@ -155,6 +156,10 @@ fn follow<N: Net>(
 ) -> Result<Obeyed, Reject> {
     match rules::find(&leg.relation, received, &asked, &connection.core.recorder.random) {
         Ok(Some(ruled)) => obey(connection, (leg, Arc::new(ruled)), (received, asked), open),
+        Ok(None) if leg.relation.is_gate() => {
+            enter(&leg, addresses(connection, &leg.relation), Some((asked, &received.head.headers)), open);
+            Err(Reject::NoRoute)
+        }
         Ok(None) => Ok(Obeyed::of(authorize(connection, (leg, None), Some((asked, &received.head.headers)), open)?)),
         Err(reject) => {
             enter(&leg, addresses(connection, &leg.relation), Some((asked, &received.head.headers)), open);
@@ -172,7 +177,7 @@ fn obey<N: Net>(
 ) -> Result<Obeyed, Reject> {
     let random = &connection.core.recorder.random;
     open.ruled(&ruled);
-    let origin = match rules::answer(&ruled, &asked, &received.head.headers) {
+    let origin = match rules::answer((&ruled, leg.relation.scheme), &asked, &received.head.headers) {
         Ok(origin) => origin,
         Err(response) => {
             enter(&leg, addresses(connection, &leg.relation), Some((asked, &received.head.headers)), open);

@@ -32,6 +32,7 @@ pub(super) fn find(
         query: asked.path.query(),
         authority: asked.host.authority.as_str(),
         headers: &received.head.headers,
+        scheme: relation.scheme,
         port: relation.called,
         namespace: relation.namespace(),
         labels: &relation.labels,
@@ -62,7 +63,7 @@ pub(super) fn change(
 
 /// What the rule answers in the place of a callee, a preflight included; else the origin that may share the answer to come.
 pub(super) fn answer(
-    ruled: &Ruled,
+    (ruled, scheme): (&Ruled, &str),
     asked: &Asked,
     headers: &HeaderMap,
 ) -> Result<Option<HeaderValue>, Box<Response<AnswerBody>>> {
@@ -75,7 +76,7 @@ pub(super) fn answer(
     let made = preflight.or_else(|| match &rule.action {
         Action::Forward(_) => None,
         Action::Redirect(to) => {
-            Some(made::redirect(to, &asked.host, &asked.path, ruled.block().and_then(Match::prefix)))
+            Some(made::redirect((to, scheme), &asked.host, &asked.path, ruled.block().and_then(Match::prefix)))
         }
         Action::Answer { status, body } => Some(made::text(*status, body)),
     });

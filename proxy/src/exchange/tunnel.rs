@@ -9,6 +9,7 @@ use ::bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode};
 
 use super::authorize::{authorize, enter};
+use super::gate;
 use crate::attempt::attempt;
 use crate::call::Bounds;
 use crate::connection::Connection;
@@ -114,12 +115,17 @@ async fn run_stream<N: Net>(
     tls: Option<&str>,
 ) -> Result<(Far, Bounds), Reject> {
     let mut leg = identify::leg(connection, None)?;
+    gate::pass(connection, &leg, None, open)?;
     let ruled = route::stream(&leg.relation, tls, || connection.core.recorder.random.share());
     if let Some(ruled) = ruled {
         open.falls_under(ruled.rule);
         let missing = Reject::NoBackend(StatusCode::SERVICE_UNAVAILABLE);
         let to = ruled.to.and_then(|to| identify::way(connection, &leg, to)).unwrap_or(Err(missing));
         leg = to.inspect_err(|_| enter(&leg, leg.relation.own_addresses(), None, open))?;
+    }
+    if leg.relation.is_gate() {
+        enter(&leg, leg.relation.own_addresses(), None, open);
+        return Err(Reject::NoRoute);
     }
     let route = authorize(connection, (leg, None), None, open)?;
     let began = open.started();

@@ -48,6 +48,7 @@ pub(super) fn follow(
         query: asked.query.as_deref(),
         authority: &asked.host,
         headers: &asked.headers,
+        scheme: relation.scheme,
         port: relation.called,
         namespace: relation.namespace(),
         labels: &relation.labels,

@@ -30,10 +30,15 @@ pub(crate) fn fields(fields: HeaderMap) -> Response<AnswerBody> {
     response
 }
 
-/// Another place.
-pub(crate) fn redirect(to: &Redirect, host: &Host, path: &PathAndQuery, prefix: Option<&str>) -> Response<AnswerBody> {
+/// Another place; `scheme` is the one that was called.
+pub(crate) fn redirect(
+    (to, scheme): (&Redirect, &str),
+    host: &Host,
+    path: &PathAndQuery,
+    prefix: Option<&str>,
+) -> Response<AnswerBody> {
     let mut response = text(to.status, "");
-    if let Ok(location) = HeaderValue::from_str(&to.location(&host.authority, path, prefix)) {
+    if let Ok(location) = HeaderValue::from_str(&to.location((scheme, &host.authority), path, prefix)) {
         response.headers_mut().insert(LOCATION, location);
     }
     response

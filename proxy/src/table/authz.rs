@@ -189,8 +189,10 @@ fn first_match<'p>(policies: &'p [Policy], call: &Call<'_>) -> Option<&'p Rule> 
 pub struct Call<'a> {
     /// Who calls; none on plaintext, whose principal is empty.
     pub caller: Option<&'a Caller>,
-    /// Address of the peer; inside the mesh also the remote address.
+    /// Address of the peer.
     pub source_ip: IpAddr,
+    /// Address of the caller that is meant, where a proxy that is trusted stands between.
+    pub remote_ip: IpAddr,
     /// Address that was called.
     pub destination_ip: IpAddr,
     /// Port of the service.

@@ -11,6 +11,7 @@ use weft_proto::service::{InstanceId, InstanceName, Labels, Protocol, ServiceNam
 
 use super::authz::PolicyDescription;
 use super::routes::{AliasDocument, GatewayDocument, GrantDocument, RouteDocument, StreamDocument, SubsetDocument};
+use crate::tls::EdgeTls;
 
 /// All that the data plane of one node needs to know.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +42,61 @@ pub struct Description {
     pub caller_any: Option<ServiceName>,
     /// Further addresses to listen on.
     pub binds: Vec<Bind>,
+    /// What this node serves of gateways, the oldest document first.
+    pub gateways: Vec<Arc<ListenerDescription>>,
+}
+
+/// A port of a gateway that this node serves, as one document has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListenerDescription {
+    /// The gateway: a service that this node runs.
+    pub service: ServiceName,
+    /// The document and the listener in it: `namespace/name listener`.
+    pub name: String,
+    /// The port that the document says.
+    pub port: u16,
+    /// Where it is listened on.
+    pub addresses: Vec<SocketAddr>,
+    /// What is spoken there.
+    pub speaks: Speaks,
+    /// Patterns of the hosts that it is for.
+    pub hosts: Vec<String>,
+    /// Whether every call is told to come by https.
+    pub redirects: bool,
+    /// Whether hosts that it names and nothing is attached for are answered here, and not by a listener for more hosts.
+    pub strict: bool,
+    /// Why it is not served.
+    pub conflict: Option<String>,
+    /// What is attached to it, with the hosts that each document has in common with it.
+    pub routes: Vec<(Vec<String>, Arc<RouteDocument>)>,
+    /// The same in the words of the Gateway API.
+    pub gateway_routes: Vec<(Vec<String>, Arc<GatewayDocument>)>,
+    /// The same for opaque streams.
+    pub stream_routes: Vec<(Vec<String>, Arc<StreamDocument>)>,
+}
+
+/// What is spoken at a port of a gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Speaks {
+    /// Plain HTTP.
+    Http,
+    /// TLS that ends there.
+    Tls(EdgeTls),
+    /// TLS that is passed on.
+    Passthrough,
+    /// An opaque stream.
+    Tcp,
+}
+
+impl Speaks {
+    /// What can share a port: HTTP with HTTP, TLS with TLS.
+    pub(super) fn family(&self) -> u8 {
+        match self {
+            Self::Http => 0,
+            Self::Tls(_) | Self::Passthrough => 1,
+            Self::Tcp => 2,
+        }
+    }
 }
 
 /// A further name of instances of a service.

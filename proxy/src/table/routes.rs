@@ -1,5 +1,6 @@
 //! Where calls of a service go, compiled: the one form that documents of every family take.
 
+mod attached;
 mod changes;
 mod cors;
 mod gateway;
@@ -28,6 +29,7 @@ use weft_proto::service::ServiceName;
 
 use crate::task::on_part;
 
+pub(crate) use attached::HostRank;
 pub(crate) use changes::{Changes, PathRewrite, Rewrite};
 pub(crate) use cors::{Cors, Preflight};
 pub(crate) use matching::{Asking, Match};
@@ -78,6 +80,8 @@ pub(crate) struct Routes {
 enum Source {
     Istio(Arc<RouteDocument>),
     Gateway(Vec<Arc<GatewayDocument>>),
+    /// What is attached to a gateway.
+    Attached,
 }
 
 /// Which callers see rules.
@@ -264,7 +268,7 @@ impl Routes {
             (Seen::AsExported, Source::Istio(document)) => {
                 is_exported(&document.spec.export_to, &document.key.namespace, namespace)
             }
-            (Seen::AsExported, Source::Gateway(_)) => false,
+            (Seen::AsExported, Source::Gateway(_) | Source::Attached) => false,
         }
     }
 
@@ -325,15 +329,15 @@ impl Redirect {
     /// Where to; `prefix` is the part of the path that matched.
     pub(crate) fn location(
         &self,
-        authority: &http::uri::Authority,
+        (called, authority): (&str, &http::uri::Authority),
         path: &PathAndQuery,
         prefix: Option<&str>,
     ) -> String {
-        let scheme = self.scheme.as_deref().unwrap_or("http");
+        let scheme = self.scheme.as_deref().unwrap_or(called);
         let given = self.authority.as_deref().and_then(|text| text.parse::<http::uri::Authority>().ok());
         let host = given.as_ref().unwrap_or(authority);
-        let called = || authority.port_u16().filter(|_| self.keeps_port);
-        let port = self.port.or_else(|| host.port_u16()).or_else(called);
+        let port = || authority.port_u16().filter(|_| self.keeps_port);
+        let port = self.port.or_else(|| host.port_u16()).or_else(port);
         let default = if scheme == "https" { 443 } else { 80 };
         let port = port.filter(|port| *port != default).map(|port| format!(":{port}")).unwrap_or_default();
         let query = path.query().map(|query| format!("?{query}")).unwrap_or_default();

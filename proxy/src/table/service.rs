@@ -70,6 +70,8 @@ pub(crate) struct Settings {
     pub(crate) escaped_slashes: EscapedSlashes,
     pub(crate) underscore_headers: UnderscoreHeaders,
     pub(crate) overload: OnOverload,
+    /// Of a gateway: how many proxies that are trusted stand before it.
+    pub(crate) trusted_proxies: usize,
 }
 
 /// What services are compiled with.
@@ -363,6 +365,7 @@ impl Settings {
             escaped_slashes: settings.escaped_slashes,
             underscore_headers: settings.underscore_headers,
             overload: settings.overload,
+            trusted_proxies: settings.gateway_topology.num_trusted_proxies as usize,
         }
     }
 }

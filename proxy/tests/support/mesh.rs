@@ -390,6 +390,7 @@ fn empty(node: &str) -> Description {
         aliases: Vec::new(),
         grants: Vec::new(),
         binds: Vec::new(),
+        gateways: Vec::new(),
     }
 }
 

@@ -70,6 +70,7 @@ impl Chaos {
                 user: Some(user(at).to_string()),
                 caller: None,
                 weight: None,
+                gateway: false,
             };
             let added = self.client(host).add_service(&spec).await;
             added.map_err(|error| format!("n{host}: {} cannot be registered: {error}", service.name))?;

@@ -7,9 +7,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::ask;
 use super::grpc::{self, Arrived};
@@ -26,6 +30,8 @@ pub struct Behaviour {
     pub port: u16,
     /// Where it writes what it has seen, a line each.
     pub seen: PathBuf,
+    /// Where it ends TLS itself: its certificate and key, PEM.
+    pub tls: Option<(PathBuf, PathBuf)>,
 }
 
 /// What an instance received.
@@ -55,9 +61,19 @@ pub(super) struct Variation {
 pub async fn serve(behaviour: Behaviour) -> Result<(), String> {
     let listener = TcpListener::bind(("127.0.0.1", behaviour.port)).await.map_err(|error| error.to_string())?;
     let (behaviour, flying) = (Arc::new(behaviour), Arc::new(AtomicUsize::new(0)));
+    let acceptor = behaviour.tls.as_ref().map(secured).transpose()?;
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         let (behaviour, flying) = (behaviour.clone(), flying.clone());
+        if let Some(acceptor) = acceptor.clone() {
+            tokio::spawn(async move {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    // Whoever goes away is served no more.
+                    drop(converse(stream, &behaviour, &flying).await);
+                }
+            });
+            continue;
+        }
         tokio::spawn(async move {
             let served = match behaviour.service.as_str() {
                 "tcp-echo" => echo(stream, &behaviour).await,
@@ -96,8 +112,24 @@ async fn echo(mut stream: TcpStream, behaviour: &Behaviour) -> std::io::Result<(
     Ok(())
 }
 
-async fn converse(mut stream: TcpStream, behaviour: &Behaviour, flying: &AtomicUsize) -> std::io::Result<()> {
-    let (reader, mut writer) = stream.split();
+/// TLS as any server ends it.
+fn secured((certificate, key): &(PathBuf, PathBuf)) -> Result<TlsAcceptor, String> {
+    let told = |error: &dyn std::fmt::Display| error.to_string();
+    let chain = CertificateDer::pem_file_iter(certificate).map_err(|error| told(&error))?;
+    let chain = chain.collect::<Result<Vec<_>, _>>().map_err(|error| told(&error))?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| told(&error))?;
+    let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| told(&error))?.with_no_client_auth();
+    let config = builder.with_single_cert(chain, key).map_err(|error| told(&error))?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+async fn converse<S>(stream: S, behaviour: &Behaviour, flying: &AtomicUsize) -> std::io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (reader, mut writer) = tokio::io::split(stream);
     let mut reader = BufReader::new(reader);
     let mut nth = 0;
     while let Some(request) = http::read(&mut reader, false).await? {
@@ -126,8 +158,14 @@ async fn converse(mut stream: TcpStream, behaviour: &Behaviour, flying: &AtomicU
             None => answer(behaviour, &request, path).await,
         };
         flying.fetch_sub(1, Ordering::Relaxed);
-        let head = format!("HTTP/1.1 {status} -\r\nContent-Length: {}\r\nContent-Type: text/plain\r\n\r\n", text.len());
-        writer.write_all((head + &text).as_bytes()).await?;
+        let server = if behaviour.tls.is_some() { "Server: nginx\r\n" } else { "" };
+        let head = format!(
+            "HTTP/1.1 {status} -\r\n{server}Content-Length: {}\r\nContent-Type: text/plain\r\n\r\n",
+            text.len()
+        );
+        // An answer to HEAD has no body.
+        let body = if method == "HEAD" { "" } else { &text };
+        writer.write_all((head + body).as_bytes()).await?;
     }
     Ok(())
 }
@@ -151,6 +189,7 @@ async fn answer(behaviour: &Behaviour, request: &Message, path: &str) -> (u16, S
             (200, format!("Hello version: {version}, instance: helloworld-{version}\n"))
         }
         "echo" => (200, "{}".into()),
+        "my-nginx" => (200, "<h1>Welcome to nginx!</h1>\n".into()),
         _ => echo_of_http(request, path).await,
     }
 }
@@ -204,6 +243,7 @@ async fn echo_of_http(request: &Message, path: &str) -> (u16, String) {
     let mut parts = path.split('?').next().unwrap_or_default().trim_start_matches('/').split('/');
     let (what, number) = (parts.next().unwrap_or_default(), parts.next());
     match (what, number) {
+        ("status", Some("418")) => (418, "I'm a teapot!\n".into()),
         ("status", Some(status)) => (status.parse().unwrap_or(400), String::new()),
         ("delay", Some(seconds)) => {
             let seconds: f64 = seconds.parse().unwrap_or(0.0);

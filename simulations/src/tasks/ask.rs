@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout};
 
 use super::{grpc, http};
@@ -23,6 +23,10 @@ pub(super) struct Asking {
     pub(super) concurrency: usize,
     /// What is sent on an opaque stream, once for each line.
     pub(super) send: Vec<String>,
+    /// Whether they go to what they name by themselves, and not through a node.
+    pub(super) direct: bool,
+    /// The address that they come from, where it matters.
+    pub(super) own: Option<String>,
     /// Whether calls begin together, so many at once, and the next ones when all have ended.
     pub(super) rounds: bool,
 }
@@ -37,6 +41,21 @@ pub(super) struct Came {
     pub(super) body: String,
     /// Answers on an opaque stream.
     pub(super) replies: Vec<String>,
+    /// What a call over TLS has come to.
+    pub(super) secured: Option<Secured>,
+    /// Why there was no answer.
+    pub(super) error: String,
+}
+
+/// What a call over TLS has come to.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Secured {
+    /// What curl has ended with.
+    pub(super) exit: i32,
+    /// All that it has told.
+    pub(super) told: String,
+    /// `1.1`, `2`.
+    pub(super) version: String,
 }
 
 /// Makes the calls of a line of standard input; a line of standard output tells what came.
@@ -63,6 +82,7 @@ async fn call(asking: &Asking) -> Came {
     let mut came = match asking.method.as_str() {
         _ if !asking.send.is_empty() => timeout(BOUND, stream_of(asking)).await,
         "GRPC" => timeout(BOUND, grpc_of(asking)).await,
+        _ if asking.direct => timeout(BOUND, straight(asking)).await,
         _ => timeout(BOUND, get(&asking.method, &asking.url, &asking.fields, &asking.body)).await,
     }
     .unwrap_or_default();
@@ -88,9 +108,45 @@ pub(super) async fn get(method: &str, url: &str, fields: &[(String, String)], bo
             head += &format!("Content-Length: {}\r\n", body.len());
         }
         stream.write_all(format!("{head}\r\n{body}").as_bytes()).await?;
-        http::read(&mut stream, true).await
+        http::read_answer(&mut stream, method == "HEAD").await
     };
     let Ok(Some(answer)) = run.await else { return Came::default() };
+    came_of(answer)
+}
+
+/// A call to what the URL names.
+async fn straight(asking: &Asking) -> Came {
+    let rest = asking.url.strip_prefix("http://").unwrap_or(&asking.url);
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let run = async {
+        let place = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
+        let mut stream = BufReader::new(connect(asking, &place).await?);
+        let mut head = format!("{} /{path} HTTP/1.1\r\nConnection: close\r\n", asking.method);
+        if !asking.fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+            head += &format!("Host: {authority}\r\n");
+        }
+        asking.fields.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
+        if !asking.body.is_empty() {
+            head += &format!("Content-Length: {}\r\n", asking.body.len());
+        }
+        stream.write_all(format!("{head}\r\n{}", asking.body).as_bytes()).await?;
+        http::read_answer(&mut stream, asking.method == "HEAD").await
+    };
+    match run.await {
+        Ok(Some(answer)) => came_of(answer),
+        Ok(None) => Came { error: "it ended without an answer".into(), ..Came::default() },
+        Err(error) => Came { error: error.to_string(), ..Came::default() },
+    }
+}
+
+async fn connect(asking: &Asking, place: &str) -> io::Result<TcpStream> {
+    let Some(own) = &asking.own else { return TcpStream::connect(place).await };
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(format!("{own}:0").parse().map_err(io::Error::other)?)?;
+    socket.connect(place.parse().map_err(io::Error::other)?).await
+}
+
+fn came_of(answer: http::Message) -> Came {
     let status = answer.first.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
     let body = String::from_utf8_lossy(&answer.body).into_owned();
     Came { status, fields: answer.fields, body, ..Came::default() }
@@ -115,8 +171,8 @@ async fn stream_of(asking: &Asking) -> Came {
     let host = asking.url.strip_prefix("tcp://").unwrap_or(&asking.url);
     let mut came = Came::default();
     let run = async {
-        let mut stream = BufReader::new(TcpStream::connect(PROXY).await?);
-        if !tunnel(&mut stream, host).await? {
+        let mut stream = BufReader::new(TcpStream::connect(if asking.direct { host } else { PROXY }).await?);
+        if !asking.direct && !tunnel(&mut stream, host).await? {
             return Ok(());
         }
         for one in &asking.send {

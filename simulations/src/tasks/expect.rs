@@ -49,6 +49,10 @@ pub(super) fn judge(expected: &Map<String, Value>, outcome: &Outcome<'_>) -> Res
             one => saw(outcome, one),
         },
         "tcp" => tcp(outcome, wanted),
+        "fails" => every(outcome, |came| fails(wanted, came), "end", wanted),
+        "fails_or_status" => every(outcome, |came| came.status == 0 || contains(wanted, came.status), "end", wanted),
+        "protocol" => every(outcome, |came| speaks(wanted, came), "protocol", wanted),
+        "tls" => tls(outcome, wanted),
         other => Err(Miss::Unknown(format!("expect.{other}"))),
     })
 }
@@ -58,7 +62,11 @@ fn every(outcome: &Outcome<'_>, holds: impl Fn(&Came) -> bool, what: &str, wante
     let first = outcome.came.iter().find(|came| !holds(came));
     let Some(first) = first else { return Ok(()) };
     let body: String = first.body.chars().take(100).collect();
-    let told = format!("{} after {} ms: {body:?}", first.status, first.milliseconds);
+    let told = match &first.secured {
+        Some(secured) => format!("{} after {} ms, curl {}: {body:?}", first.status, first.milliseconds, secured.exit),
+        None => format!("{} after {} ms: {body:?}", first.status, first.milliseconds),
+    };
+    let told = if first.error.is_empty() { told } else { format!("{told}, {}", first.error) };
     let count = outcome.came.len();
     Err(Miss::Failed(format!("{wrong} of {count} have another {what} than {wanted}, the first one: {told}")))
 }
@@ -133,7 +141,7 @@ fn operator(wanted: &Value) -> Option<&str> {
     match wanted {
         Value::String(_) | Value::Number(_) => Some("equals"),
         Value::Object(fields) => {
-            let known = ["equals", "one_of", "any_of", "absent", "contains"];
+            let known = ["equals", "one_of", "any_of", "absent", "contains", "matches"];
             known.into_iter().find(|name| fields.contains_key(*name))
         }
         _ => None,
@@ -145,7 +153,12 @@ fn matches(wanted: &Value, value: Option<&str>) -> bool {
     match wanted {
         Value::Object(fields) => fields.iter().all(|(name, wanted)| match name.as_str() {
             "absent" => wanted.as_bool() == Some(value.is_none()),
-            "one_of" | "any_of" => value.is_some_and(|value| texts(wanted).any(|one| one == value)),
+            // Some lists say what an own name may be.
+            "one_of" | "any_of" => match value {
+                Some(value) => texts(wanted).any(|one| one == value),
+                None => texts(wanted).any(|one| one.starts_with("absent")),
+            },
+            "matches" => value.is_some_and(|value| value.contains(&text(wanted))),
             "contains" => value.is_some_and(|value| value.contains(&text(wanted))),
             _ => value == Some(text(wanted).as_str()),
         }),
@@ -219,6 +232,41 @@ fn saw(outcome: &Outcome<'_>, wanted: &Value) -> Result<(), Miss> {
             let text = format!("{key} is not {wanted}: {} requests, the first one: {first:?}", mine.len());
             return Err(Miss::Failed(text));
         }
+    }
+    Ok(())
+}
+
+/// Whether a call has failed as it should.
+fn fails(wanted: &Value, came: &Came) -> bool {
+    let exits = wanted.get("curl_exit").and_then(Value::as_array);
+    let exit = came.secured.as_ref().map(|secured| i64::from(secured.exit));
+    match (exits, exit) {
+        (Some(exits), Some(exit)) => exits.iter().any(|one| one.as_i64() == Some(exit)),
+        _ => came.status == 0,
+    }
+}
+
+fn speaks(wanted: &Value, came: &Came) -> bool {
+    let version = came.secured.as_ref().map(|secured| secured.version.as_str());
+    version == wanted.as_str().map(|text| text.trim_start_matches('h'))
+}
+
+/// What a handshake has shown.
+fn tls(outcome: &Outcome<'_>, wanted: &Value) -> Result<(), Miss> {
+    for (key, wanted) in wanted.as_object().into_iter().flatten() {
+        let text = wanted.as_str().unwrap_or_default();
+        let holds = |secured: &super::ask::Secured| match key.as_str() {
+            "verify" => (secured.exit == 0) == (text == "ok"),
+            "peer_subject_contains" => {
+                secured.told.lines().any(|line| line.contains("subject:") && line.contains(text))
+            }
+            "client_certificate_requested" => secured.told.contains("Request CERT") == (wanted.as_bool() == Some(true)),
+            _ => false,
+        };
+        if !["verify", "peer_subject_contains", "client_certificate_requested"].contains(&key.as_str()) {
+            return Err(Miss::Unknown(format!("expect.tls.{key}")));
+        }
+        every(outcome, |came| came.secured.as_ref().is_some_and(holds), key, wanted)?;
     }
     Ok(())
 }

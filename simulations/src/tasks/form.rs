@@ -15,7 +15,7 @@ pub(super) struct Task {
 }
 
 /// A workload, or a name for several.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 pub(super) struct Service {
     pub(super) name: String,
     #[serde(default)]
@@ -71,11 +71,42 @@ pub(super) struct Step {
     pub(super) requests: Option<Value>,
     #[serde(default)]
     pub(super) expect: Option<Map<String, Value>>,
+    /// Certificates with their keys, for a gateway.
+    #[serde(default)]
+    pub(super) credential: Option<OneOrMore<Credential>>,
     #[serde(default)]
     pub(super) optional: Option<Value>,
     /// Everything else.
     #[serde(flatten)]
     pub(super) others: Map<String, Value>,
+}
+
+/// Certificates with their keys.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Credential {
+    pub(super) name: String,
+    #[serde(default = "default_namespace")]
+    pub(super) namespace: String,
+    /// Files by the key that they are under.
+    pub(super) keys: BTreeMap<String, String>,
+}
+
+/// One or a list.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub(super) enum OneOrMore<T> {
+    One(T),
+    More(Vec<T>),
+}
+
+impl<T> OneOrMore<T> {
+    pub(super) fn all(&self) -> &[T] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::More(more) => more,
+        }
+    }
 }
 
 /// One or a list.
@@ -108,7 +139,15 @@ impl Service {
     /// Whether something runs of it in the mesh: names that manifests make, gateways and hosts outside do not.
     pub(super) fn runs(&self) -> bool {
         let named = self.behaviour.contains("service name that selects");
-        !named && !self.external && self.protocol != "gateway" && self.in_mesh != Some(false)
+        // What ends TLS itself is passed on as it is, whether or not a proxy stands beside it.
+        let within = self.in_mesh != Some(false) || self.protocol == "tls";
+        !named && !self.external && self.protocol != "gateway" && within
+    }
+
+    /// The name in the certificate of a service that ends TLS itself: what its description says.
+    pub(super) fn speaks_as(&self) -> String {
+        let mut words = self.behaviour.split(|c: char| c.is_whitespace() || c == ',');
+        words.rfind(|word| word.ends_with(".example.com")).unwrap_or("example.com").to_owned()
     }
 
     /// By what it is called; none of a client.

@@ -19,8 +19,12 @@ impl Message {
     }
 }
 
-/// Reads a message; none at the end. Without a length the body of an answer reaches to the end.
-pub(super) async fn read(from: &mut (impl AsyncBufRead + Unpin), answer: bool) -> io::Result<Option<Message>> {
+/// Reads an answer; none at the end. Without a length its body reaches to the end, and that to a HEAD has none.
+pub(super) async fn read_answer(from: &mut (impl AsyncBufRead + Unpin), bare: bool) -> io::Result<Option<Message>> {
+    if bare { head(from).await } else { read(from, true).await }
+}
+
+async fn head(from: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Message>> {
     let mut message = Message::default();
     if from.read_line(&mut message.first).await? == 0 {
         return Ok(None);
@@ -32,6 +36,12 @@ pub(super) async fn read(from: &mut (impl AsyncBufRead + Unpin), answer: bool) -
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         message.fields.push((name.to_owned(), value.trim().to_owned()));
     }
+    Ok(Some(message))
+}
+
+/// Reads a message; none at the end. Without a length the body of an answer reaches to the end.
+pub(super) async fn read(from: &mut (impl AsyncBufRead + Unpin), answer: bool) -> io::Result<Option<Message>> {
+    let Some(mut message) = head(from).await? else { return Ok(None) };
     let length = message.field("content-length").and_then(|length| length.parse::<usize>().ok());
     let chunked = message.field("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"));
     match length {

@@ -14,6 +14,7 @@ use weft_proto::service::Protocol;
 
 use super::application::{Seen, Variation};
 use super::ask::{Asking, Came};
+use super::certificates::Certificates;
 use super::form::Service;
 use crate::chaos::{tool, tool_now};
 
@@ -23,6 +24,10 @@ pub(super) struct Stage {
     directory: PathBuf,
     weft: PathBuf,
     hosts: Vec<Host>,
+    /// The host of all gateways, where there are any.
+    gateway: Option<usize>,
+    /// Certificates of the task.
+    pub(super) certificates: Certificates,
 }
 
 struct Host {
@@ -32,15 +37,17 @@ struct Host {
 }
 
 impl Stage {
-    /// Starts a host for each workload, the first of which makes the mesh.
-    pub(super) async fn make(weft: &Path, services: &[Service]) -> Result<Self, String> {
+    /// Starts a host for each workload, the first of which makes the mesh, and one for all gateways.
+    pub(super) async fn make(weft: &Path, services: &[Service], gateways: &[Service]) -> Result<Self, String> {
         let prefix = format!("weft-task-{}", std::process::id());
         let directory = std::env::temp_dir().join(&prefix);
         let failed = |error: std::io::Error| format!("{}: {error}", directory.display());
         // What a former task of this process has left is of no use.
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir_all(&directory).map_err(failed)?;
-        let mut stage = Self { prefix, directory, weft: weft.to_owned(), hosts: Vec::new() };
+        let certificates = Certificates::in_directory(directory.join("certificates"));
+        let mut stage =
+            Self { prefix, directory, weft: weft.to_owned(), hosts: Vec::new(), gateway: None, certificates };
         let hub = stage.hub();
         for words in [
             format!("ip netns add {hub}"),
@@ -52,6 +59,8 @@ impl Stage {
         for service in services.iter().filter(|service| service.runs()) {
             stage.host(service).await?;
         }
+        stage.gateways(gateways).await?;
+        stage.outside().await?;
         let client = stage.client(0);
         let count = stage.hosts.len();
         let whole = async || client.members().await.is_ok_and(|all| all.iter().filter(|one| one.live).count() == count);
@@ -78,10 +87,9 @@ impl Stage {
         Client::new(&self.data_dir(host))
     }
 
-    async fn host(&mut self, service: &Service) -> Result<(), String> {
-        let at = self.hosts.len();
-        let (hub, name) = (self.hub(), self.namespace(at));
-        let address = format!("10.78.0.{}", at + 1);
+    /// A network namespace on the bridge, with its first address.
+    async fn connect(&self, at: usize, name: &str) -> Result<String, String> {
+        let (hub, address) = (self.hub(), address(at));
         for words in [
             format!("ip netns add {name}"),
             format!("ip link add eth0 netns {name} type veth peer name n{at} netns {hub}"),
@@ -92,12 +100,59 @@ impl Stage {
         ] {
             tool(&words).await?;
         }
+        Ok(address)
+    }
+
+    /// A place beyond the mesh, with two addresses.
+    async fn outside(&self) -> Result<(), String> {
+        let name = self.namespace(OUTSIDE);
+        self.connect(OUTSIDE, &name).await?;
+        tool(&format!("ip -n {name} addr add {}/24 dev eth0", address(OUTSIDE + 1))).await
+    }
+
+    /// The host of all gateways.
+    async fn gateways(&mut self, gateways: &[Service]) -> Result<(), String> {
+        let Some(first) = gateways.first() else { return Ok(()) };
+        let at = self.hosts.len();
+        let names = gateways.iter().map(|one| format!("{}/*", one.namespace)).collect();
+        let node = self.node(at, first, names).await?;
+        for gateway in gateways {
+            let mut spec = Self::spec(gateway);
+            (spec.ports, spec.check, spec.caller, spec.gateway) = (Vec::new(), None, None, true);
+            let added = self.client(at).add_service(&spec).await;
+            added.map_err(|error| format!("{}: {error}", gateway.name))?;
+        }
+        self.hosts.push(Host { service: first.clone(), _processes: vec![node] });
+        self.gateway = Some(at);
+        Ok(())
+    }
+
+    /// Where gateways are reached from outside.
+    pub(super) fn gateway_address(&self) -> Option<String> {
+        self.gateway.map(address)
+    }
+
+    async fn host(&mut self, service: &Service) -> Result<(), String> {
+        let at = self.hosts.len();
+        let own = |name: &str| format!("{}/{name}", service.namespace);
+        let names = [Some(service.name.as_str()), service.account()].into_iter().flatten().map(own).collect();
+        let mut processes = vec![self.node(at, service, names).await?];
+        if service.port().is_some() {
+            processes.push(self.application(at, service)?);
+        }
+        let added = self.client(at).add_service(&Self::spec(service)).await;
+        added.map_err(|error| format!("{}: {error}", service.name))?;
+        self.hosts.push(Host { service: service.clone(), _processes: processes });
+        Ok(())
+    }
+
+    /// A node that may run services of these names.
+    async fn node(&self, at: usize, service: &Service, services: Vec<String>) -> Result<Child, String> {
+        let name = self.namespace(at);
+        let address = self.connect(at, &name).await?;
         let line = match at {
             0 => None,
             _ => {
-                let own = |name: &str| format!("{}/{name}", service.namespace);
-                let services =
-                    [Some(service.name.as_str()), service.account()].into_iter().flatten().map(own).collect();
                 let request = TokenRequest { lifetime_s: 3600, uses: 1, services };
                 let created = self.client(0).create_token(&request).await;
                 Some(created.map_err(|error| format!("no token: {error}"))?.line)
@@ -117,7 +172,7 @@ impl Stage {
             node.args(["--zone", &service.locality]);
         }
         node.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
-        let mut processes = vec![node.spawn().map_err(|error| format!("ip: {error}"))?];
+        let process = node.spawn().map_err(|error| format!("ip: {error}"))?;
         let client = self.client(at);
         if !until(async || client.status().await.is_ok(), FORMING).await {
             return Err(format!(
@@ -126,12 +181,7 @@ impl Stage {
                 data_dir.with_extension("log").display()
             ));
         }
-        if service.port().is_some() {
-            processes.push(self.application(at, service)?);
-        }
-        self.register(at, service).await?;
-        self.hosts.push(Host { service: service.clone(), _processes: processes });
-        Ok(())
+        Ok(process)
     }
 
     fn application(&self, at: usize, service: &Service) -> Result<Child, String> {
@@ -140,6 +190,11 @@ impl Stage {
         let mut command = self.inside(at)?;
         command.args(["behave", "--service", &service.name, "--version", &service.version, "--port", &port, "--seen"]);
         command.arg(seen).stdin(Stdio::null()).kill_on_drop(true);
+        if service.protocol == "tls" {
+            let name = service.speaks_as();
+            command.arg("--certificate").arg(self.certificates.file(&format!("example_certs/{name}.crt"))?);
+            command.arg("--key").arg(self.certificates.file(&format!("example_certs/{name}.key"))?);
+        }
         command.spawn().map_err(|error| format!("ip: {error}"))
     }
 
@@ -154,13 +209,13 @@ impl Stage {
         self.directory.join(format!("seen-n{at}"))
     }
 
-    async fn register(&self, at: usize, service: &Service) -> Result<(), String> {
+    fn spec(service: &Service) -> ServiceSpec {
         // A client has no port that anybody calls; its name is what counts.
         let first = service.port().unwrap_or(1);
         let target = format!("127.0.0.1:{}", service.workload_port.unwrap_or(first));
         let port = |port: u16, protocol: &str| {
             let protocol = match protocol {
-                "tcp" => Protocol::Tcp,
+                "tcp" | "tls" => Protocol::Tcp,
                 "grpc" => Protocol::Grpc,
                 _ => Protocol::Http,
             };
@@ -168,7 +223,7 @@ impl Stage {
         };
         let others = service.also.iter().map(|also| port(also.port, &also.protocol));
         let ports = std::iter::once(port(first, &service.protocol)).chain(others).collect();
-        let spec = ServiceSpec {
+        ServiceSpec {
             name: format!("{}/{}", service.namespace, service.name),
             instance: None,
             labels: service
@@ -183,8 +238,8 @@ impl Stage {
             user: None,
             caller: Some("any".to_owned()),
             weight: None,
-        };
-        self.client(at).add_service(&spec).await.map(drop).map_err(|error| format!("{}: {error}", service.name))
+            gateway: false,
+        }
     }
 
     /// The host of a workload, by `name` or `name.namespace`, and by where it is.
@@ -195,6 +250,21 @@ impl Stage {
                 && namespace.is_none_or(|space| host.service.namespace == space)
                 && locality.is_none_or(|locality| host.service.locality == locality)
         })
+    }
+
+    /// A file that is of use for a moment.
+    pub(super) fn scratch(&self) -> PathBuf {
+        self.directory.join("scratch")
+    }
+
+    /// The place beyond the mesh.
+    pub(super) fn beyond(&self) -> usize {
+        OUTSIDE
+    }
+
+    /// The name of a host's network namespace.
+    pub(super) fn place(&self, at: usize) -> String {
+        self.namespace(at)
     }
 
     /// Makes calls from a host.
@@ -250,6 +320,7 @@ impl Drop for Stage {
         for at in 0..count {
             tool_now(&format!("ip netns del {}", self.namespace(at)));
         }
+        tool_now(&format!("ip netns del {}", self.namespace(OUTSIDE)));
         tool_now(&format!("ip netns del {}", self.hub()));
         let _ = fs::remove_dir_all(&self.directory);
     }
@@ -267,6 +338,22 @@ async fn until(mut holds: impl AsyncFnMut() -> bool, bound: Duration) -> bool {
     true
 }
 
+fn address(at: usize) -> String {
+    format!("10.78.0.{}", at + 1)
+}
+
+/// The address of the second client beyond the mesh.
+pub(super) fn second() -> String {
+    address(OUTSIDE + 1)
+}
+
+/// The address of the first one.
+pub(super) fn first() -> String {
+    address(OUTSIDE)
+}
+
+/// The place beyond the mesh, among the hosts.
+const OUTSIDE: usize = 199;
 /// How long hosts have to come up and find each other.
 const FORMING: Duration = Duration::from_secs(60);
 /// Bound on all calls of a check.

@@ -35,10 +35,15 @@ pub(super) fn policy(policy: &AuthorizationPolicy, faults: &mut Faults) {
 }
 
 fn check_target(path: &str, target: &TargetRef, faults: &mut Faults) {
-    if target.kind != "Service" || !matches!(target.group.as_str(), "" | "core" | "weft") {
+    let known = match target.kind.as_str() {
+        "Service" => matches!(target.group.as_str(), "" | "core" | "weft"),
+        "Gateway" => target.group == "gateway.networking.k8s.io",
+        _ => false,
+    };
+    if !known {
         faults.push((
             format!("{path}.kind"),
-            format!("{}/{} is not supported; name a Service", target.group, target.kind),
+            format!("{}/{} is not supported; name a Service or a Gateway", target.group, target.kind),
         ));
     }
     if let Err(error) = label(&target.name, "name") {

@@ -7,11 +7,13 @@ use super::{
     RequestMirror, Rule, SessionType, ValueType,
 };
 use crate::kinds::Faults;
+use crate::kinds::hosts::is_host_name;
 use crate::kinds::istio::{expression, is_field_name, is_host};
 use crate::service::{DEFAULT_NAMESPACE, ServiceName};
 
 pub(in crate::kinds) fn http_route(route: &HttpRoute, faults: &mut Faults) {
     parents(&route.parent_refs, faults);
+    hostnames(&route.hostnames, faults);
     if route.rules.is_empty() {
         faults.push(("spec.rules".into(), "give at least one rule".into()));
     }
@@ -22,21 +24,38 @@ pub(in crate::kinds) fn http_route(route: &HttpRoute, faults: &mut Faults) {
 
 pub(in crate::kinds) fn parents(parents: &[ParentRef], faults: &mut Faults) {
     if parents.is_empty() {
-        faults.push(("spec.parentRefs".into(), "name at least one service".into()));
+        faults.push(("spec.parentRefs".into(), "name at least one service or gateway".into()));
     }
     for (at, parent) in parents.iter().enumerate() {
         let path = format!("spec.parentRefs[{at}]");
-        if parent.kind != "Service" || !is_core(&parent.group) {
-            let text = "only a Service (of the group \"\") can be the parent in this version of weft";
+        let group = parent.group.as_deref();
+        let known = match parent.kind.as_str() {
+            "Service" => group.is_none_or(is_core),
+            "Gateway" => group.is_none_or(|group| group == "gateway.networking.k8s.io"),
+            _ => false,
+        };
+        if !known {
+            let text = "a Service (of the group \"\") or a Gateway (of gateway.networking.k8s.io)";
             faults.push((format!("{path}.kind"), text.into()));
         }
         let namespace = parent.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
-        if ServiceName::new(namespace, &parent.name).is_err() {
+        if parent.kind == "Service" && ServiceName::new(namespace, &parent.name).is_err() {
             faults.push((format!("{path}.name"), "it is not the name of a service".into()));
+        }
+        if parent.kind == "Service" && parent.section_name.is_some() {
+            faults.push((format!("{path}.sectionName"), "a service has none: name its port".into()));
         }
         if parents[..at].contains(parent) {
             faults.push((path, "it is listed twice".into()));
         }
+    }
+}
+
+/// The rules on the hosts of a route.
+pub(in crate::kinds) fn hostnames(names: &[String], faults: &mut Faults) {
+    for (at, name) in names.iter().enumerate().filter(|(_, name)| !is_host_name(name)) {
+        let text = format!("{name:?} is no host name: write it like vault.example.com or *.example.com");
+        faults.push((format!("spec.hostnames[{at}]"), text));
     }
 }
 

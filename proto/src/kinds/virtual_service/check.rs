@@ -1,12 +1,17 @@
 //! The rules that a `VirtualService` keeps beyond its form (Istio's validation).
 
+mod streams;
+
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use super::{
-    Abort, CorsPolicy, Fault, HeaderOperations, Headers, HttpMatch, HttpRoute, L4Match, RETRY_CONDITIONS, Redirect,
-    Retries, Rewrite, StreamDestination, TlsMatch, TlsRoute, VirtualService,
+    Abort, CorsPolicy, Fault, HeaderOperations, Headers, HttpMatch, HttpRoute, MESH, RETRY_CONDITIONS, Redirect,
+    Retries, Rewrite, VirtualService,
 };
+use crate::identity::{label, subdomain};
 use crate::kinds::Faults;
+use crate::kinds::hosts::{is_host_name, meeting};
 use crate::kinds::istio::{StringMatch, anywhere, check_export, grpc_code, is_field_name, is_host, service_of};
 use crate::service::DEFAULT_NAMESPACE;
 
@@ -16,27 +21,27 @@ pub(super) fn virtual_service(service: &VirtualService, faults: &mut Faults) {
     }
     for (at, host) in service.hosts.iter().enumerate() {
         let path = format!("spec.hosts[{at}]");
+        let others = || service.hosts[..at].iter();
         if service.hosts[..at].contains(host) {
             faults.push((path, format!("{host} is listed twice")));
+        } else if let Some(other) = others().find(|other| meeting(other, host).is_some()) {
+            faults.push((path, format!("{other} and {host} cover each other")));
         } else {
-            named(host, path, faults);
+            self::host(service, host, path, faults);
         }
     }
     for (at, gateway) in service.gateways.iter().enumerate() {
-        if gateway != "mesh" {
-            let text = "gateways are not supported by this version of weft: leave it out, or name mesh";
-            faults.push((format!("spec.gateways[{at}]"), text.into()));
-        }
+        place(gateway, &format!("spec.gateways[{at}]"), faults);
     }
     check_export(&service.export_to, faults);
     if service.http.is_empty() && service.tcp.is_empty() && service.tls.is_empty() {
         faults.push(("spec.http".into(), "give at least one rule, of http, tls or tcp".into()));
     }
     for (at, rule) in service.tls.iter().enumerate() {
-        tls(rule, &service.hosts, &format!("spec.tls[{at}]"), faults);
+        streams::tls(rule, &service.hosts, &format!("spec.tls[{at}]"), faults);
     }
     for (at, rule) in service.tcp.iter().enumerate() {
-        stream(&rule.route, &rule.matches, &format!("spec.tcp[{at}]"), faults);
+        streams::stream(&rule.route, &rule.matches, &format!("spec.tcp[{at}]"), faults);
     }
     for (at, rule) in service.http.iter().enumerate() {
         http(rule, &format!("spec.http[{at}]"), faults);
@@ -54,53 +59,32 @@ fn delegated(service: &VirtualService, faults: &mut Faults) {
     }
 }
 
-fn tls(rule: &TlsRoute, hosts: &[String], path: &str, faults: &mut Faults) {
-    let blocks: Vec<L4Match> = rule.matches.iter().map(TlsMatch::l4).collect();
-    stream(&rule.route, &blocks, path, faults);
-    if rule.matches.is_empty() {
-        faults.push((format!("{path}.match"), "give at least one, with sniHosts".into()));
-    }
-    for (at, block) in rule.matches.iter().enumerate() {
-        let path = format!("{path}.match[{at}].sniHosts");
-        if block.sni_hosts.is_empty() {
-            faults.push((path.clone(), "name at least one".into()));
-        }
-        let within = |name: &str| hosts.iter().any(|host| host == name || is_below(name, host));
-        if let Some(other) = block.sni_hosts.iter().find(|name| !within(name)) {
-            faults.push((path, format!("{other} is not within the hosts of the document")));
-        }
+/// A host for which calls come: a service, a name, or a pattern of names.
+fn host(service: &VirtualService, host: &str, path: String, faults: &mut Faults) {
+    let within = service.applies(MESH, DEFAULT_NAMESPACE);
+    let text = match host {
+        "*" if within => "* goes with gateways only",
+        _ if within && host.parse::<IpAddr>().is_ok() => "an address goes with gateways only",
+        _ if host == "*" || host.parse::<IpAddr>().is_ok() => return,
+        _ if is_host_name(host) || service_of(host, DEFAULT_NAMESPACE).is_some() => return,
+        _ => "a host is written like web, web.default, shop.example.com or *.example.com",
+    };
+    faults.push((path, format!("{host:?}: {text}")));
+}
+
+/// A gateway, or the mesh.
+fn place(gateway: &str, path: &str, faults: &mut Faults) {
+    let (namespace, name) = gateway.split_once('/').unwrap_or((DEFAULT_NAMESPACE, gateway));
+    let namespace = if namespace == "." { DEFAULT_NAMESPACE } else { namespace };
+    if label(namespace, "namespace").and_then(|()| subdomain(name, "name")).is_err() {
+        faults.push((path.into(), format!("{gateway:?} is no gateway: write NAME, NAMESPACE/NAME or mesh")));
     }
 }
 
-/// Whether a name, or a pattern of names, is one that the pattern means.
-fn is_below(name: &str, pattern: &str) -> bool {
-    pattern.strip_prefix('*').is_some_and(|end| name.trim_start_matches('*').ends_with(end))
-}
-
-fn stream(route: &[StreamDestination], matches: &[L4Match], path: &str, faults: &mut Faults) {
-    if route.is_empty() {
-        faults.push((format!("{path}.route"), "name at least one destination".into()));
-    }
-    for (at, to) in route.iter().enumerate() {
-        named(&to.destination.host, format!("{path}.route[{at}].destination.host"), faults);
-    }
-    if route.len() > 1 && route.iter().all(|to| to.weight == 0) {
-        faults.push((format!("{path}.route"), "the weights add up to 0".into()));
-    }
-    for (at, block) in matches.iter().enumerate() {
-        if block.port == Some(0) {
-            faults.push((format!("{path}.match[{at}].port"), "1 to 65535".into()));
-        }
-        if block.gateways.iter().any(|gateway| gateway != "mesh") {
-            let text = "gateways are not supported by this version of weft: leave it out, or name mesh";
-            faults.push((format!("{path}.match[{at}].gateways"), text.into()));
-        }
-    }
-}
-
-/// A host must name a service of the mesh.
+/// A destination must be a service of the mesh, or a name.
 fn named(host: &str, path: String, faults: &mut Faults) {
-    if service_of(host, DEFAULT_NAMESPACE).is_none() {
+    let named = is_host_name(host) && !host.starts_with('*');
+    if !named && service_of(host, DEFAULT_NAMESPACE).is_none() {
         let text = format!(
             "{host:?} is no service of the mesh: write it like web, web.default or web.default.svc.cluster.local"
         );
@@ -231,6 +215,9 @@ fn matches(block: &HttpMatch, path: &str, faults: &mut Faults) {
     named_texts(&block.query_params, &format!("{path}.queryParams"), faults);
     if block.port == Some(0) {
         faults.push((format!("{path}.port"), "1 to 65535".into()));
+    }
+    for gateway in &block.gateways {
+        place(gateway, &format!("{path}.gateways"), faults);
     }
 }
 

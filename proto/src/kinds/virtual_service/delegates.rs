@@ -79,7 +79,8 @@ fn both(root: &HttpMatch, own: &HttpMatch) -> Option<HttpMatch> {
     let spaces = (&root.source_namespace, &own.source_namespace);
     let other_space = !spaces.0.is_empty() && !spaces.1.is_empty() && spaces.0 != spaces.1;
     let label = |(name, value): (&String, &String)| root.source_labels.get(name).is_none_or(|other| other == value);
-    if other_port || other_space || !own.source_labels.iter().all(label) {
+    let wider = !root.gateways.is_empty() && own.gateways.iter().any(|gateway| !root.gateways.contains(gateway));
+    if other_port || other_space || wider || !own.source_labels.iter().all(label) {
         return None;
     }
     let mut labels = root.source_labels.clone();
@@ -97,6 +98,7 @@ fn both(root: &HttpMatch, own: &HttpMatch) -> Option<HttpMatch> {
         port: own.port.or(root.port),
         source_labels: labels,
         source_namespace: if spaces.1.is_empty() { spaces.0.clone() } else { spaces.1.clone() },
+        gateways: if own.gateways.is_empty() { root.gateways.clone() } else { own.gateways.clone() },
     })
 }
 

@@ -150,6 +150,7 @@ impl Script {
             aliases: self.aliases.iter().map(alias).collect(),
             grants: self.grants.clone(),
             binds: Vec::new(),
+            gateways: Vec::new(),
         };
         Ok(Table::build(description, None)?)
     }
@@ -207,7 +208,7 @@ impl Script {
             Err(reject) => return rejected(&reject),
         };
         let rule = &ruled.rule().name;
-        let origin = match answer(&ruled, &asked, &received.head.headers) {
+        let origin = match answer((&ruled, "http"), &asked, &received.head.headers) {
             Ok(origin) => origin,
             Err(response) => {
                 let fields = shown(response.headers(), &["content-length", "content-type"]);

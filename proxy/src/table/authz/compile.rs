@@ -43,7 +43,7 @@ pub(super) fn selects<'l>(
         APP_LABEL => value == service.name(),
         name => label(name) == Some(value.as_str()),
     };
-    let targeted = policy.target_refs.iter().any(|target| near && target.name == service.name());
+    let targeted = policy.target_refs.iter().any(|target| near && target.means(service.name()));
     (policy.target_refs.is_empty() || targeted)
         && policy.selector.as_ref().is_none_or(|selector| selector.match_labels.iter().all(labelled))
 }
@@ -91,6 +91,7 @@ impl Compiler<'_> {
         let principals: Maker = |c, at, values| c.texts(at, values, Form::Principal).map(Test::Principal);
         let namespaces: Maker = |c, at, values| c.texts(at, values, Form::Plain).map(Test::Namespace);
         let blocks: Maker = |c, at, values| c.blocks(at, values).map(Test::SourceIp);
+        let remote: Maker = |c, at, values| c.blocks(at, values).map(Test::RemoteIp);
         self.group(
             at,
             &[
@@ -100,8 +101,8 @@ impl Compiler<'_> {
                 ("notNamespaces", true, &source.not_namespaces, namespaces),
                 ("ipBlocks", false, &source.ip_blocks, blocks),
                 ("notIpBlocks", true, &source.not_ip_blocks, blocks),
-                ("remoteIpBlocks", false, &source.remote_ip_blocks, blocks),
-                ("notRemoteIpBlocks", true, &source.not_remote_ip_blocks, blocks),
+                ("remoteIpBlocks", false, &source.remote_ip_blocks, remote),
+                ("notRemoteIpBlocks", true, &source.not_remote_ip_blocks, remote),
             ],
         )
     }
@@ -131,7 +132,8 @@ impl Compiler<'_> {
             return Err(self.error(at, "values or notValues must not be empty"));
         }
         let maker: Maker = match condition.key.as_str() {
-            "source.ip" | "remote.ip" => |c, at, values| c.blocks(at, values).map(Test::SourceIp),
+            "source.ip" => |c, at, values| c.blocks(at, values).map(Test::SourceIp),
+            "remote.ip" => |c, at, values| c.blocks(at, values).map(Test::RemoteIp),
             "source.namespace" => |c, at, values| c.texts(at, values, Form::Plain).map(Test::Namespace),
             "source.principal" => |c, at, values| c.texts(at, values, Form::Principal).map(Test::Principal),
             "destination.ip" => |c, at, values| c.blocks(at, values).map(Test::DestinationIp),

@@ -45,6 +45,7 @@ pub(super) enum Test {
     Principal(Texts),
     Namespace(Texts),
     SourceIp(Blocks),
+    RemoteIp(Blocks),
     DestinationIp(Blocks),
     /// Sorted.
     DestinationPort(Vec<u16>),
@@ -106,6 +107,7 @@ impl Check {
                 call.caller.and_then(|caller| caller.namespace()).is_some_and(|namespace| texts.contain(namespace))
             }
             Test::SourceIp(blocks) => blocks.contain(call.source_ip),
+            Test::RemoteIp(blocks) => blocks.contain(call.remote_ip),
             Test::DestinationIp(blocks) => blocks.contain(call.destination_ip),
             Test::DestinationPort(ports) => ports.binary_search(&call.destination_port).is_ok(),
             Test::Sni(texts) => call.sni.is_some_and(|name| texts.contain(name)),
@@ -153,6 +155,7 @@ impl Test {
             Self::Principal(_) => quoted("the caller", call.caller.map(super::Caller::principal)),
             Self::Namespace(_) => quoted("the caller's namespace", call.caller.and_then(super::Caller::namespace)),
             Self::SourceIp(_) => address("the source address", call.source_ip),
+            Self::RemoteIp(_) => address("the remote address", call.remote_ip),
             Self::DestinationIp(_) => address("the destination address", call.destination_ip),
             Self::DestinationPort(_) => format!("the port is {}", call.destination_port),
             Self::Sni(_) => quoted("the TLS server name", call.sni),

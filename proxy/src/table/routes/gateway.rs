@@ -18,7 +18,7 @@ use super::cors::{Allowed, joined};
 use super::index::Index;
 use super::matching::{PathMatch, Text};
 use super::{
-    Action, BackendRef, Backends, Carrier, Chance, Changes, Cors, GatewayDocument, Match, Redirect, RetryOn,
+    Action, BackendRef, Backends, Carrier, Chance, Changes, Cors, GatewayDocument, HostRank, Match, Redirect, RetryOn,
     RetryPolicy, Rewrite, Routes, Rule, Seen, Session, Share, Shares, Sides, Source,
 };
 
@@ -46,6 +46,21 @@ pub(super) fn compile(documents: Vec<Arc<GatewayDocument>>, service: &ServiceNam
         backends: backends.into_list(),
         missing: StatusCode::INTERNAL_SERVER_ERROR,
     }
+}
+
+/// The rules of documents that are attached to a gateway for one host: the narrower the host that a document names the
+/// earlier they are looked at, then the more specific ones.
+pub(super) fn at_gateway(documents: &[(HostRank, Arc<GatewayDocument>)]) -> Routes {
+    let (mut backends, mut ranked) = (Backends::default(), Vec::new());
+    for (host, document) in documents {
+        for (at, rule) in document.spec.rules.iter().enumerate() {
+            let rules = flat(document, (at, rule), None, &mut backends).into_iter();
+            ranked.extend(rules.map(|(rank, rule)| ((*host, rank), rule)));
+        }
+    }
+    ranked.sort_by_key(|(rank, _)| Reverse(*rank));
+    let rules = ranked.into_iter().map(|(_, rule)| rule).collect();
+    Routes::attached(rules, backends.into_list(), StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// The ports of a service that a document is about; none: all.

@@ -18,10 +18,8 @@ use super::{
 };
 
 pub(super) fn compile(document: &Arc<RouteDocument>) -> Routes {
-    let name = format!("{}/{}", document.key.namespace, document.key.name);
     let mut backends = Backends::default();
-    let rule = |(at, one): (usize, &istio::HttpRoute)| rule(document, (at, one), &name, &mut backends);
-    let rules: Vec<Rule> = document.spec.http.iter().enumerate().map(rule).collect();
+    let rules = rules(document, &mut backends);
     Routes {
         source: Source::Istio(document.clone()),
         seen: Seen::AsExported,
@@ -30,6 +28,25 @@ pub(super) fn compile(document: &Arc<RouteDocument>) -> Routes {
         backends: backends.into_list(),
         missing: StatusCode::SERVICE_UNAVAILABLE,
     }
+}
+
+/// The rules of documents that are attached to a gateway, the oldest first; what matches every call goes behind the rest
+/// (istio/istio `pilot/pkg/networking/core/route/route.go`, SortVHostRoutes).
+pub(super) fn at_gateway(documents: &[Arc<RouteDocument>]) -> Routes {
+    let mut backends = Backends::default();
+    let mut all: Vec<(bool, Rule)> = Vec::new();
+    for document in documents {
+        let catches = document.spec.http.iter().map(istio::HttpRoute::is_catch_all);
+        all.extend(catches.zip(rules(document, &mut backends)));
+    }
+    all.sort_by_key(|(catches_all, _)| *catches_all);
+    let rules = all.into_iter().map(|(_, rule)| rule).collect();
+    Routes::attached(rules, backends.into_list(), StatusCode::SERVICE_UNAVAILABLE)
+}
+
+fn rules(document: &RouteDocument, backends: &mut Backends) -> Vec<Rule> {
+    let name = format!("{}/{}", document.key.namespace, document.key.name);
+    document.spec.http.iter().enumerate().map(|one| rule(document, one, &name, backends)).collect()
 }
 
 fn rule(document: &RouteDocument, (at, rule): (usize, &istio::HttpRoute), name: &str, backends: &mut Backends) -> Rule {

@@ -16,6 +16,8 @@ pub(crate) struct Asking<'a> {
     /// The Host as it was given, with a port where it has one.
     pub(crate) authority: &'a str,
     pub(crate) headers: &'a HeaderMap,
+    /// `http`, or `https` where TLS has ended at a gateway.
+    pub(crate) scheme: &'a str,
     /// The service's port that is called.
     pub(crate) port: u16,
     /// The caller's namespace; empty for a node.
@@ -113,7 +115,7 @@ impl Match {
             tell("uri", "")?;
         }
         let texts = [("method", &self.method, asking.method), ("authority", &self.authority, asking.authority)];
-        for (field, text, value) in texts.into_iter().chain([("scheme", &self.scheme, "http")]) {
+        for (field, text, value) in texts.into_iter().chain([("scheme", &self.scheme, asking.scheme)]) {
             if text.as_ref().is_some_and(|text| !text.fits(value)) {
                 tell(field, "")?;
             }

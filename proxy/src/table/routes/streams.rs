@@ -27,6 +27,8 @@ enum Seen {
     From(String),
     /// Those that the document says.
     AsExported(Arc<RouteDocument>),
+    /// Those that come in at a gateway; what no rule is for goes nowhere.
+    AtGateway,
 }
 
 #[derive(Debug)]
@@ -86,10 +88,34 @@ impl StreamRoutes {
         routes.chain(producers).chain(rules).map(Arc::new).collect()
     }
 
+    /// The rules for streams that come in at a port of a gateway: `passes` where they are of TLS and passed on as they are.
+    pub(in crate::table) fn at_gateway(
+        istio: &[Arc<RouteDocument>],
+        gateway: &[(Vec<String>, Arc<StreamDocument>)],
+        passes: bool,
+    ) -> Self {
+        let mut backends = Backends::default();
+        let mut rules: Vec<((u8, Reverse<usize>), StreamRule)> = Vec::new();
+        for (hosts, document) in gateway {
+            let names: Vec<Names> = match document.spec.hostnames.is_some() && passes {
+                true => hosts.iter().map(|host| Names::These(vec![host.as_str().into()])).collect(),
+                false => vec![Names::Any],
+            };
+            rules.extend(of_document(document, &names, &[None], &mut backends));
+        }
+        rules.sort_by_key(|(rank, _)| *rank);
+        let mut rules: Vec<StreamRule> = rules.into_iter().map(|(_, rule)| rule).collect();
+        for document in istio {
+            let own = istio_rules(document, &mut backends);
+            rules.extend(own.into_iter().filter(|rule| !passes || rule.asks_for_names()));
+        }
+        Self { seen: Seen::AtGateway, rules, backends: backends.into_list() }
+    }
+
     /// Whether callers of the namespace see them.
     pub(crate) fn are_seen_by(&self, namespace: &str) -> bool {
         match &self.seen {
-            Seen::ByAll => true,
+            Seen::ByAll | Seen::AtGateway => true,
             Seen::From(own) => own == namespace,
             Seen::AsExported(document) => is_exported(&document.spec.export_to, &document.key.namespace, namespace),
         }
@@ -115,10 +141,20 @@ impl StreamRoutes {
         let fits = |block: &Block| block.fits(streaming);
         let Some(rule) = self.rules.iter().find(|rule| rule.matches.is_empty() || rule.matches.iter().any(fits)) else {
             // By the Gateway API a stream that no route is for goes nowhere where there are any.
-            let strict = !matches!(self.seen, Seen::AsExported(_)) && self.ask_for_names(streaming.port);
+            let strict = match self.seen {
+                Seen::AsExported(_) => false,
+                Seen::AtGateway => true,
+                Seen::ByAll | Seen::From(_) => self.ask_for_names(streaming.port),
+            };
             return strict.then_some(("no route", None));
         };
         Some((&rule.name, rule.shares.pick(draw()).map(|at| rule.shares.shares[at].backend)))
+    }
+}
+
+impl StreamRule {
+    fn asks_for_names(&self) -> bool {
+        self.matches.iter().any(|block| !matches!(block.names, Names::Any))
     }
 }
 
@@ -161,6 +197,11 @@ impl Names {
 
 fn of_istio(document: &Arc<RouteDocument>) -> StreamRoutes {
     let mut backends = Backends::default();
+    let rules = istio_rules(document, &mut backends);
+    StreamRoutes { seen: Seen::AsExported(document.clone()), rules, backends: backends.into_list() }
+}
+
+fn istio_rules(document: &RouteDocument, backends: &mut Backends) -> Vec<StreamRule> {
     let mut shares = |route: &[StreamDestination]| {
         let share = |to: &StreamDestination| Share {
             weight: to.weight as usize,
@@ -187,7 +228,7 @@ fn of_istio(document: &Arc<RouteDocument>) -> StreamRoutes {
         matches: rule.matches.iter().map(any).collect(),
         shares: shares(&rule.route),
     }));
-    StreamRoutes { seen: Seen::AsExported(document.clone()), rules, backends: backends.into_list() }
+    rules
 }
 
 /// The documents of a namespace, the oldest first.
@@ -196,41 +237,46 @@ fn of_gateway(documents: &[&StreamDocument], seen: Seen, service: &ServiceName) 
     let mut rules: Vec<((u8, Reverse<usize>), StreamRule)> = Vec::new();
     for document in documents {
         let (key, spec) = (&document.key, &document.spec);
-        let parents = spec.services(&key.namespace);
         let own = spec.parent_refs.iter().filter(|parent| parent.service(&key.namespace).as_ref() == Some(service));
-        let ports = own.map(|parent| parent.port.map(std::num::NonZeroU16::get));
+        let ports: Vec<Option<u16>> = own.map(|parent| parent.port.map(std::num::NonZeroU16::get)).collect();
         // A name of its own for each block: a longer one of another document may stand between them.
         let names: Vec<Names> = match &spec.hostnames {
             None => vec![Names::Any],
             Some(names) if names.is_empty() => vec![Names::Tls],
             Some(names) => names.iter().map(|name| Names::These(vec![name.as_str().into()])).collect(),
         };
-        let block = |port: Option<u16>, names: &Names| Block {
-            l4: L4Match { port, ..L4Match::default() },
-            names: names.clone(),
-        };
-        let ports: Vec<Option<u16>> = ports.collect();
-        for (at, rule) in spec.rules.iter().enumerate() {
-            for names in &names {
-                let shares = rule.backend_refs.iter().filter(|to| to.weight > 0).map(|to| Share {
-                    weight: to.weight as usize,
-                    backend: backends.place(gateway::backend(
-                        key,
-                        &parents,
-                        (to.namespace.as_deref(), &to.name),
-                        to.port,
-                    )),
-                    changes: Sides::default(),
-                });
-                let rule = StreamRule {
-                    name: format!("{}/{}[{at}]", key.namespace, key.name).into(),
-                    shares: Shares::of(shares.collect()),
-                    matches: ports.iter().map(|port| block(*port, names)).collect(),
-                };
-                rules.push((names.rank(), rule));
-            }
-        }
+        rules.extend(of_document(document, &names, &ports, &mut backends));
     }
     rules.sort_by_key(|(rank, _)| *rank);
     StreamRoutes { seen, rules: rules.into_iter().map(|(_, rule)| rule).collect(), backends: backends.into_list() }
+}
+
+/// The rules of a document, once for each of the names.
+fn of_document(
+    document: &StreamDocument,
+    names: &[Names],
+    ports: &[Option<u16>],
+    backends: &mut Backends,
+) -> Vec<((u8, Reverse<usize>), StreamRule)> {
+    let (key, spec) = (&document.key, &document.spec);
+    let parents = spec.services(&key.namespace);
+    let block =
+        |port: Option<u16>, names: &Names| Block { l4: L4Match { port, ..L4Match::default() }, names: names.clone() };
+    let mut rules = Vec::new();
+    for (at, rule) in spec.rules.iter().enumerate() {
+        for names in names {
+            let shares = rule.backend_refs.iter().filter(|to| to.weight > 0).map(|to| Share {
+                weight: to.weight as usize,
+                backend: backends.place(gateway::backend(key, &parents, (to.namespace.as_deref(), &to.name), to.port)),
+                changes: Sides::default(),
+            });
+            let rule = StreamRule {
+                name: format!("{}/{}[{at}]", key.namespace, key.name).into(),
+                shares: Shares::of(shares.collect()),
+                matches: ports.iter().map(|port| block(*port, names)).collect(),
+            };
+            rules.push((names.rank(), rule));
+        }
+    }
+    rules
 }

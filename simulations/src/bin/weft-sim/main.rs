@@ -105,6 +105,12 @@ enum Cmd {
         /// Where it writes what it has seen
         #[arg(long)]
         seen: PathBuf,
+        /// Its certificate, where it ends TLS itself
+        #[arg(long, requires = "key")]
+        certificate: Option<PathBuf>,
+        /// The key of that
+        #[arg(long)]
+        key: Option<PathBuf>,
     },
     /// Who calls on a host of a task
     #[command(hide = true)]
@@ -225,8 +231,9 @@ fn main() -> ExitCode {
         Cmd::Shrink { seed, options } => shrink(seed, options),
         Cmd::Chaos { options } => chaos(&options),
         Cmd::Tasks { files, weft, quiet } => tasks(&files, weft, quiet),
-        Cmd::Behave { service, version, port, seen } => {
-            real(application::serve(Behaviour { service, version, port, seen })).map(|()| true)
+        Cmd::Behave { service, version, port, seen, certificate, key } => {
+            let tls = certificate.zip(key);
+            real(application::serve(Behaviour { service, version, port, seen, tls })).map(|()| true)
         }
         Cmd::Ask => real(ask::ask()).map(|()| true),
         Cmd::Inhabit => real(chaos::inhabitant::live()).map(|()| true),

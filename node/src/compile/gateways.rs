@@ -1,0 +1,99 @@
+//! What this node serves of gateways: the documents of both families that select a gateway here, with the rules that are
+//! attached to them, make listeners.
+
+mod attached;
+mod credentials;
+mod istio;
+mod standard;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use weft_proto::kinds::authorization_policy::APP_LABEL;
+use weft_proto::kinds::secret::Credential;
+use weft_proto::resource::ResourceKey;
+use weft_proto::service::{Labels, ServiceName};
+use weft_proxy::table::description::ListenerDescription;
+use weft_proxy::table::gateways::settle;
+
+use super::{Site, Specs};
+use credentials::Wanted;
+
+/// Where a certificate comes from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// A document.
+    Secret {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// Files of this host, PEM; empty where there is none.
+    Files {
+        /// The certificate.
+        chain: String,
+        /// Its key.
+        key: String,
+        /// The authorities of the other end.
+        authorities: String,
+    },
+}
+
+/// Certificates as this node holds them, or why it does not.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Held(pub BTreeMap<Source, Result<Credential, String>>);
+
+/// A gateway that this node serves.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Own<'a> {
+    pub(super) service: &'a ServiceName,
+    pub(super) labels: &'a Labels,
+}
+
+/// What listeners are made from.
+pub(super) struct Ground<'a> {
+    pub(super) site: &'a Site,
+    pub(super) specs: &'a Specs,
+    pub(super) own: &'a [Own<'a>],
+    pub(super) held: &'a Held,
+}
+
+/// The listeners of this node, the oldest document first, and what they need of certificates.
+pub(super) fn listeners(ground: &Ground<'_>) -> (Vec<ListenerDescription>, BTreeSet<Source>) {
+    let mut wanted = Wanted::new(ground);
+    let mut made = istio::listeners(ground, &mut wanted);
+    made.extend(standard::listeners(ground, &mut wanted));
+    made.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let mut listeners: Vec<ListenerDescription> = made.into_iter().map(|(_, listener)| listener).collect();
+    settle(&mut listeners);
+    (listeners, wanted.sources)
+}
+
+/// Where documents stand among each other: by age, then by name.
+type Age = (u64, String, String);
+
+fn age(created: u64, key: &ResourceKey) -> Age {
+    (created, key.name.clone(), key.namespace.clone())
+}
+
+impl Own<'_> {
+    /// Whether it has these labels; `app` is its name.
+    fn has(&self, labels: &BTreeMap<String, String>) -> bool {
+        labels.iter().all(|(name, value)| match name.as_str() {
+            APP_LABEL => value == self.service.name(),
+            name => self.labels.get(name) == Some(value),
+        })
+    }
+}
+
+impl Ground<'_> {
+    /// Where a port is listened on; `at` names an address.
+    fn addresses(&self, port: u16, at: &[std::net::IpAddr]) -> Vec<SocketAddr> {
+        let port = self.site.gateway_ports.get(&port).copied().unwrap_or(port);
+        match at {
+            [] => vec![SocketAddr::new(self.site.gateway_ip, port)],
+            at => at.iter().map(|ip| SocketAddr::new(*ip, port)).collect(),
+        }
+    }
+}

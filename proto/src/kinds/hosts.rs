@@ -1,0 +1,64 @@
+//! Names of hosts, and patterns of them: a name, `*.suffix`, or `*`.
+
+/// Whether a pattern covers a name, or all that another pattern covers.
+pub fn covers(pattern: &str, other: &str) -> bool {
+    match pattern.strip_prefix('*') {
+        None => pattern == other,
+        Some("") => true,
+        // `*.foo.com` covers neither `foo.com` nor `.foo.com`.
+        Some(end) => other.len() > end.len() && other.ends_with(end),
+    }
+}
+
+/// What two patterns have in common: the narrower one, where either covers the other.
+pub fn meeting<'a>(one: &'a str, other: &'a str) -> Option<&'a str> {
+    match (covers(one, other), covers(other, one)) {
+        (true, _) => Some(other),
+        (false, true) => Some(one),
+        (false, false) => None,
+    }
+}
+
+/// Whether it is a name of a host, in small letters, or such a name behind `*.`.
+pub fn is_host_name(text: &str) -> bool {
+    let plain = text.strip_prefix("*.").unwrap_or(text);
+    let label = |label: &str| {
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_';
+        !label.is_empty() && label.len() <= LABEL_LENGTH_MAX && label.bytes().all(fits)
+    };
+    plain.len() <= NAME_LENGTH_MAX && plain.parse::<std::net::IpAddr>().is_err() && plain.split('.').all(label)
+}
+
+/// Longest label and longest name (RFC 1035, 2.3.4).
+const LABEL_LENGTH_MAX: usize = 63;
+const NAME_LENGTH_MAX: usize = 253;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_narrower_one_is_served() {
+        for (one, other, common) in [
+            ("*", "a.com", Some("a.com")),
+            ("*.com", "a.b.com", Some("a.b.com")),
+            ("a.com", "*.com", Some("a.com")),
+            ("*.b.com", "*.com", Some("*.b.com")),
+            ("*.com", "com", None),
+            ("a.com", "b.com", None),
+            ("*", "*", Some("*")),
+        ] {
+            assert_eq!(meeting(one, other), common, "{one} and {other}");
+        }
+    }
+
+    #[test]
+    fn names_of_hosts_are_told_from_what_is_none() {
+        for good in ["a", "httpbin.example.com", "*.example.com", "a_b.com"] {
+            assert!(is_host_name(good), "{good}");
+        }
+        for bad in ["", "*", "*.", "a..b", "10.0.0.1", "A.com", "a/b", "*a.com", "a.*.com"] {
+            assert!(!is_host_name(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Calls over TLS from beyond the mesh, made by curl: the codes that it ends with are those that tasks expect.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::{Map, Value};
+use tokio::process::Command;
+use tokio::time::Instant;
+
+use super::ask::{Came, Secured};
+use super::certificates::Certificates;
+
+/// A call of curl.
+pub(super) struct Call {
+    words: Vec<String>,
+}
+
+impl Call {
+    /// Reads a request; `own` is the address that it comes from.
+    pub(super) fn read(one: &Map<String, Value>, own: &str, certificates: &Certificates) -> Result<Self, String> {
+        let text = |name: &str| one.get(name).and_then(Value::as_str).unwrap_or_default();
+        let mut words: Vec<String> = Vec::new();
+        let mut add = |all: &[&str]| words.extend(all.iter().map(|word| (*word).to_owned()));
+        add(&["-sS", "-v", "--max-time", "20", "--interface", own]);
+        match text("method") {
+            "HEAD" => add(&["-I"]),
+            "" | "GET" => {}
+            method => add(&["-X", method]),
+        }
+        for (name, value) in one.get("headers").and_then(Value::as_object).into_iter().flatten() {
+            add(&["-H", &format!("{name}: {}", value.as_str().unwrap_or_default())]);
+        }
+        if one.contains_key("resolve") {
+            add(&["--resolve", text("resolve")]);
+        }
+        if one.get("insecure").and_then(Value::as_bool) == Some(true) {
+            add(&["-k"]);
+        }
+        // In a certificate's place stands what it is where it is in no folder of its own.
+        let by = |text: &str| match text.strip_prefix("a certificate signed by ").and_then(|by| by.split('/').next()) {
+            Some(folder) => format!("{folder}/client.example.com.crt"),
+            None => text.to_owned(),
+        };
+        let certificate = by(text("cert"));
+        let key = if text("key") == "its key" { certificate.replace(".crt", ".key") } else { text("key").to_owned() };
+        for (option, file) in [("--cacert", by(text("cacert"))), ("--cert", certificate), ("--key", key)] {
+            if !file.is_empty() {
+                add(&[option, &certificates.file(&file)?.display().to_string()]);
+            }
+        }
+        add(&[text("url")]);
+        Ok(Self { words })
+    }
+
+    /// Makes it in a network namespace.
+    pub(super) async fn make(&self, place: &str, scratch: &Path) -> Result<Came, String> {
+        let began = Instant::now();
+        let (head, body) = (scratch.with_extension("head"), scratch.with_extension("body"));
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", place, "curl", "-w", "%{json}", "-D"]).arg(&head).arg("-o").arg(&body);
+        command.args(&self.words).stdin(Stdio::null()).kill_on_drop(true);
+        let output = command.output().await.map_err(|error| format!("curl: {error}"))?;
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let status = told["http_code"].as_u64().and_then(|status| u16::try_from(status).ok()).unwrap_or(0);
+        let head = std::fs::read_to_string(&head).unwrap_or_default();
+        let fields = head.lines().filter_map(|line| line.split_once(':'));
+        let came = Came {
+            status,
+            milliseconds: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            fields: fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect(),
+            body: std::fs::read_to_string(&body).unwrap_or_default(),
+            replies: Vec::new(),
+            secured: Some(Secured {
+                exit: output.status.code().unwrap_or(-1),
+                told: String::from_utf8_lossy(&output.stderr).into_owned(),
+                version: told["http_version"].as_str().unwrap_or_default().to_owned(),
+            }),
+            error: told["errormsg"].as_str().unwrap_or_default().to_owned(),
+        };
+        for file in [scratch.with_extension("head"), scratch.with_extension("body")] {
+            // What is not there was not written.
+            let _ = std::fs::remove_file(file);
+        }
+        Ok(came)
+    }
+}

@@ -3,6 +3,7 @@
 
 mod calls;
 mod destinations;
+mod gateways;
 
 use std::collections::BTreeMap;
 
@@ -11,9 +12,12 @@ use weft_proto::kinds::Spec;
 use weft_proto::kinds::authorization_policy::APP_LABEL;
 use weft_proto::kinds::core_service::CoreService;
 use weft_proto::kinds::destination_rule::DestinationRule;
+use weft_proto::kinds::gateway::Gateway;
 use weft_proto::kinds::grpc_route::GrpcRoute;
 use weft_proto::kinds::http_route::HttpRoute;
+use weft_proto::kinds::istio_gateway::IstioGateway;
 use weft_proto::kinds::reference_grant::ReferenceGrant;
+use weft_proto::kinds::secret::Secret;
 use weft_proto::kinds::tcp_route::TcpRoute;
 use weft_proto::kinds::tls_route::TlsRoute;
 use weft_proto::kinds::virtual_service::VirtualService;
@@ -88,6 +92,9 @@ struct Ground<'a> {
     tcp_routes: Vec<Read<'a, TcpRoute>>,
     aliases: Vec<Read<'a, CoreService>>,
     grants: Vec<Read<'a, ReferenceGrant>>,
+    istio_gateways: Vec<Read<'a, IstioGateway>>,
+    gateways: Vec<Read<'a, Gateway>>,
+    secrets: gateways::Secrets,
 }
 
 /// A document and what it says.
@@ -123,10 +130,18 @@ pub fn analyze(resources: &[Resource], services: Option<&Services>) -> Vec<Findi
         tcp_routes,
         aliases: read(resources),
         grants: read(resources),
+        istio_gateways: read(resources),
+        gateways: read(resources),
+        secrets: read::<Secret>(resources)
+            .into_iter()
+            .map(|one| (one.resource.key.namespace.clone(), one.resource.key.name.clone()))
+            .collect(),
     };
     let mut findings = Findings(Vec::new());
     calls::virtual_services(&ground, &mut findings);
     calls::gateway_routes(&ground, &mut findings);
+    gateways::virtual_services(&ground, &mut findings);
+    gateways::certificates(&ground, &mut findings);
     destinations::rules(&ground, &mut findings);
     destinations::aliases(&ground, &mut findings);
     let mut findings = findings.0;
@@ -170,13 +185,17 @@ fn is_opaque(port: ServicePort) -> bool {
 }
 
 /// Every code, how bad it is, and what it means.
-pub const CODES: [(&str, Level, &str); 17] = [
+pub const CODES: [(&str, Level, &str); 21] = [
     ("WFT101", Level::Error, "a service that is not there"),
     ("WFT102", Level::Error, "a subset that no DestinationRule defines"),
     ("WFT103", Level::Error, "a port that the service does not have"),
     ("WFT104", Level::Warning, "a subset without instances"),
     ("WFT105", Level::Error, "a service of another namespace without a ReferenceGrant"),
     ("WFT106", Level::Error, "a delegate that is not there"),
+    ("WFT107", Level::Error, "a gateway that is not there"),
+    ("WFT108", Level::Error, "rules that the gateway does not take"),
+    ("WFT109", Level::Error, "a certificate that is not there"),
+    ("WFT110", Level::Error, "hosts that the gateway does not serve"),
     ("WFT201", Level::Warning, "a rule that is never reached"),
     ("WFT202", Level::Warning, "a destination that gets nothing"),
     ("WFT203", Level::Warning, "HTTP rules for a port that speaks no HTTP, or rules for streams of one that does"),

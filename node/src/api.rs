@@ -2,11 +2,13 @@
 //!
 //! It listens on a Unix socket that only the node's own user may open. [`schema`] lists the calls.
 
+mod gateways;
 mod look;
 pub mod operations;
 pub mod problems;
 mod resources;
 pub mod schema;
+mod status;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -86,6 +88,7 @@ async fn route<W: World>(node: &Node<W>, request: Request<Incoming>) -> Answer {
         }
         (&Method::GET, ["v1", "enforced"]) => json(&node.api_enforced(&query).await?),
         (&Method::POST, ["v1", "explain"]) => json(&node.api_explain(&read(body).await?)?),
+        (&Method::GET, ["v1", "certificates"]) => json(&node.api_certificates()),
         (&Method::POST, ["v1", "certificates", "renew"]) => json(&node.api_renew().await?),
         (method, _) => Err(Failure::not_found(format!("there is no {method} {}", parts.uri.path()))),
     }

@@ -3,6 +3,7 @@
 //! `weft up` is the node itself; every other command asks a node that runs, through [`crate::client`].
 
 mod analyze;
+mod cert;
 pub(crate) mod kept;
 mod listen;
 mod look;
@@ -74,6 +75,9 @@ enum Command {
     Get(resource::Get),
     /// Delete documents
     Delete(resource::Delete),
+    /// Certificates of gateways, and of this node and its services
+    #[command(subcommand)]
+    Cert(cert::Cert),
     /// How the mesh looks from this node
     Status,
     /// Every node of the mesh
@@ -173,6 +177,7 @@ async fn ask(command: Command, context: &Context) -> Ended {
         Command::Apply(apply) => apply.execute(context).await,
         Command::Get(get) => get.execute(context).await,
         Command::Delete(delete) => delete.execute(context).await,
+        Command::Cert(cert) => cert.execute(context).await,
         Command::Status => look::status(context).await,
         Command::Members => look::members(context).await,
         Command::Node(node) => node.execute(context).await,
@@ -270,8 +275,9 @@ mod tests {
             "weft delete",
             "weft delete Service",
             "weft delete Service x -f y",
-            "weft explain web",
-            "weft explain a b GET",
+            "weft explain",
+            "weft explain a b GET / more",
+            "weft explain a b --from 192.0.2.1",
         ] {
             assert!(parse(line).is_err(), "{line:?} was accepted");
         }

@@ -18,8 +18,8 @@ use weft_proto::identity::NodeName;
 use weft_proto::service::{InstanceName, ServiceName};
 
 use crate::api::schema::{
-    Applied, ApplyRequest, Enforced, Error, ExplainRequest, Listen, Listened, Member, Reached, Removed, Service,
-    ServiceSpec, Services, Status, Token, TokenCreated, TokenRequest,
+    Applied, ApplyRequest, Certificate, Enforced, Error, ExplainRequest, Listen, Listened, Member, Reached, Removed,
+    Service, ServiceSpec, Services, Status, Token, TokenCreated, TokenRequest,
 };
 
 /// The API's socket within a data directory.
@@ -167,6 +167,11 @@ impl Client {
     /// What would happen to a call, and why.
     pub async fn explain(&self, request: &ExplainRequest) -> Called<Value> {
         self.post("/v1/explain", request).await
+    }
+
+    /// Certificates of gateways, and those of the node and its services.
+    pub async fn certificates(&self) -> Called<Vec<Certificate>> {
+        self.get("/v1/certificates").await
     }
 
     /// Renews every certificate of the node.

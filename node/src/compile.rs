@@ -20,7 +20,7 @@ use weft_proxy::table::description::{
     self, Description, EndpointDescription, ListenerDescription, LocalPort, ServiceDescription,
 };
 
-pub use gateways::{Held, Source};
+pub use gateways::{Held, Source, serves_gateway};
 pub use site::Site;
 pub use specs::{Specs, Unenforced};
 

@@ -196,6 +196,11 @@ impl Kinds {
         self.iter().find(|kind| kind.is_called(text)).ok_or_else(unknown)
     }
 
+    /// Every kind that a command line may mean: several may share a name, and the first is meant before the others.
+    pub fn called(self, text: &str) -> Vec<&'static Kind> {
+        self.iter().filter(|kind| kind.is_called(text)).collect()
+    }
+
     /// The names of all that are known, for people.
     pub fn names(self) -> String {
         let mut names: Vec<&str> = self.iter().map(|kind| kind.name).collect();

@@ -1,7 +1,9 @@
 //! What would happen to a call, told by the very functions that decide about calls.
 
+mod gateway;
 mod rules;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -15,12 +17,13 @@ use crate::decide::relation::{Ground, Relation};
 use crate::decide::{Decision, Question, decide, judge};
 use crate::reject::Reject;
 use crate::table::Meant;
-use crate::table::authz::{HttpCall, verb};
+use crate::table::authz::verb;
 use crate::table::description::EndpointDescription;
 use crate::task::Random;
 use crate::{balance, path};
 use rules::Asked;
 
+pub(crate) use gateway::enter;
 pub use rules::RuleWord;
 
 /// A call, what is decided about it, and where it would go.
@@ -38,6 +41,9 @@ pub struct Explanation {
     pub caller: String,
     /// Who is called.
     pub callee: String,
+    /// The gateway that it comes in at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
     /// The callee's port and what it speaks.
     pub port: String,
     /// The path that is judged and forwarded.
@@ -148,7 +154,19 @@ pub(crate) fn explain(
     let port = port.ok_or_else(|| format!("{name} has no such port"))?;
     let parties = Parties { subset, ..Parties::of_caller(caller.clone(), &service.name, port.port) };
     let relation = Arc::new(Relation::new(ground, &parties, service, port));
-    let mut explanation = Explanation::new(&relation, table.index());
+    Ok(go(ground, relation, (&name.host(), None), spoken))
+}
+
+/// What becomes of a call of a host, from what it is by itself on; of one that comes in at a gateway also by the policies of that,
+/// for a caller at this address.
+fn go(
+    ground: Ground<'_>,
+    relation: Arc<Relation>,
+    (host, from): (&str, Option<IpAddr>),
+    spoken: Spoken<'_>,
+) -> Explanation {
+    let mut explanation = Explanation::new(&relation, ground.table.index());
+    let (service, port) = (relation.service.clone(), relation.port);
     let (http, server_name) = match spoken {
         Spoken::Http { method, path, headers } => (Some((method, path, headers)), None),
         Spoken::Stream { server_name } => (None, server_name),
@@ -158,36 +176,38 @@ pub(crate) fn explain(
         Ok(normal) => normal,
         Err(refusal) => {
             explanation.reason = refusal.to_string();
-            return Ok(explanation);
+            return explanation;
         }
     };
     let call = http.zip(normal).filter(|_| port.protocol != Protocol::Tcp);
     let mut asked = call.map(|((method, _, headers), target)| {
         let (path, query) = target.split_once('?').map_or((&*target, None), |(path, query)| (path, Some(query)));
         let (path, query) = (path.to_owned(), query.map(str::to_owned));
-        Asked { method: method.to_owned(), host: name.host(), path, query, headers: headers.clone() }
+        Asked { method: method.to_owned(), host: host.to_owned(), path, query, headers: headers.clone() }
     });
+    if let Some(from) = from
+        && !gateway::passes((&relation, host), from, asked.as_ref(), &mut explanation)
+    {
+        return explanation;
+    }
     let relation = match &mut asked {
         None => rules::follow_stream(ground, relation, server_name, &mut explanation),
         Some(asked) => rules::follow(ground, relation, asked, &mut explanation),
     };
-    let Some(relation) = relation else { return Ok(explanation) };
+    let Some(relation) = relation else { return explanation };
     explanation.callee = relation.service.identity.to_string();
     explanation.port = format!("{}/{}", relation.port.port, relation.port.protocol);
     explanation.candidates = candidates(&relation);
     explanation.limits = limits(&relation);
     explanation.path = asked.as_ref().map(|asked| asked.path.clone());
-    let call = asked.as_ref().map(|asked| HttpCall {
-        method: &asked.method,
-        host: &asked.host,
-        path: &asked.path,
-        headers: &asked.headers,
-    });
-    judge(&relation, call, &mut explanation);
+    let call = asked.as_ref().map(Asked::call);
+    let question =
+        Question { relation: &relation, addresses: relation.own_addresses(), sni: &relation.server_name, http: call };
+    judge(&question, &mut explanation);
     if explanation.verdict == "allowed" {
-        pick(&relation, table.generation, &mut explanation);
+        pick(&relation, ground.table.generation, &mut explanation);
     }
-    Ok(explanation)
+    explanation
 }
 
 impl Explanation {
@@ -199,6 +219,7 @@ impl Explanation {
             policy: None,
             caller: relation.caller.identity().to_string(),
             callee: relation.service.identity.to_string(),
+            gateway: None,
             port: format!("{}/{}", relation.port.port, relation.port.protocol),
             path: None,
             rule: None,
@@ -236,16 +257,15 @@ fn pick(relation: &Relation, seed: u64, explanation: &mut Explanation) {
     }
 }
 
-fn judge(relation: &Arc<Relation>, http: Option<HttpCall<'_>>, explanation: &mut Explanation) {
-    let addresses = relation.own_addresses();
-    let question = Question { relation, addresses, sni: &relation.server_name, http };
-    let (decision, _) = decide(&question);
+fn judge(question: &Question<'_>, explanation: &mut Explanation) {
+    let relation = question.relation;
+    let (decision, _) = decide(question);
     if let Decision::Refuse(reject @ Reject::Misconfigured) = &decision {
         explanation.reason = reject.text().into_owned();
         return;
     }
-    let (verdict, denied) = judge::verdict(&question);
-    let (service, call) = (&relation.service, judge::call(&question));
+    let (verdict, denied) = judge::verdict(question);
+    let (service, call) = (&relation.service, judge::call(question));
     // What one of them says is told where they differ: of those that agree with the verdict the first.
     let groups = 0..service.authorizations.len();
     let telling = groups.into_iter().find(|group| denied.contains(group) != verdict.allowed).unwrap_or(0);

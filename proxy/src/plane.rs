@@ -1,6 +1,7 @@
 //! The data plane of a node: what the node says to its cores.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -146,11 +147,22 @@ impl<N: Net> Plane<N> {
     ) -> Result<Explanation, String> {
         let core = self.cores.first().ok_or("no worker runs")?;
         let table = self.shared.table.load_full();
-        explain::explain(
-            Ground { table: &table, place: core.place, upstreams: &self.shared.upstreams },
-            caller,
-            (service, port),
-            spoken,
-        )
+        explain::explain(self.ground(core, &table), caller, (service, port), spoken)
+    }
+
+    /// What would happen to a call from outside of a host, from an address, at a gateway that this node serves.
+    pub fn explain_entry(
+        &self,
+        gateway: (&ServiceName, Option<u16>),
+        call: (&str, IpAddr),
+        spoken: Spoken<'_>,
+    ) -> Result<Explanation, String> {
+        let core = self.cores.first().ok_or("no worker runs")?;
+        let table = self.shared.table.load_full();
+        explain::enter(self.ground(core, &table), gateway, call, spoken)
+    }
+
+    fn ground<'a>(&'a self, core: &Core<N>, table: &'a Table) -> Ground<'a> {
+        Ground { table, place: core.place, upstreams: &self.shared.upstreams }
     }
 }

@@ -7,7 +7,7 @@ mod names;
 mod validity;
 mod verify;
 
-pub use edge::{EdgeClients, EdgeTls, check_credential, credential_end};
+pub use edge::{EdgeClients, EdgeTls, check_credential, credential_end, credential_names};
 pub use names::{Target, TlsError, expiry, peer_identity, validity};
 pub use validity::Revoked;
 pub(crate) use validity::Validity;

@@ -395,7 +395,11 @@ impl Choices<'_> {
         let selector = (!match_labels.is_empty()).then_some(Selector { match_labels });
         let rules = self.many(&[1, 1, 2, 0], Self::rule);
         let key = ResourceKey { kind: AuthorizationPolicy::KIND.key(), namespace, name: String::new() };
-        PolicyDescription { key, policy: AuthorizationPolicy { selector, target_refs, action, rules }, dry_run }
+        PolicyDescription {
+            key,
+            policy: AuthorizationPolicy { selector, target_refs, target_ref: None, action, rules },
+            dry_run,
+        }
     }
 
     fn rule(&mut self) -> Rule {

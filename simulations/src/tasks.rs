@@ -4,6 +4,7 @@
 pub mod application;
 pub mod ask;
 mod certificates;
+mod documents;
 mod expect;
 mod form;
 mod gateways;
@@ -25,6 +26,7 @@ use weft_proto::Index;
 
 use application::Variation;
 use ask::{Asking, Came};
+use documents::stands;
 use expect::{Miss, Outcome, judge};
 use form::{Credential, Step, Task};
 use gateways::Ports;
@@ -213,6 +215,7 @@ impl Run<'_> {
         for one in &all {
             let one = one.as_object().ok_or_else(|| Miss::Unknown("requests".into()))?;
             if let Some(what) = one.get("read") {
+                let namespace = one.get("namespace").and_then(Value::as_str).unwrap_or(namespace);
                 return self.read(what, (expected, namespace)).await;
             }
             let filled = self.ports.lock().fill(&Value::Object(one.clone()).to_string(), self.stage);
@@ -253,12 +256,18 @@ impl Run<'_> {
             self.stage.vary(version, Some(*variation)).map_err(Miss::Failed)?;
         }
         let fields = one.get("headers").and_then(Value::as_object).into_iter().flatten();
+        // The session of the shop: its cookie names the user.
+        let session = one.get("user").and_then(Value::as_str).filter(|_| one.contains_key("login"));
+        let session = session.map(|user| ("Cookie".to_owned(), format!("session={user}")));
         let count = |name: &str| one.get(name).and_then(Value::as_u64).and_then(|number| usize::try_from(number).ok());
         let lines = if text("send").contains("five lines") { 5 } else { usize::from(one.contains_key("send")) };
         let asking = Asking {
             method: text("method").to_owned(),
             url: text("url").to_owned(),
-            fields: fields.map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned())).collect(),
+            fields: fields
+                .map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned()))
+                .chain(session)
+                .collect(),
             body: text("body").to_owned(),
             count: count("count").unwrap_or(1),
             concurrency: count("concurrency").unwrap_or(1),
@@ -280,8 +289,15 @@ impl Run<'_> {
         let call = Call::read(one, &own, &self.stage.certificates).map_err(Miss::Unknown)?;
         let count = one.get("count").and_then(Value::as_u64).unwrap_or(1);
         let (place, mut came) = (self.stage.place(self.stage.beyond()), Vec::new());
+        let varied = one.get("variation").and_then(Value::as_str).map(variation).transpose()?;
+        if let Some((version, variation)) = &varied {
+            self.stage.vary(version, Some(*variation)).map_err(Miss::Failed)?;
+        }
         for _ in 0..count {
             came.push(call.make(&place, &self.stage.scratch()).await.map_err(Miss::Failed)?);
+        }
+        if let Some((version, _)) = &varied {
+            self.stage.vary(version, None).map_err(Miss::Failed)?;
         }
         Ok(came)
     }
@@ -290,7 +306,7 @@ impl Run<'_> {
     async fn read(&self, what: &Value, (expected, namespace): (&Map<String, Value>, &str)) -> Result<(), Miss> {
         let wanted = expected.get("resource").and_then(Value::as_object);
         let wanted = wanted.ok_or_else(|| Miss::Unknown("a look at what is no document".into()))?;
-        let known = ["exists", "spec_equals_applied", "order_kept", "defaults"];
+        let known = ["exists", "spec_equals_applied", "order_kept", "defaults", "conditions", "status"];
         if let Some(other) = wanted.keys().find(|key| !known.contains(&key.as_str())) {
             return Err(Miss::Unknown(format!("expect.resource.{other}")));
         }
@@ -299,9 +315,8 @@ impl Run<'_> {
             let namespace = Some(namespace);
             let kept = self.stage.client(0).resources(kind, namespace, Some(name), true).await;
             let kept = kept.map_err(|error| Miss::Failed(format!("{one}: {error}")))?;
-            if kept.is_empty() {
-                return Err(Miss::Failed(format!("there is no {one}")));
-            }
+            let Some(document) = kept.first() else { return Err(Miss::Failed(format!("there is no {one}"))) };
+            stands(document, wanted)?;
         }
         Ok(())
     }
@@ -318,11 +333,14 @@ fn told(error: &ClientError) -> String {
 /// Reads `v2 answers 500 after 3 s`.
 fn variation(text: &str) -> Result<(String, Variation), Miss> {
     let unknown = || Miss::Unknown(format!("the variation {text:?}"));
+    if text.ends_with("asks for client certificates") {
+        return Ok((String::new(), Variation { asks: true, ..Variation::default() }));
+    }
     let words: Vec<&str> = text.split_whitespace().collect();
     let [version, "answers", status, "after", seconds, "s"] = words[..] else { return Err(unknown()) };
     let status = status.parse().map_err(|_| unknown())?;
     let seconds: u64 = seconds.parse().map_err(|_| unknown())?;
-    Ok((version.to_owned(), Variation { status, milliseconds: seconds * 1000 }))
+    Ok((version.to_owned(), Variation { status, milliseconds: seconds * 1000, asks: false }))
 }
 
 /// Every file of a folder that is a task, or the file itself.
@@ -338,7 +356,7 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>, String> {
 }
 
 /// What a request may say.
-const REQUESTS: [&str; 18] = [
+const REQUESTS: [&str; 20] = [
     "from",
     "method",
     "url",
@@ -357,6 +375,8 @@ const REQUESTS: [&str; 18] = [
     "cert",
     "key",
     "insecure",
+    "login",
+    "user",
 ];
 /// How long a check may take to hold after a change.
 const HOLDS: Duration = Duration::from_secs(10);

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use weft_proto::kinds::http_route::{self, Filter, HttpRoute, Method};
 use weft_proto::kinds::istio::{StringMatch, is_exported, service_of};
-use weft_proto::kinds::virtual_service::{Destination, HttpMatch, HttpRoute as Rule, VirtualService};
+use weft_proto::kinds::virtual_service::{Destination, HttpMatch, HttpRoute as Rule, MESH, VirtualService};
 use weft_proto::resource::Resource;
 use weft_proto::service::ServiceName;
 
-use super::{Findings, Ground, Read, is_opaque};
+use super::{Findings, Ground, Read, gateways, is_opaque};
 
 pub(super) fn virtual_services(ground: &Ground<'_>, findings: &mut Findings) {
     let mut by_host: BTreeMap<ServiceName, Vec<&Resource>> = BTreeMap::new();
@@ -65,7 +65,8 @@ fn delegates_to(root: &Read<'_, VirtualService>, one: &Read<'_, VirtualService>)
 
 /// The services that it is about, and whether its rules can be asked for their ports.
 fn hosts(ground: &Ground<'_>, one: &Read<'_, VirtualService>, findings: &mut Findings) {
-    for (at, host) in one.spec.hosts.iter().enumerate() {
+    let within = one.spec.applies(MESH, &one.resource.key.namespace);
+    for (at, host) in one.spec.hosts.iter().enumerate().filter(|_| within) {
         let Some(name) = service_of(host, &one.resource.key.namespace) else { continue };
         let path = format!("spec.hosts[{at}]");
         if ground.lacks(&name) {
@@ -251,6 +252,8 @@ pub(super) fn gateway_routes(ground: &Ground<'_>, findings: &mut Findings) {
     for one in &ground.tcp_routes {
         for parent in &one.spec.parent_refs {
             parent_ref(ground, one.resource, parent.service(&one.resource.key.namespace), parent.port, findings);
+            let names = one.spec.hostnames.as_deref().unwrap_or_default();
+            gateways::parent(ground, one.resource, (parent, names), findings);
         }
         let parents = one.spec.services(&one.resource.key.namespace);
         for (at, rule) in one.spec.rules.iter().enumerate() {
@@ -286,6 +289,7 @@ fn parents(ground: &Ground<'_>, one: &Read<'_, HttpRoute>, findings: &mut Findin
             findings.add("WFT203", one.resource, "spec.parentRefs".into(), text);
         }
         parent_ref(ground, one.resource, name, parent.port, findings);
+        gateways::parent(ground, one.resource, (parent, &one.spec.hostnames), findings);
     }
 }
 

@@ -11,14 +11,20 @@ use tokio::time::Instant;
 use weft_consensus::status::Role;
 use weft_proto::facts::NodeFacts;
 use weft_proto::identity::{Identity, NodeName};
+use weft_proto::kinds::Spec;
+use weft_proto::kinds::secret::Secret;
 use weft_proto::planted::{Bug, planted};
+use weft_proto::resource::Resource;
 use weft_proto::service::{DEFAULT_NAMESPACE, ServiceName};
 use weft_proto::wire::cluster::{ControlRequest, EnforcedReply, EnforcedRequest, control_request, control_response};
 use weft_proto::{Index, UnixMillis};
 use weft_proxy::explain::{Explanation, Spoken};
+use weft_proxy::tls::{self, credential_end, credential_names};
 
 use super::operations::{Answered, DECISION_TIMEOUT, Failure};
-use super::schema::{Enforced, ExplainRequest, Lagging, Listen, Listened, ListenedService, Member, Status};
+use super::schema::{
+    Certificate, Enforced, ExplainRequest, Lagging, Listen, Listened, ListenedService, Member, Status,
+};
 use crate::node::Node;
 use crate::serve::wait_enforced;
 use crate::world::World;
@@ -154,8 +160,6 @@ impl<W: World> Node<W> {
 
     /// `POST /v1/explain`
     pub fn api_explain(&self, request: &ExplainRequest) -> Answered<Explanation> {
-        let caller = self.parse_caller(&request.from)?;
-        let service: ServiceName = request.to.parse().map_err(|error| Failure::bad(format!("{error}")))?;
         let mut headers = HeaderMap::new();
         for line in &request.headers {
             let (name, value) =
@@ -170,6 +174,14 @@ impl<W: World> Node<W> {
             Some(method) => Spoken::Http { method, path: request.path.as_deref().unwrap_or("/"), headers: &headers },
             None => Spoken::Stream { server_name: request.sni.as_deref() },
         };
+        if let Some(gateway) = &request.gateway {
+            let gateway: ServiceName = gateway.parse().map_err(|error| Failure::bad(format!("{error}")))?;
+            let from = request.from.parse().map_err(|_| Failure::bad(format!("{:?} is no address", request.from)))?;
+            let entry = self.plane.explain_entry((&gateway, request.port), (&request.to, from), spoken);
+            return entry.map_err(Failure::bad);
+        }
+        let caller = self.parse_caller(&request.from)?;
+        let service: ServiceName = request.to.parse().map_err(|error| Failure::bad(format!("{error}")))?;
         self.plane.explain(&caller, &service, request.port, spoken).map_err(Failure::bad)
     }
 
@@ -198,6 +210,31 @@ impl<W: World> Node<W> {
                 }
             }
         }
+    }
+
+    /// `GET /v1/certificates`
+    pub fn api_certificates(&self) -> Vec<Certificate> {
+        let state = self.state();
+        let secrets = state.resources.values().filter(|one| one.key.kind == Secret::KIND.key());
+        let secret = |one: &Arc<Resource>| {
+            let credential = Secret::of(one).ok()?.credential(&BTreeMap::new());
+            credential.chain.as_ref()?;
+            Some(Certificate {
+                kind: "secret".into(),
+                name: format!("{}/{}", one.key.namespace, one.key.name),
+                names: credential_names(&credential),
+                expires: credential_end(&credential).unwrap_or(0),
+            })
+        };
+        let mut all: Vec<Certificate> = secrets.filter_map(secret).collect();
+        let held = self.identities.current();
+        all.extend(held.certificates.iter().map(|(identity, key)| Certificate {
+            kind: "svid".into(),
+            name: identity.to_string(),
+            names: Vec::new(),
+            expires: tls::expiry(&key.cert).unwrap_or(0),
+        }));
+        all
     }
 
     /// `POST /v1/certificates/renew`: answers once every certificate of this node is a new one.

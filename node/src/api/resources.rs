@@ -4,40 +4,44 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde_json::Value;
 use weft_consensus::state::State;
 use weft_proto::Index;
 use weft_proto::command::{Command, Outcome, Proposal, ResourceAction, ResourceChange};
 use weft_proto::document;
-use weft_proto::identity::NodeName;
-use weft_proto::kinds::Spec;
 use weft_proto::kinds::secret::Secret;
+use weft_proto::kinds::{Kind, Spec};
 use weft_proto::resource::{KindName, Resource, ResourceKey};
-use weft_proto::wire::cluster::EnforcedReply;
 use weft_proxy::table::Table;
 use weft_proxy::tls::check_credential;
 
 use super::operations::{Answered, Failure, refused};
 use super::schema::{Applied, ApplyRequest};
+use super::status::{GATEWAYS, serving, status};
 use crate::analyze::{Finding, analyze, known};
-use crate::compile::{Compiler, Unenforced};
+use crate::compile::Compiler;
 use crate::node::Node;
 use crate::world::{World, random};
 
 impl<W: World> Node<W> {
     /// `GET /v1/resources`: documents, with `status=true` as they stand on every live node.
     pub async fn api_resources(&self, query: &BTreeMap<String, String>) -> Answered<Vec<Value>> {
-        let kind = query.get("kind").map(|text| self.kind(text)).transpose()?;
+        let kinds = query.get("kind").map(|text| self.kinds(text)).transpose()?;
         let wanted = |key: &ResourceKey| {
-            kind.as_ref().is_none_or(|kind| *kind == key.kind)
+            kinds.as_ref().is_none_or(|kinds| kinds.contains(&key.kind))
                 && query.get("namespace").is_none_or(|namespace| *namespace == key.namespace)
                 && query.get("name").is_none_or(|name| *name == key.name)
         };
         let state = self.state();
-        let found: Vec<_> = state.resources.values().filter(|resource| wanted(&resource.key)).collect();
+        let mut found: Vec<_> = state.resources.values().filter(|resource| wanted(&resource.key)).collect();
+        // A name is that of one document: of several kinds that share theirs the first is meant.
+        if let (Some(kinds), true) = (&kinds, query.contains_key("name")) {
+            let first = kinds.iter().find(|kind| found.iter().any(|one| one.key.kind == **kind));
+            found.retain(|one| first == Some(&one.key.kind));
+        }
         if let Some(name) = query.get("name").filter(|_| found.is_empty()) {
             let namespace = query.get("namespace").map(|namespace| format!("{namespace}/")).unwrap_or_default();
-            let kind = kind.map(|kind| kind.name).unwrap_or_default();
+            let kind = kinds.and_then(|kinds| kinds.into_iter().next()).map(|kind| kind.name).unwrap_or_default();
             return Err(Failure::not_found(format!("there is no {kind} {namespace}{name}")));
         }
         let mut documents: Vec<Value> = found.iter().map(|resource| document::render(resource)).collect();
@@ -48,18 +52,23 @@ impl<W: World> Node<W> {
             for (document, resource) in documents.iter_mut().zip(&found) {
                 let own = resource.key.to_string();
                 let own: Vec<&Finding> = findings.iter().filter(|one| one.document == own).collect();
-                document["status"] = status(resource, &document::hints(self.site.kinds, resource), &told, &own);
+                let hints = document::hints(self.site.kinds, resource);
+                document["status"] = status(resource, &hints, &told, &own);
+                if GATEWAYS.contains(&resource.key.kind.group.as_str()) && resource.key.kind.name == "Gateway" {
+                    serving(&mut document["status"], (resource, &all), &self.live());
+                }
             }
         }
         Ok(documents)
     }
 
-    /// The kind that somebody names: one that is known, or of which there are documents.
-    fn kind(&self, text: &str) -> Answered<KindName> {
-        let error = match self.site.kinds.named(text) {
-            Ok(kind) => return Ok(kind.key()),
-            Err(error) => error,
-        };
+    /// The kinds that somebody may mean: those that are known, or of which there are documents.
+    fn kinds(&self, text: &str) -> Answered<Vec<KindName>> {
+        let known: Vec<KindName> = self.site.kinds.called(text).into_iter().map(Kind::key).collect();
+        if !known.is_empty() {
+            return Ok(known);
+        }
+        let error = self.site.kinds.named(text).err().unwrap_or_default();
         let state = self.state();
         // A kind that is not known here goes by its name, or by its name and group as documents have them.
         let is_meant = |kind: &&KindName| {
@@ -67,7 +76,7 @@ impl<W: World> Node<W> {
             kind.name.eq_ignore_ascii_case(name) && group.is_none_or(|group| kind.group.eq_ignore_ascii_case(group))
         };
         let kept = state.resources.keys().map(|key| &key.kind).find(is_meant);
-        kept.cloned().ok_or_else(|| Failure::bad(error))
+        kept.map(|kind| vec![kind.clone()]).ok_or_else(|| Failure::bad(error))
     }
 
     /// `POST /v1/resources`
@@ -153,10 +162,13 @@ impl<W: World> Node<W> {
         name: &str,
         expected: Option<&String>,
     ) -> Answered<Applied> {
-        let kind = self.kind(kind)?;
+        let kinds = self.kinds(kind)?;
         let expected = expected.map(|text| text.parse::<Index>()).transpose();
         let expected = expected.map_err(|_| Failure::bad("expected is a version that `weft get` printed"))?;
-        let key = ResourceKey { kind, namespace: namespace.to_owned(), name: name.to_owned() };
+        let key = |kind| ResourceKey { kind, namespace: namespace.to_owned(), name: name.to_owned() };
+        let mut keys: Vec<ResourceKey> = kinds.into_iter().map(key).collect();
+        let there = keys.iter().position(|key| self.state().resources.contains_key(key)).unwrap_or(0);
+        let key = keys.swap_remove(there);
         self.change(vec![ResourceChange { action: ResourceAction::Delete(key), expected }], false).await
     }
 
@@ -191,66 +203,3 @@ impl<W: World> Node<W> {
         }
     }
 }
-
-/// How a document stands, as the conditions of the Gateway API (its type `PolicyStatus` and those of routes). Its routes have
-/// them for each parent too, and what is found in other documents is told with them.
-fn status(resource: &Resource, hints: &[String], told: &[(NodeName, EnforcedReply)], findings: &[&Finding]) -> Value {
-    let (mut lacking, mut enforcing) = (Vec::new(), 0);
-    for (node, reply) in told {
-        let unenforced = reply.unenforced.iter().cloned().map(Unenforced::from);
-        match unenforced.into_iter().find(|one| one.key == resource.key) {
-            Some(one) => lacking.push(format!("node {node}: {}", one.why)),
-            None if reply.enforced >= resource.version => enforcing += 1,
-            None if reply.lacks.is_empty() => lacking.push(format!("node {node} enforces index {}", reply.enforced)),
-            None => lacking.push(format!("node {node}: {}", reply.lacks)),
-        }
-    }
-    let accepted = match hints {
-        [] => "the mesh keeps it".to_owned(),
-        hints => hints.join("; "),
-    };
-    let count = format!("{enforcing} of {} live nodes enforce it", told.len());
-    let (programmed, reason, message) = match lacking.as_slice() {
-        [] => ("True", "Programmed", count),
-        lacking => ("False", "NotEnforced", format!("{count}; {}", lacking.join("; "))),
-    };
-    let condition = |kind: &str, status: &str, reason: &str, message: String| {
-        let generation = resource.version;
-        json!({ "type": kind, "status": status, "reason": reason, "message": message, "observedGeneration": generation })
-    };
-    let programmed = condition("Programmed", programmed, reason, message);
-    if resource.key.kind.group != ROUTES {
-        let accepted = condition("Accepted", "True", "Accepted", accepted);
-        let mut status = json!({ "conditions": [accepted, programmed] });
-        if !findings.is_empty() {
-            status["validationMessages"] = json!(findings);
-        }
-        return status;
-    }
-    let find = |code: &str, parents: bool| {
-        findings.iter().find(|one| one.code == code && one.path.starts_with("spec.parentRefs") == parents)
-    };
-    let accepted = match find("WFT101", true).or_else(|| find("WFT103", true)) {
-        Some(lacks) => condition("Accepted", "False", "NoMatchingParent", lacks.message.clone()),
-        None => condition("Accepted", "True", "Accepted", accepted),
-    };
-    let refused = find("WFT105", false).map(|lacks| ("RefNotPermitted", lacks));
-    let lacks = refused.or_else(|| find("WFT101", false).map(|lacks| ("BackendNotFound", lacks)));
-    let resolved = match lacks {
-        Some((reason, lacks)) => {
-            condition("ResolvedRefs", "False", reason, format!("{}: {}", lacks.path, lacks.message))
-        }
-        None => condition("ResolvedRefs", "True", "ResolvedRefs", "every backend is there".into()),
-    };
-    let conditions = json!([accepted, resolved, programmed]);
-    let spec: Value = serde_json::from_str(&resource.spec).unwrap_or_default();
-    let parent =
-        |parent: &Value| json!({ "parentRef": parent, "controllerName": CONTROLLER, "conditions": conditions });
-    let parents: Vec<Value> = spec["parentRefs"].as_array().into_iter().flatten().map(parent).collect();
-    json!({ "conditions": conditions, "parents": parents })
-}
-
-/// The group of routes.
-const ROUTES: &str = "gateway.networking.k8s.io";
-/// Whose conditions they are.
-const CONTROLLER: &str = "weft.mesh/node";

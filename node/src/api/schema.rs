@@ -17,6 +17,7 @@
 //! | `GET /v1/resources?kind=&namespace=&name=` | → `[document]` |
 //! | `DELETE /v1/resources/{kind}/{namespace}/{name}?expected=` | → [`Applied`] |
 //! | `GET /v1/enforced?index=&timeout_ms=` | → [`Enforced`] |
+//! | `GET /v1/certificates` | → `[Certificate]` |
 //! | `POST /v1/explain` | [`ExplainRequest`] → [`weft_proxy::explain::Explanation`] |
 //!
 //! A failure has a status of 4xx or 5xx and an [`Error`] as its body.
@@ -79,6 +80,19 @@ pub struct Status {
     pub certificate_expires: UnixMillis,
     /// What does not work, and the remedy; one line each. Empty when all is well.
     pub problems: Vec<String>,
+}
+
+/// A certificate: one that gateways show, or one of this node or its services.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// `secret` or `svid`.
+    pub kind: String,
+    /// The document, or whom it names.
+    pub name: String,
+    /// Hosts that it is for.
+    pub names: Vec<String>,
+    /// When it ends; 0 where it cannot be read.
+    pub expires: UnixMillis,
 }
 
 /// Services whose loopback addresses this host is to listen on.
@@ -352,10 +366,13 @@ pub struct Lagging {
 /// A call to explain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExplainRequest {
-    /// The caller: a service (`web`, `prod/web`), a node (`node/a`) or a SPIFFE ID.
+    /// The caller: a service (`web`, `prod/web`), a node (`node/a`) or a SPIFFE ID; at a gateway its address.
     pub from: String,
-    /// The callee, a service.
+    /// The callee, a service; at a gateway a host.
     pub to: String,
+    /// The gateway that it comes in at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
     /// Its port; the first one unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,

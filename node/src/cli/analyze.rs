@@ -42,7 +42,8 @@ impl Analyze {
         if !self.offline {
             services = Some(known(&context.client.services().await?.services));
             for kind in Kinds::ALL.iter() {
-                let named = if kind.group.is_empty() { format!("{}.core", kind.plural) } else { kind.name.to_owned() };
+                let group = if kind.group.is_empty() { "core" } else { kind.group };
+                let named = format!("{}.{group}", kind.plural);
                 let answer = context.client.resources(&named, None, None, false).await?;
                 for one in answer {
                     let read = document::parse(Kinds::ALL, "the mesh", &one.to_string()).unwrap_or_default();

@@ -9,7 +9,7 @@ use crate::os::services::write_whole;
 /// Where they are kept, under the data directory: an option and its value on each line.
 pub(crate) const FILE: &str = "up.options";
 /// Options that say something of the host.
-const KEPT: [&str; 11] = [
+const KEPT: [&str; 13] = [
     "--advertise",
     "--listen",
     "--zone",
@@ -17,6 +17,8 @@ const KEPT: [&str; 11] = [
     "--metrics",
     "--loopback",
     "--bind",
+    "--gateway",
+    "--gateway-port",
     "--transport",
     "--workers",
     "--access-sample",

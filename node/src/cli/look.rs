@@ -2,10 +2,11 @@
 
 use clap::Args;
 use serde_json::Value;
+use weft_proto::service::ServiceName;
 
 use super::table::{count, moment, pairs, span, table};
 use super::values::{self, Callee};
-use super::{Context, Ended};
+use super::{Context, Ended, Stopped};
 use crate::api::schema::{ExplainRequest, Member, Status};
 
 /// Shown first, in this order, of what an explanation holds.
@@ -23,37 +24,65 @@ pub(super) async fn members(context: &Context) -> Ended {
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
-    /// Who calls: a service (web, prod/web), a node (node/a) or a SPIFFE ID
-    from: String,
-    /// What is called; its first port unless one is given
-    #[arg(value_name = "TO[:PORT]", value_parser = values::callee)]
-    to: Callee,
-    /// Method of an HTTP request; an opaque stream unless given
-    #[arg(requires = "path")]
-    method: Option<String>,
-    /// Path of the request
-    path: Option<String>,
+    /// FROM TO[:PORT] [METHOD PATH]: who calls, a service (web, prod/web), a node (node/a) or a SPIFFE ID; what is called, its first
+    /// port unless one is given; an HTTP request, or an opaque stream unless that is given. With --gateway
+    /// HOST[:PORT] [METHOD PATH]
+    #[arg(required = true, num_args = 1..=4, value_name = "FROM TO[:PORT] [METHOD PATH]")]
+    call: Vec<String>,
+    /// It comes from outside, at this gateway, which the node that is asked serves
+    #[arg(long, value_name = "NAME")]
+    gateway: Option<ServiceName>,
+    /// The address that it comes from
+    #[arg(long, value_name = "ADDRESS", requires = "gateway", default_value = "192.0.2.1")]
+    from: std::net::IpAddr,
     /// Header of the request; may be repeated
-    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", requires = "method")]
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     header: Vec<String>,
     /// Name that a stream of TLS asks for
-    #[arg(long, value_name = "NAME", conflicts_with = "method")]
+    #[arg(long, value_name = "NAME")]
     sni: Option<String>,
 }
 
 impl Explain {
     pub(super) async fn execute(self, context: &Context) -> Ended {
-        let request = ExplainRequest {
-            from: self.from,
-            to: self.to.service.to_string(),
-            port: self.to.port,
-            method: self.method,
-            path: self.path,
-            headers: self.header,
-            sni: self.sni,
-        };
+        let request = self.request().map_err(Stopped::usage)?;
         let explanation = context.client.explain(&request).await?;
         context.render(&explanation, explanation_text)
+    }
+}
+
+impl Explain {
+    fn request(self) -> Result<ExplainRequest, String> {
+        let Self { call, gateway, from, header, sni } = self;
+        let mut words = call.into_iter();
+        let (from, to, port) = match &gateway {
+            Some(_) => {
+                let host = words.next().unwrap_or_default();
+                let (name, port) =
+                    host.rsplit_once(':').map_or((host.as_str(), None), |(name, port)| (name, Some(port)));
+                let port =
+                    port.map(|port| port.parse().map_err(|_| format!("{host:?} is not HOST[:PORT]"))).transpose()?;
+                (from.to_string(), name.to_owned(), port)
+            }
+            None => {
+                let from = words.next().unwrap_or_default();
+                let to = words.next().ok_or("who is called? write FROM TO[:PORT] [METHOD PATH]")?;
+                let Callee { service, port } = values::callee(&to)?;
+                (from, service.to_string(), port)
+            }
+        };
+        let (method, path) = (words.next(), words.next());
+        if method.is_some() && path.is_none() {
+            return Err("METHOD and PATH go together".into());
+        }
+        if method.is_some() && sni.is_some() {
+            return Err("--sni is of an opaque stream: it goes without METHOD and PATH".into());
+        }
+        if method.is_none() && !header.is_empty() {
+            return Err("--header goes with METHOD and PATH".into());
+        }
+        let gateway = gateway.map(|name| name.to_string());
+        Ok(ExplainRequest { from, to, gateway, port, method, path, headers: header, sni })
     }
 }
 
@@ -155,6 +184,8 @@ fn inline(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Command;
+    use crate::cli::tests::parse;
 
     fn example() -> Status {
         Status {
@@ -217,5 +248,28 @@ mod tests {
             explanation_text(&explanation),
             "verdict: denied\ncandidates:\n  healthy true, node b\npolicies: none\n"
         );
+    }
+
+    fn asked(line: &str) -> Result<ExplainRequest, String> {
+        let Ok(Command::Explain(explain)) = parse(line) else { panic!("{line:?} is not explain") };
+        explain.request()
+    }
+
+    #[test]
+    fn calls_are_said_in_words() {
+        for line in [
+            "weft explain web",
+            "weft explain a b GET",
+            "weft explain a b GET / --sni x",
+            "weft explain a b -H a:b",
+            "weft explain --gateway edge a.com:x GET /",
+        ] {
+            assert!(asked(line).is_err(), "{line:?} was accepted");
+        }
+        let within = asked("weft explain a b:80 GET /x").expect("good");
+        assert_eq!((within.to.as_str(), within.port, within.gateway), ("default/b", Some(80), None));
+        let outside = asked("weft explain --gateway edge a.com:8443 GET /x --from 198.51.100.7").expect("good");
+        assert_eq!((outside.from.as_str(), outside.to.as_str(), outside.port), ("198.51.100.7", "a.com", Some(8443)));
+        assert_eq!(outside.gateway.as_deref(), Some("default/edge"));
     }
 }

@@ -9,14 +9,19 @@ mod standard;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use weft_proto::kinds::Spec;
 use weft_proto::kinds::authorization_policy::APP_LABEL;
+use weft_proto::kinds::gateway::Gateway;
+use weft_proto::kinds::istio_gateway::IstioGateway;
 use weft_proto::kinds::secret::Credential;
-use weft_proto::resource::ResourceKey;
+use weft_proto::resource::{Resource, ResourceKey};
 use weft_proto::service::{Labels, ServiceName};
 use weft_proxy::table::description::ListenerDescription;
 use weft_proxy::table::gateways::settle;
+use weft_proxy::table::routes::Document;
 
 use super::{Site, Specs};
+use crate::registry::GATEWAY_LABEL;
 use credentials::Wanted;
 
 /// Where a certificate comes from.
@@ -68,6 +73,21 @@ pub(super) fn listeners(ground: &Ground<'_>) -> (Vec<ListenerDescription>, BTree
     let mut listeners: Vec<ListenerDescription> = made.into_iter().map(|(_, listener)| listener).collect();
     settle(&mut listeners);
     (listeners, wanted.sources)
+}
+
+/// Whether a gateway of that name and labels serves the document; labels tell what is a gateway.
+pub fn serves_gateway(resource: &Resource, service: &ServiceName, labels: &Labels) -> bool {
+    let own = Own { service, labels };
+    if labels.get(GATEWAY_LABEL).is_none_or(|value| value != "true") {
+        return false;
+    }
+    if resource.key.kind == IstioGateway::KIND.key() {
+        return IstioGateway::of(resource).is_ok_and(|spec| own.has(&spec.selector));
+    }
+    Gateway::of(resource).is_ok_and(|spec| {
+        let document = Document { key: resource.key.clone(), created: resource.created, spec };
+        standard::serves(&own, &document)
+    })
 }
 
 /// Where documents stand among each other: by age, then by name.

@@ -203,6 +203,7 @@ impl Mesh {
             self.expect(method, &self.uri("db", path)?, status).await?;
         }
         let request = ExplainRequest {
+            gateway: None,
             from: "web".to_owned(),
             to: "db".to_owned(),
             port: None,

@@ -8,6 +8,8 @@ use weft_proto::service::{InstanceId, Labels, ServiceName, ServicePort, check_la
 use crate::api::schema::{PortSpec, ServiceSpec};
 use crate::checks::Check;
 
+/// The label by which others know an instance for a gateway.
+pub const GATEWAY_LABEL: &str = "weft.mesh/gateway";
 /// Weight of an instance that names none.
 const WEIGHT: u16 = 100;
 /// Most ports of one service.
@@ -105,14 +107,13 @@ pub fn parse(spec: &ServiceSpec, names: &Names<'_>) -> Result<LocalInstance, Vec
     let check = spec.check.as_deref().map(Check::parse).transpose();
     let check = check.map_err(|error| faults.push(format!("check: {error}"))).ok().flatten();
     let caller = parse_caller(spec, names.user).map_err(|fault| faults.push(fault)).ok();
-    if spec.weight == Some(0) {
-        faults.push("weight: 1 to 65535".into());
-    }
+    faults.extend((spec.weight == Some(0)).then(|| "weight: 1 to 65535".to_owned()));
+    let own = spec.gateway.then(|| (GATEWAY_LABEL.to_owned(), "true".to_owned()));
     match (service, name, account, caller) {
         (Some(service), Some(name), Some(account), Some(caller)) if faults.is_empty() => Ok(LocalInstance {
             id: InstanceId { service, name },
             account,
-            labels: spec.labels.clone(),
+            labels: spec.labels.clone().into_iter().chain(own).collect(),
             ports,
             check,
             caller,

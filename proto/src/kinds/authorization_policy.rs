@@ -35,6 +35,9 @@ pub struct AuthorizationPolicy {
     /// Which services it is about, by name; excludes `selector`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub target_refs: Vec<TargetRef>,
+    /// The same in the form of older documents: one of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_ref: Option<TargetRef>,
     /// What it does when it matches.
     #[serde(default)]
     pub action: Action,
@@ -64,6 +67,11 @@ impl Spec for AuthorizationPolicy {
 }
 
 impl AuthorizationPolicy {
+    /// The services and gateways that it names.
+    pub fn targets(&self) -> impl Iterator<Item = &TargetRef> {
+        self.target_refs.iter().chain(&self.target_ref)
+    }
+
     /// With `cluster.local` for this mesh's own trust domain in principals, as manifests from Kubernetes have it (Istio's
     /// rule on trust domain aliases).
     pub fn in_trust_domain(mut self, trust_domain: &TrustDomain) -> Self {
@@ -87,11 +95,13 @@ impl AuthorizationPolicy {
         let spec: Value = serde_json::from_str(spec).unwrap_or_default();
         let selector = spec.get("selector").map(|selector| serde_json::from_value(selector.clone()));
         let targets = spec.get("targetRefs").map(|targets| serde_json::from_value(targets.clone()));
-        let (selector, target_refs) = match (selector.transpose(), targets.transpose()) {
-            (Ok(selector), Ok(targets)) => (selector, targets.unwrap_or_default()),
-            _ => (None, Vec::new()),
+        let target = spec.get("targetRef").map(|target| serde_json::from_value(target.clone()));
+        let (selector, target_refs, target_ref) = match (selector.transpose(), targets.transpose(), target.transpose())
+        {
+            (Ok(selector), Ok(targets), Ok(target)) => (selector, targets.unwrap_or_default(), target),
+            _ => (None, Vec::new(), None),
         };
-        Self { selector, target_refs, action: Action::Deny, rules: vec![Rule::default()] }
+        Self { selector, target_refs, target_ref, action: Action::Deny, rules: vec![Rule::default()] }
     }
 }
 

@@ -9,6 +9,7 @@ use super::Explanation;
 use crate::decide::relation::{Ground, Relation};
 use crate::decide::route::{self, Backend, Ruled};
 use crate::reject::Reject;
+use crate::table::authz::HttpCall;
 use crate::table::routes::{Abort, Action, Asking, BackendRef, Routes, Rule};
 use crate::task::Random;
 
@@ -32,6 +33,13 @@ pub(super) struct Asked {
     pub(super) path: String,
     pub(super) query: Option<String>,
     pub(super) headers: HeaderMap,
+}
+
+impl Asked {
+    /// As policies see it.
+    pub(super) fn call(&self) -> HttpCall<'_> {
+        HttpCall { method: &self.method, host: &self.host, path: &self.path, headers: &self.headers }
+    }
 }
 
 /// The relation that the call is judged by after the rules; none where a rule or the lack of one ends it.
@@ -59,6 +67,7 @@ pub(super) fn follow(
     explanation.rules = routes.rules.iter().enumerate().map(|one| word(one, matched, &asking)).collect();
     let ruled = match ruled {
         Ok(Some(ruled)) => ruled,
+        Ok(None) if relation.is_gate() => return end(&Reject::NoRoute, explanation),
         Ok(None) => return Some(relation),
         Err(reject) => return end(&reject, explanation),
     };
@@ -87,7 +96,9 @@ pub(super) fn follow_stream(
     explanation: &mut Explanation,
 ) -> Option<Arc<Relation>> {
     let random = Random::new(ground.table.generation);
-    let Some(ruled) = route::stream(&relation, tls, || random.share()) else { return Some(relation) };
+    let Some(ruled) = route::stream(&relation, tls, || random.share()) else {
+        return if relation.is_gate() { end(&Reject::NoRoute, explanation) } else { Some(relation) };
+    };
     explanation.rule = Some(ruled.rule.to_owned());
     let backend = ruled.to.and_then(|(_, to)| route::backend(ground.table, &relation, to));
     let Some(backend) = backend else {

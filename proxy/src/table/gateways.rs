@@ -226,6 +226,26 @@ impl Gateways {
         }
     }
 
+    /// Every host of a gateway, and a port of it, that a name means.
+    pub(crate) fn find(
+        &self,
+        gateway: &ServiceName,
+        port: Option<u16>,
+        name: &str,
+    ) -> impl Iterator<Item = &Arc<VirtualHost>> {
+        let ports = self.ports.iter().filter(move |(number, _)| port.is_none_or(|port| port == **number));
+        let found = ports.filter_map(move |(_, port)| match port {
+            Port::Http(hosts) => hosts.find(name),
+            Port::Tcp(stream) => Some(stream),
+            Port::Tls(listeners) => match &for_name(listeners, name)?.then {
+                Then::Http(_, hosts) => hosts.find(name),
+                Then::Pass(stream) | Then::Stream(_, stream) => Some(stream),
+                Then::Refuse => None,
+            },
+        });
+        found.filter(move |host| host.service == *gateway)
+    }
+
     /// What does not work, and what to do.
     pub(crate) fn problems(&self) -> impl Iterator<Item = String> {
         self.listeners.iter().filter_map(|one| Some(format!("gateway {}: {}", one.name, one.problem()?)))

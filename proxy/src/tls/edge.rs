@@ -152,6 +152,21 @@ pub fn credential_end(credential: &Credential) -> Option<weft_proto::UnixMillis>
     super::expiry(std::slice::from_ref(&leaf))
 }
 
+/// The hosts that a credential's certificate is for.
+pub fn credential_names(credential: &Credential) -> Vec<String> {
+    let leaf = credential.chain.as_deref().and_then(|pem| certificates(pem).ok()?.into_iter().next());
+    let names = |leaf: CertificateDer<'static>| {
+        let (_, parsed) = X509Certificate::from_der(&leaf).ok()?;
+        let own = parsed.subject_alternative_name().ok()??;
+        let name = |one: &GeneralName<'_>| match one {
+            GeneralName::DNSName(text) => Some((*text).to_owned()),
+            _ => None,
+        };
+        Some(own.value.general_names.iter().filter_map(name).collect())
+    };
+    leaf.and_then(names).unwrap_or_default()
+}
+
 /// Whether a certificate has one of these names, as a DNS name or as a URI.
 pub(crate) fn has_name(certificate: &CertificateDer<'_>, names: &[String]) -> bool {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };

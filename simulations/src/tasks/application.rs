@@ -11,9 +11,10 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use super::ask;
 use super::grpc::{self, Arrived};
@@ -55,17 +56,22 @@ pub(super) struct Seen {
 pub(super) struct Variation {
     pub(super) status: u16,
     pub(super) milliseconds: u64,
+    /// Whether it asks for certificates of its callers.
+    #[serde(default)]
+    pub(super) asks: bool,
 }
 
 /// Serves until it is ended.
 pub async fn serve(behaviour: Behaviour) -> Result<(), String> {
     let listener = TcpListener::bind(("127.0.0.1", behaviour.port)).await.map_err(|error| error.to_string())?;
     let (behaviour, flying) = (Arc::new(behaviour), Arc::new(AtomicUsize::new(0)));
-    let acceptor = behaviour.tls.as_ref().map(secured).transpose()?;
+    let acceptor = |asks| behaviour.tls.as_ref().map(|files| secured(files, asks)).transpose();
+    let acceptors = acceptor(false)?.zip(acceptor(true)?);
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         let (behaviour, flying) = (behaviour.clone(), flying.clone());
-        if let Some(acceptor) = acceptor.clone() {
+        if let Some((plain, asking)) = &acceptors {
+            let acceptor = if variation(&behaviour).is_some_and(|one| one.asks) { asking } else { plain }.clone();
             tokio::spawn(async move {
                 if let Ok(stream) = acceptor.accept(stream).await {
                     // Whoever goes away is served no more.
@@ -113,14 +119,21 @@ async fn echo(mut stream: TcpStream, behaviour: &Behaviour) -> std::io::Result<(
 }
 
 /// TLS as any server ends it.
-fn secured((certificate, key): &(PathBuf, PathBuf)) -> Result<TlsAcceptor, String> {
+fn secured((certificate, key): &(PathBuf, PathBuf), asks: bool) -> Result<TlsAcceptor, String> {
     let told = |error: &dyn std::fmt::Display| error.to_string();
     let chain = CertificateDer::pem_file_iter(certificate).map_err(|error| told(&error))?;
     let chain = chain.collect::<Result<Vec<_>, _>>().map_err(|error| told(&error))?;
     let key = PrivateKeyDer::from_pem_file(key).map_err(|error| told(&error))?;
     let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(chain.clone());
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone()).allow_unauthenticated();
     let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(|error| told(&error))?.with_no_client_auth();
+    let builder = builder.map_err(|error| told(&error))?;
+    let builder = match asks {
+        true => builder.with_client_cert_verifier(verifier.build().map_err(|error| told(&error))?),
+        false => builder.with_no_client_auth(),
+    };
     let config = builder.with_single_cert(chain, key).map_err(|error| told(&error))?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
@@ -148,9 +161,7 @@ where
             ..Seen::default()
         };
         note(behaviour, seen)?;
-        let varied = std::fs::read(behaviour.seen.with_extension("variation")).ok();
-        let varied = varied.and_then(|text| serde_json::from_slice::<Variation>(&text).ok());
-        let (status, text) = match varied {
+        let (status, text) = match variation(behaviour).filter(|one| !one.asks) {
             Some(variation) => {
                 sleep(Duration::from_millis(variation.milliseconds)).await;
                 (variation.status, "varied".to_owned())
@@ -168,6 +179,12 @@ where
         writer.write_all((head + body).as_bytes()).await?;
     }
     Ok(())
+}
+
+/// What is different for a while.
+fn variation(behaviour: &Behaviour) -> Option<Variation> {
+    let text = std::fs::read(behaviour.seen.with_extension("variation")).ok()?;
+    serde_json::from_slice(&text).ok()
 }
 
 fn note(behaviour: &Behaviour, seen: Seen) -> std::io::Result<()> {
@@ -198,7 +215,15 @@ async fn answer(behaviour: &Behaviour, request: &Message, path: &str) -> (u16, S
 fn passed_on(request: &Message) -> Vec<(String, String)> {
     let names = ["end-user", "x-request-id", "traceparent", "tracestate", "user-agent", "cookie", "authorization"];
     let passed = |(name, _): &&(String, String)| names.iter().any(|known| name.eq_ignore_ascii_case(known));
-    request.fields.iter().filter(passed).cloned().collect()
+    // Who is logged in is told to the other services.
+    let user = request.field("cookie").and_then(|cookie| cookie.split("session=").nth(1));
+    let user = user.and_then(|rest| rest.split(';').next()).map(|user| ("end-user".to_owned(), user.to_owned()));
+    let others = request
+        .fields
+        .iter()
+        .filter(passed)
+        .filter(|(name, _)| user.is_none() || !name.eq_ignore_ascii_case("end-user"));
+    others.cloned().chain(user.clone()).collect()
 }
 
 async fn reviews(behaviour: &Behaviour, request: &Message) -> String {

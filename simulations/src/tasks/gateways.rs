@@ -21,6 +21,17 @@ pub(super) fn of(task: &Task, folder: &Path) -> Vec<Service> {
             gateways.extend(documents.iter().filter_map(|document| standard(document, namespace)));
         }
     }
+    let outside = |step: &super::form::Step| {
+        step.requests.as_ref().is_some_and(|asked| asked.to_string().contains("$INGRESS_HOST"))
+    };
+    if gateways.iter().all(|gateway| gateway.protocol != "gateway") && task.steps.iter().any(outside) {
+        gateways.push(Service {
+            name: "istio-ingressgateway".into(),
+            namespace: "istio-system".into(),
+            labels: [("istio".to_owned(), "ingressgateway".to_owned())].into(),
+            ..Service::default()
+        });
+    }
     let mut seen = std::collections::BTreeSet::new();
     gateways.retain(|gateway| seen.insert((gateway.namespace.clone(), gateway.name.clone())));
     gateways

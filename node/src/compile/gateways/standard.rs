@@ -27,7 +27,7 @@ pub(super) fn listeners(ground: &Ground<'_>, wanted: &mut Wanted<'_>) -> Vec<(Ag
 
 /// Whether a gateway of this node serves the document: it has its name, or one that Istio makes of it, or its label; or it is
 /// named among the addresses.
-fn serves(own: &Own<'_>, document: &Document<Gateway>) -> bool {
+pub(super) fn serves(own: &Own<'_>, document: &Document<Gateway>) -> bool {
     let (key, service) = (&document.key, own.service);
     let named = |address: &weft_proto::kinds::gateway::Address| {
         address.r#type == "Hostname" && service_of(&address.value, &key.namespace).as_ref() == Some(service)

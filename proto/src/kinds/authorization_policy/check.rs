@@ -9,7 +9,13 @@ pub fn header_name(key: &str) -> Option<&str> {
 }
 
 pub(super) fn policy(policy: &AuthorizationPolicy, faults: &mut Faults) {
-    if policy.selector.is_some() && !policy.target_refs.is_empty() {
+    if policy.target_ref.is_some() && !policy.target_refs.is_empty() {
+        faults.push(("spec.targetRef".into(), "targetRefs is given too".into()));
+    }
+    if let Some(target) = &policy.target_ref {
+        check_target("spec.targetRef", target, faults);
+    }
+    if policy.selector.is_some() && policy.targets().next().is_some() {
         faults.push(("spec.targetRefs".into(), "selector and targetRefs exclude each other".into()));
     }
     for (i, target) in policy.target_refs.iter().enumerate() {

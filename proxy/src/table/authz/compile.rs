@@ -43,8 +43,8 @@ pub(super) fn selects<'l>(
         APP_LABEL => value == service.name(),
         name => label(name) == Some(value.as_str()),
     };
-    let targeted = policy.target_refs.iter().any(|target| near && target.means(service.name()));
-    (policy.target_refs.is_empty() || targeted)
+    let targeted = policy.targets().any(|target| near && target.means(service.name()));
+    (policy.targets().next().is_none() || targeted)
         && policy.selector.as_ref().is_none_or(|selector| selector.match_labels.iter().all(labelled))
 }
 

@@ -1,6 +1,7 @@
 //! Pure: the replicated state, the live facts and this host's services make the description of a table.
 
 mod gateways;
+mod outside;
 mod site;
 mod specs;
 
@@ -12,9 +13,10 @@ use weft_consensus::state::{ServiceRecord, State};
 use weft_proto::facts::{Live, NodeFacts};
 use weft_proto::identity::NodeName;
 use weft_proto::kinds::Spec;
+use weft_proto::kinds::mesh_config::MeshConfig;
 use weft_proto::kinds::service::ServiceSettings;
 use weft_proto::planted::{Bug, planted};
-use weft_proto::resource::{Resource, ResourceKey};
+use weft_proto::resource::{KindName, Resource, ResourceKey};
 use weft_proto::service::{Instance, ServiceName};
 use weft_proxy::table::description::{
     self, Description, EndpointDescription, ListenerDescription, LocalPort, ServiceDescription,
@@ -44,6 +46,9 @@ pub struct Compiler {
     /// Certificates of gateways as this node holds them.
     held: Arc<Held>,
     gateways: Vec<Arc<ListenerDescription>>,
+    /// Hosts outside the mesh.
+    outside: Vec<Arc<ServiceDescription>>,
+    places: Vec<description::LocalInstance>,
     /// What those need of certificates.
     sources: BTreeSet<Source>,
 }
@@ -71,6 +76,8 @@ impl Compiler {
             services: BTreeMap::new(),
             held: Arc::default(),
             gateways: Vec::new(),
+            outside: Vec::new(),
+            places: Vec::new(),
             sources: BTreeSet::new(),
         }
     }
@@ -104,6 +111,7 @@ impl Compiler {
             self.describe(state, local, &called, &mut changed);
             self.place_own(state, local, &mut changed);
             self.serve_gateways(state, local);
+            self.look_outside();
         }
         self.place_others(state, live, &mut changed);
         for name in changed {
@@ -125,11 +133,16 @@ impl Compiler {
             node: self.site.node.clone(),
             zone: self.site.zone.clone(),
             deny_by_default: state.deny_by_default,
-            services: self.services.values().map(|known| known.whole.clone()).collect(),
+            services: self
+                .outside
+                .iter()
+                .cloned()
+                .chain(self.services.values().map(|known| known.whole.clone()))
+                .collect(),
             aliases: self.specs.aliases(),
             grants: self.specs.grants(),
             policies,
-            local: own.map(|own| instance(local, own)).collect(),
+            local: own.map(|own| instance(local, own)).chain(self.places.iter().cloned()).collect(),
             callers,
             caller_any,
             binds: self.site.binds.clone(),
@@ -159,6 +172,19 @@ impl Compiler {
         self.sources = sources;
     }
 
+    /// Takes up the hosts outside the mesh; what did not change is kept.
+    fn look_outside(&mut self) {
+        let ground = outside::Ground { site: &self.site, specs: &self.specs, held: &self.held };
+        let (services, places) = outside::services(&ground, &mut self.sources);
+        let before = std::mem::take(&mut self.outside);
+        let kept = |new: ServiceDescription| {
+            let same = before.iter().find(|known| ***known == new);
+            same.cloned().unwrap_or_else(|| Arc::new(new))
+        };
+        self.outside = services.into_iter().map(kept).collect();
+        self.places = places;
+    }
+
     /// Takes up what the state and this host say of each service, its instances aside.
     /// `called` are those of whose calls documents say something else than before.
     fn describe(
@@ -171,9 +197,13 @@ impl Compiler {
         self.services.retain(|name, _| state.services.contains_key(name));
         let before =
             self.state.clone().filter(|_| self.local.as_ref().is_some_and(|before| before.listened == local.listened));
-        let documents = before.as_ref().map(|before| changed_settings(before, state)).unwrap_or_default();
+        let changed_of =
+            |kind: &KindName| before.as_ref().map(|before| changed_of(kind, before, state)).unwrap_or_default();
+        let documents = changed_of(&ServiceSettings::KIND.key());
+        // What holds for the whole mesh holds for each.
+        let before = before.as_ref().filter(|_| changed_of(&MeshConfig::KIND.key()).is_empty());
         for (name, record) in &state.services {
-            let same = before.as_ref().is_some_and(|before| before.services.get(name) == Some(record));
+            let same = before.is_some_and(|before| before.services.get(name) == Some(record));
             let same = same && !called.contains(name) && !documents.contains(&(name.namespace(), name.name()));
             if same && self.services.contains_key(name) {
                 continue;
@@ -260,16 +290,15 @@ fn services_of(facts: &NodeFacts) -> BTreeSet<ServiceName> {
     facts.instances.iter().map(|instance| instance.id.service.clone()).collect()
 }
 
-/// The services, by namespace and name, whose documents two states do not have in common.
-fn changed_settings<'s>(before: &'s State, now: &'s State) -> BTreeSet<(&'s str, &'s str)> {
-    let kind = ServiceSettings::KIND.key();
+/// The documents of a kind, by namespace and name, that two states do not have in common.
+fn changed_of<'s>(kind: &KindName, before: &'s State, now: &'s State) -> BTreeSet<(&'s str, &'s str)> {
     let other = |here: &'s State, there: &'s State| {
         let differs = move |(key, resource): &(&ResourceKey, &Arc<Resource>)| {
             there.resources.get(*key).is_none_or(|other| !Arc::ptr_eq(other, resource))
         };
         here.resources.iter().filter(differs).map(|(key, _)| key)
     };
-    let keys = other(before, now).chain(other(now, before)).filter(|key| key.kind == kind);
+    let keys = other(before, now).chain(other(now, before)).filter(|key| key.kind == *kind);
     keys.map(|key| (key.namespace.as_str(), key.name.as_str())).collect()
 }
 
@@ -303,6 +332,7 @@ fn describe_service(
         settings,
         calls: calls.cloned().unwrap_or_default(),
         endpoints: Vec::new(),
+        outside: None,
     }
 }
 
@@ -346,6 +376,7 @@ fn instance(local: &Local, own: &LocalInstance) -> description::LocalInstance {
         labels: own.labels.clone(),
         weight: own.weight,
         ports: ports.collect(),
+        host: None,
         healthy: local.is_healthy(&own.id),
     }
 }

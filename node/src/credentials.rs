@@ -22,6 +22,14 @@ use crate::world::World;
 /// How often files are looked at, and what could not be had is asked for again.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
+/// Where distributions keep the authorities that a host trusts.
+const BUNDLES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
 /// Keeps them.
 pub struct Credentials<W: World> {
     pub(crate) world: W,
@@ -49,6 +57,7 @@ impl<W: World> Credentials<W> {
                 let found = match source {
                     Source::Secret { namespace, name } => self.secret(&state, namespace, name).await,
                     Source::Files { chain, key, authorities } => self.files([chain, key, authorities]),
+                    Source::System => self.system(),
                 };
                 let checked = found.and_then(|credential| check_credential(&credential).map(|()| credential));
                 held.insert(source.clone(), checked);
@@ -116,6 +125,13 @@ impl<W: World> Credentials<W> {
     fn kept(&self, key: &ResourceKey, version: Index) -> Option<Values> {
         let sealed = self.store.secret(key, version).ok().flatten()?;
         serde_json::from_slice(&self.keys.open(&sealed).ok()?).ok()
+    }
+
+    /// The authorities that this host trusts, from where distributions keep them.
+    fn system(&self) -> Result<Credential, String> {
+        let read = BUNDLES.iter().find_map(|path| self.world.read_file(path.as_ref()).ok());
+        let authorities = read.ok_or("this host has no authorities that it trusts (ca-certificates)")?;
+        Ok(Credential { authorities: Some(authorities), ..Credential::default() })
     }
 
     fn files(&self, [chain, key, authorities]: [&String; 3]) -> Result<Credential, String> {

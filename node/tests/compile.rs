@@ -147,7 +147,8 @@ impl Script {
     /// `NAME SPEC`, or `NAME deleted`: a document.
     fn document(&mut self, group: &str, kind: &str, line: &mut Line<'_>) -> Told {
         let kind = KindName { group: group.into(), name: kind.into() };
-        let key = ResourceKey { kind, namespace: "default".into(), name: line.word()?.into() };
+        let namespace = if kind.name == "MeshConfig" { "weft-system" } else { "default" };
+        let key = ResourceKey { kind, namespace: namespace.into(), name: line.word()?.into() };
         let spec = line.word()?;
         if spec == "deleted" {
             self.state.resources.remove(&key);
@@ -197,6 +198,7 @@ impl Script {
 
 fn shown(service: &ServiceDescription) -> Told {
     let ports: Vec<String> = service.ports.iter().map(|port| format!("{}/{}", port.port, port.protocol)).collect();
+    let ports = if ports.is_empty() { "any port".to_owned() } else { ports.join(",") };
     let settings = match &service.settings {
         None => " with settings that nobody understands".to_owned(),
         Some(settings) => settings.retries.map(|retries| format!(" with {retries} retries")).unwrap_or_default(),
@@ -207,7 +209,7 @@ fn shown(service: &ServiceDescription) -> Told {
     documents.extend(service.calls.subsets.iter().map(|one| &one.key));
     let documents: Vec<String> = documents.iter().map(ToString::to_string).collect();
     let called = if documents.is_empty() { String::new() } else { format!(" by {}", documents.join(", ")) };
-    let mut told = format!("{} at {}{settings}{called}\n", service.name, ports.join(","));
+    let mut told = format!("{} at {ports}{settings}{called}\n", service.name);
     for one in &service.endpoints {
         let ports: Vec<String> = one.ports.iter().map(ToString::to_string).collect();
         let health = if one.healthy { "" } else { ", not to be called" };

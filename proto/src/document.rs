@@ -194,6 +194,11 @@ fn read(kinds: Kinds, document: Value) -> Result<Resource, Faults> {
     for (field, checked) in names {
         faults.extend(checked.err().map(|error| (field.into(), error.to_string())));
     }
+    let is_the_one = kind.namespaces.contains(&&*namespace) && envelope.metadata.name == "default";
+    if !kind.namespaces.is_empty() && !is_the_one {
+        let text = format!("there is one for the whole mesh: `default` in {}", kind.namespaces.join(" or "));
+        faults.push(("metadata".into(), text));
+    }
     let version = envelope.metadata.resource_version.map_or(Ok(0), |text| text.parse());
     if version.is_err() {
         faults.push(("metadata.resourceVersion".into(), "not a version that `weft get` printed".into()));
@@ -257,6 +262,19 @@ mod tests {
                     spec: {rules: [{to: [{operation: {ports: ['0'], paths: ['a*b']}}]}]}\n";
         let found = faults(text);
         assert_eq!(found.len(), 5, "{found:#?}");
+    }
+
+    #[test]
+    fn what_holds_for_the_whole_mesh_is_one_document() {
+        let text =
+            |metadata: &str| format!("apiVersion: weft/v1\nkind: MeshConfig\nmetadata: {metadata}\nspec: {{}}\n");
+        for wrong in ["{name: default}", "{name: other, namespace: weft-system}"] {
+            let found = faults(&text(wrong));
+            assert!(found.len() == 1 && found[0].contains("metadata: there is one"), "{found:?}");
+        }
+        for right in ["{name: default, namespace: weft-system}", "{name: default, namespace: istio-system}"] {
+            assert!(parse(Kinds::ALL, "test", &text(right)).is_ok());
+        }
     }
 
     #[test]

@@ -10,9 +10,11 @@ pub mod hosts;
 pub mod http_route;
 pub mod istio;
 pub mod istio_gateway;
+pub mod mesh_config;
 pub mod reference_grant;
 pub mod secret;
 pub mod service;
+pub mod service_entry;
 pub mod tcp_route;
 pub mod tls_route;
 pub mod virtual_service;
@@ -28,9 +30,11 @@ use gateway::Gateway;
 use grpc_route::GrpcRoute;
 use http_route::HttpRoute;
 use istio_gateway::IstioGateway;
+use mesh_config::MeshConfig;
 use reference_grant::ReferenceGrant;
 use secret::Secret;
 use service::ServiceSettings;
+use service_entry::ServiceEntry;
 use tcp_route::TcpRoute;
 use tls_route::TlsRoute;
 use virtual_service::VirtualService;
@@ -56,6 +60,8 @@ pub struct Kind {
     pub example: &'static str,
     /// What stands beside `metadata` in its documents and makes their `spec`; none where they have one.
     pub fields: &'static [&'static str],
+    /// The namespaces that its documents may be in, where there is one document for the whole mesh, named `default`; none: any.
+    pub namespaces: &'static [&'static str],
     check: fn(Value) -> Result<(), Faults>,
     hints: fn(&str) -> Vec<String>,
 }
@@ -66,6 +72,8 @@ pub trait Spec: DeserializeOwned {
     const KIND: Kind;
     /// What stands beside `metadata` in its documents and makes their `spec`; none where they have one.
     const FIELDS: &'static [&'static str] = &[];
+    /// The namespaces that its documents may be in, where there is one document for the whole mesh; none: any.
+    const NAMESPACES: &'static [&'static str] = &[];
 
     /// The rules that it keeps beyond its form.
     fn check(&self, faults: &mut Faults);
@@ -87,7 +95,8 @@ impl Kind {
     const fn new<T: Spec>(names: Names) -> Self {
         let Names { name, group, versions, plural, short, about, example } = names;
         let (check, hints) = (check::<T>, hints::<T>);
-        Self { name, group, versions, plural, short, about, example, fields: T::FIELDS, check, hints }
+        let (fields, namespaces) = (T::FIELDS, T::NAMESPACES);
+        Self { name, group, versions, plural, short, about, example, fields, namespaces, check, hints }
     }
 
     /// What resources of it are found by.
@@ -146,18 +155,20 @@ fn hints<T: Spec>(spec: &str) -> Vec<String> {
     serde_json::from_str::<T>(spec).map(|spec| spec.hints()).unwrap_or_default()
 }
 
-static ALL: [Kind; 13] = [
+static ALL: [Kind; 15] = [
     AuthorizationPolicy::KIND,
     DestinationRule::KIND,
     Gateway::KIND,
     IstioGateway::KIND,
     GrpcRoute::KIND,
     HttpRoute::KIND,
+    MeshConfig::KIND,
     ReferenceGrant::KIND,
     Secret::KIND,
     ServiceSettings::KIND,
     // After the one that command lines mean by the name alone.
     CoreService::KIND,
+    ServiceEntry::KIND,
     TcpRoute::KIND,
     TlsRoute::KIND,
     VirtualService::KIND,
@@ -219,7 +230,7 @@ mod tests {
             assert_eq!(Kinds::ALL.named(text).expect(text).name, "AuthorizationPolicy");
         }
         let error = Kinds::ALL.named("gizmo").expect_err("unknown");
-        assert!(error.contains("HTTPRoute, ReferenceGrant, Secret, Service, TCPRoute"), "{error}");
+        assert!(error.contains("MeshConfig, ReferenceGrant, Secret, Service"), "{error}");
         assert_eq!(Kinds::ALL.named("service.core").expect("it is one").group, "");
         assert_eq!(Kinds::ALL.named("svc").expect("it is one").group, "weft");
         assert!(Kinds::lacking(&["AuthorizationPolicy"]).named("ap").is_err());

@@ -33,6 +33,16 @@ impl ServiceName {
         Ok(Self { namespace: namespace.to_owned(), name: name.to_owned() })
     }
 
+    /// A host outside the mesh, in small letters, or a pattern of hosts: it has no namespace.
+    pub fn outside(host: &str) -> Self {
+        Self { namespace: String::new(), name: host.to_owned() }
+    }
+
+    /// Whether it is a host outside the mesh.
+    pub fn is_outside(&self) -> bool {
+        self.namespace.is_empty()
+    }
+
     /// The namespace.
     pub fn namespace(&self) -> &str {
         &self.namespace
@@ -53,8 +63,11 @@ impl ServiceName {
         }
     }
 
-    /// The full host name: `web.default.mesh`.
+    /// The full host name: `web.default.mesh`; of a host outside, that.
     pub fn host(&self) -> String {
+        if self.is_outside() {
+            return self.name.clone();
+        }
         format!("{}.{}{MESH_SUFFIX}", self.name, self.namespace)
     }
 }
@@ -68,6 +81,9 @@ fn hash32(text: &str) -> u32 {
 
 impl fmt::Display for ServiceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_outside() {
+            return f.write_str(&self.name);
+        }
         write!(f, "{}/{}", self.namespace, self.name)
     }
 }

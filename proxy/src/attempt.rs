@@ -219,7 +219,7 @@ impl<N: Net> Attempt<N> for Purpose {
         let mut ticket = match reached.map_err(|error| blamed(Failure::of_link(error), &chosen, false))? {
             StreamUpstream::Instance(stream) => {
                 chosen.ended(Outcome::Status(200));
-                return Ok(Far::io(stream));
+                return Ok(Far::Io(stream));
             }
             StreamUpstream::Link(ticket) => ticket,
         };

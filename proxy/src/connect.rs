@@ -8,12 +8,12 @@ mod pulse;
 pub(crate) mod transport;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use crate::net::Net;
+use crate::place::Place;
 use crate::quic::QuicClient;
 use crate::record::Recorder;
 use crate::table::Table;
@@ -30,7 +30,7 @@ pub(crate) struct Dialer<N: Net> {
     recorder: Arc<Recorder>,
     pub(crate) transport: Transport,
     links: Mutex<BTreeMap<Way, Arc<LinkSlot>>>,
-    instances: Mutex<BTreeMap<SocketAddr, Arc<InstanceSlot>>>,
+    instances: Mutex<BTreeMap<Place, Arc<InstanceSlot>>>,
 }
 
 impl<N: Net> Dialer<N> {
@@ -57,8 +57,14 @@ impl<N: Net> Dialer<N> {
         slot.clone()
     }
 
-    pub(crate) fn instance_slot(&self, target: SocketAddr) -> Arc<InstanceSlot> {
-        self.instances.lock().entry(target).or_insert_with(|| Arc::new(InstanceSlot::new::<N>(target))).clone()
+    pub(crate) fn instance_slot(&self, place: &Place) -> Arc<InstanceSlot> {
+        let mut instances = self.instances.lock();
+        if let Some(slot) = instances.get(place) {
+            return slot.clone();
+        }
+        let slot = Arc::new(InstanceSlot::new::<N>(place.clone()));
+        instances.insert(place.clone(), slot.clone());
+        slot
     }
 
     /// Links to places that the table no longer names take no new exchanges: a node that died and comes back is reached on

@@ -5,6 +5,7 @@ pub(crate) mod hash;
 pub(crate) mod identify;
 pub(crate) mod judge;
 pub(crate) mod localities;
+mod reached;
 pub(crate) mod relation;
 pub(crate) mod route;
 

@@ -145,16 +145,34 @@ pub(crate) fn explain(
     spoken: Spoken<'_>,
 ) -> Result<Explanation, String> {
     let table = ground.table;
-    let Meant { service, port, subset, .. } =
-        table.meant(name, port).ok_or_else(|| format!("there is no service {name}"))?;
+    let (service, port, subset) = match table.meant(name, port) {
+        Some(Meant { service, port, subset, .. }) => (service.clone(), port, subset),
+        None if name.is_outside() => {
+            let plain = if matches!(spoken, Spoken::Http { .. }) { 80 } else { 443 };
+            let port = port.unwrap_or(plain);
+            let namespace = caller.namespace().unwrap_or_default();
+            let found = table.outside(name.name(), port, namespace);
+            let found = found.ok_or_else(|| {
+                format!("{name}:{port} may not be called: no ServiceEntry names it, and others are refused")
+            });
+            (found?, Some(port), None)
+        }
+        None => return Err(format!("there is no service {name}")),
+    };
     let port = match port {
         None => service.ports.first().copied(),
         Some(number) => service.port(number),
     };
     let port = port.ok_or_else(|| format!("{name} has no such port"))?;
     let parties = Parties { subset, ..Parties::of_caller(caller.clone(), &service.name, port.port) };
-    let relation = Arc::new(Relation::new(ground, &parties, service, port));
+    let relation = Arc::new(Relation::new(ground, &parties, &service, port));
     Ok(go(ground, relation, (&name.host(), None), spoken))
+}
+
+/// By its identity, or by its name where it is outside and has none.
+fn callee(relation: &Relation) -> String {
+    let service = &relation.service;
+    if service.name.is_outside() { service.name.to_string() } else { service.identity.to_string() }
 }
 
 /// What becomes of a call of a host, from what it is by itself on; of one that comes in at a gateway also by the policies of that,
@@ -195,7 +213,7 @@ fn go(
         Some(asked) => rules::follow(ground, relation, asked, &mut explanation),
     };
     let Some(relation) = relation else { return explanation };
-    explanation.callee = relation.service.identity.to_string();
+    explanation.callee = callee(&relation);
     explanation.port = format!("{}/{}", relation.port.port, relation.port.protocol);
     explanation.candidates = candidates(&relation);
     explanation.limits = limits(&relation);
@@ -218,7 +236,7 @@ impl Explanation {
             reason: String::new(),
             policy: None,
             caller: relation.caller.identity().to_string(),
-            callee: relation.service.identity.to_string(),
+            callee: callee(relation),
             gateway: None,
             port: format!("{}/{}", relation.port.port, relation.port.protocol),
             path: None,

@@ -120,7 +120,7 @@ fn asked<N: Net>(
     host: Option<&Arc<Host>>,
 ) -> Result<Named, Reject> {
     match &connection.destination {
-        Destination::Fixed(name, number) => fixed(table, name, *number),
+        Destination::Fixed(name, number) => fixed(table, (name, *number), caller),
         Destination::Named => {
             let host = host.ok_or(Reject::BadRequest("the request names no host"))?;
             named(table, (&host.compare, host.port()), caller)

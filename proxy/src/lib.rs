@@ -59,6 +59,7 @@ mod limits;
 pub mod net;
 mod overload;
 pub mod path;
+mod place;
 pub mod quic;
 mod reject;
 mod request;

@@ -1,11 +1,12 @@
 //! The port to a world's sockets.
 
 pub mod host;
+mod names;
 pub(crate) mod rejoined;
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -23,6 +24,12 @@ pub trait Net: Clone + Send + Sync + 'static {
 
     /// Connects, with small writes sent at once.
     fn dial(&self, address: SocketAddr) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// The addresses of a host, by its name.
+    fn resolve(&self, host: &str) -> impl Future<Output = io::Result<Vec<IpAddr>>> + Send {
+        let unknown = io::Error::new(io::ErrorKind::NotFound, format!("{host}: names are not resolved here"));
+        std::future::ready(Err(unknown))
+    }
 
     /// A socket of datagrams; several workers may share one address.
     fn datagrams(&self, address: SocketAddr) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>>;
@@ -58,6 +65,12 @@ pub trait Aside: std::fmt::Debug + Send + Sync {
 pub type Handle = Arc<dyn Aside>;
 
 impl<S: Stream> Stream for tokio_rustls::server::TlsStream<S> {
+    fn abort(&mut self) {
+        self.get_mut().0.abort();
+    }
+}
+
+impl<S: Stream> Stream for tokio_rustls::client::TlsStream<S> {
     fn abort(&mut self) {
         self.get_mut().0.abort();
     }

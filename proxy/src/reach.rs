@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
 use weft_proto::service::{InstanceId, Protocol};
 
 use crate::balance::Chosen;
@@ -12,7 +11,8 @@ use crate::connect::instance::{self, InstanceSlot, Lease, Reuse};
 use crate::connect::link::{self, LinkError, Ticket, Way};
 use crate::connect::transport::Transports;
 use crate::lane::Leg;
-use crate::net::Net;
+use crate::net::{Net, Stream};
+use crate::place::Dialled;
 use crate::tls::Target;
 
 /// Where an HTTP exchange is forwarded to.
@@ -37,11 +37,11 @@ impl Upstream {
 }
 
 /// Where an opaque stream is forwarded to.
-pub(crate) enum StreamUpstream<S> {
+pub(crate) enum StreamUpstream {
     /// Another node.
     Link(Ticket),
-    /// This node's instance.
-    Instance(S),
+    /// This node's instance, or a host outside the mesh.
+    Instance(Box<dyn Stream>),
 }
 
 /// Which connections will do.
@@ -87,17 +87,16 @@ pub(crate) async fn stream<N: Net>(
     leg: &Leg,
     chosen: &Chosen,
     repeats: bool,
-) -> Result<StreamUpstream<N::Stream>, LinkError> {
+) -> Result<StreamUpstream, LinkError> {
     let limit = leg.relation.connect_timeout();
     let Some(instance) = chosen.instance() else {
         return link(dialer, leg, chosen, repeats).await.map(StreamUpstream::Link);
     };
     let (slot, _) = instance_slot(dialer, leg, instance)?;
-    match timeout(limit, dialer.net.dial(slot.target)).await {
-        Ok(Ok(stream)) => Ok(StreamUpstream::Instance(stream)),
-        Ok(Err(error)) => Err(LinkError::io(slot.target, &error)),
-        Err(_) => Err(LinkError::late(slot.target, limit)),
-    }
+    Ok(StreamUpstream::Instance(match slot.reach(&dialer.net, limit).await? {
+        Dialled::Plain(stream) => Box::new(stream),
+        Dialled::Secure(stream) => stream,
+    }))
 }
 
 async fn link<N: Net>(dialer: &Arc<Dialer<N>>, leg: &Leg, chosen: &Chosen, repeats: bool) -> Result<Ticket, LinkError> {
@@ -130,8 +129,11 @@ fn instance_slot<'l, N: Net>(
 ) -> Result<(&'l Arc<InstanceSlot>, Protocol), LinkError> {
     let relation = &leg.relation;
     let port = relation.service.instances[instance].port(relation.port.port).ok_or(LinkError::NoInstance)?;
-    let slot = leg.instances[instance].get_or_init(|| dialer.instance_slot(port.target));
-    Ok((slot, port.protocol))
+    if let Some(slot) = leg.instances[instance].get() {
+        return Ok((slot, port.protocol));
+    }
+    let place = relation.place(instance, port).map_err(|why| LinkError::Unreachable(why.into()))?;
+    Ok((leg.instances[instance].get_or_init(|| dialer.instance_slot(&place)), port.protocol))
 }
 
 /// Bound on reaching an endpoint that could not be reached before, or in whose place another may be tried.

@@ -198,7 +198,8 @@ impl Reject {
     /// What only the record is told.
     pub(crate) fn detail(&self) -> Option<&str> {
         match self {
-            Self::Unreachable(why) | Self::Broken(why) => Some(why),
+            // Who asks for it knows it; so does whoever reads the record of what was refused.
+            Self::UnknownHost(why) | Self::Unreachable(why) | Self::Broken(why) => Some(why),
             _ => None,
         }
     }

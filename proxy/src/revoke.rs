@@ -14,8 +14,9 @@ pub(crate) fn judge_again(holds: &Holds, table: &Table) -> usize {
     }
     holds.end(|current| {
         let denies = |current: &Current| {
-            let service = table.service(&current.relation.service.name);
-            judge::denies(service.map(|service| &**service), current)
+            let relation = &current.relation;
+            let service = table.again(&relation.service.name, relation.port.port, relation.namespace());
+            judge::denies(service.as_deref(), current)
         };
         denies(current) || current.gate.as_deref().is_some_and(denies)
     })

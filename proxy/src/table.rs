@@ -9,6 +9,7 @@ pub mod description;
 pub(crate) mod destinations;
 pub mod endpoints;
 pub mod gateways;
+pub mod outside;
 pub mod routes;
 mod service;
 
@@ -201,6 +202,9 @@ impl Table {
         if let Some(service) = self.service(name) {
             return Some(Meant { service, port, called: None, subset: None });
         }
+        if let Some(service) = self.known_outside(name) {
+            return Some(Meant { service, port, called: None, subset: None });
+        }
         let document = &self.alias(name)?.description.document;
         let service = self.service(&document.spec.service(&document.key.namespace)?)?;
         let ports = || document.spec.ports.iter().map(|one| one.port.get());
@@ -218,6 +222,12 @@ impl Table {
         };
         let by = called.map(|port| format!(":{port}")).unwrap_or_default();
         Some(Meant { service, port, called, subset: Some(format!("{ALIAS}{name}{by}").into()) })
+    }
+
+    /// A host outside whose name reads like one of a service: `example.com` is `example` in the namespace `com`.
+    fn known_outside(&self, name: &ServiceName) -> Option<&Arc<Service>> {
+        let host = format!("{}.{}", name.name(), name.namespace());
+        if self.alias(name).is_some() { None } else { self.service(&ServiceName::outside(&host)) }
     }
 
     /// The further name that a subset is, and by what port it is called, where that is said.

@@ -4,6 +4,7 @@
 
 pub(crate) mod edge;
 mod names;
+pub(crate) mod originate;
 mod validity;
 mod verify;
 

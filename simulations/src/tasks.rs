@@ -10,6 +10,7 @@ mod form;
 mod gateways;
 mod grpc;
 mod http;
+mod internet;
 mod outside;
 mod stage;
 
@@ -24,13 +25,12 @@ use weft::api::schema::{ApplyRequest, Text};
 use weft::client::ClientError;
 use weft_proto::Index;
 
-use application::Variation;
 use ask::{Asking, Came};
 use documents::stands;
-use expect::{Miss, Outcome, judge};
+use expect::{Miss, Outcome, judge, variation};
 use form::{Credential, Step, Task};
 use gateways::Ports;
-use outside::Call;
+use outside::{Call, Way};
 use stage::Stage;
 
 /// What came of a step.
@@ -89,6 +89,8 @@ impl Run<'_> {
             self.give(credentials.all(), &step.id).await
         } else if let Some(what) = &step.delete {
             self.delete(&what.list(), namespace).await
+        } else if let Some(config) = &step.mesh_config {
+            self.configure(config, &step.id).await
         } else {
             return self.check(step, namespace).await;
         };
@@ -113,6 +115,15 @@ impl Run<'_> {
             text += &format!("---\n{secret}\n");
         }
         let request = ApplyRequest { texts: vec![Text { source: source.to_owned(), text }] };
+        let applied = self.stage.client(0).apply(&request, false).await.map_err(|error| told(&error))?;
+        self.in_force(applied.index).await
+    }
+
+    /// Says what holds for the whole mesh.
+    async fn configure(&self, config: &Value, source: &str) -> Result<(), String> {
+        let metadata = json!({ "name": "default", "namespace": "istio-system" });
+        let document = json!({ "apiVersion": "weft/v1", "kind": "MeshConfig", "metadata": metadata, "spec": config["meshConfig"] });
+        let request = ApplyRequest { texts: vec![Text { source: source.to_owned(), text: document.to_string() }] };
         let applied = self.stage.client(0).apply(&request, false).await.map_err(|error| told(&error))?;
         self.in_force(applied.index).await
     }
@@ -238,7 +249,8 @@ impl Run<'_> {
         if text("url").contains('$') {
             return Err(Miss::Unknown(format!("the place {}", text("url"))));
         }
-        if from.starts_with("outside") && text("url").starts_with("https://") {
+        let follows = one.get("follow_redirects").and_then(Value::as_bool) == Some(true);
+        if follows || text("url").starts_with("https://") {
             return self.secured(one, from).await;
         }
         let locality = one.get("from_locality").and_then(Value::as_str);
@@ -283,18 +295,25 @@ impl Run<'_> {
         came.map_err(|error| Miss::Failed(format!("{}: {error}", step.id)))
     }
 
-    /// Calls over TLS from beyond the mesh.
+    /// Calls of curl: over TLS, or to wherever it is sent on.
     async fn secured(&self, one: &Map<String, Value>, from: &str) -> Result<Vec<Came>, Miss> {
-        let own = if from == "outside-2" { stage::second() } else { stage::first() };
-        let call = Call::read(one, &own, &self.stage.certificates).map_err(Miss::Unknown)?;
+        let (at, way) = match from {
+            "outside" => (self.stage.beyond(), Way::Direct(stage::first())),
+            "outside-2" => (self.stage.beyond(), Way::Direct(stage::second())),
+            _ => {
+                let at = self.stage.find(from, None).ok_or_else(|| Miss::Unknown(format!("the caller {from}")))?;
+                (at, Way::Proxy)
+            }
+        };
+        let call = Call::read(one, &way, &self.stage.certificates).map_err(Miss::Unknown)?;
         let count = one.get("count").and_then(Value::as_u64).unwrap_or(1);
-        let (place, mut came) = (self.stage.place(self.stage.beyond()), Vec::new());
+        let (place, mut came) = (self.stage.place(at), Vec::new());
         let varied = one.get("variation").and_then(Value::as_str).map(variation).transpose()?;
         if let Some((version, variation)) = &varied {
             self.stage.vary(version, Some(*variation)).map_err(Miss::Failed)?;
         }
         for _ in 0..count {
-            came.push(call.make(&place, &self.stage.scratch()).await.map_err(Miss::Failed)?);
+            came.extend(call.make(&place, &self.stage.scratch()).await.map_err(Miss::Failed)?);
         }
         if let Some((version, _)) = &varied {
             self.stage.vary(version, None).map_err(Miss::Failed)?;
@@ -330,19 +349,6 @@ fn told(error: &ClientError) -> String {
     }
 }
 
-/// Reads `v2 answers 500 after 3 s`.
-fn variation(text: &str) -> Result<(String, Variation), Miss> {
-    let unknown = || Miss::Unknown(format!("the variation {text:?}"));
-    if text.ends_with("asks for client certificates") {
-        return Ok((String::new(), Variation { asks: true, ..Variation::default() }));
-    }
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let [version, "answers", status, "after", seconds, "s"] = words[..] else { return Err(unknown()) };
-    let status = status.parse().map_err(|_| unknown())?;
-    let seconds: u64 = seconds.parse().map_err(|_| unknown())?;
-    Ok((version.to_owned(), Variation { status, milliseconds: seconds * 1000, asks: false }))
-}
-
 /// Every file of a folder that is a task, or the file itself.
 pub fn files(path: &Path) -> Result<Vec<PathBuf>, String> {
     if !path.is_dir() {
@@ -356,7 +362,7 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>, String> {
 }
 
 /// What a request may say.
-const REQUESTS: [&str; 20] = [
+const REQUESTS: [&str; 21] = [
     "from",
     "method",
     "url",
@@ -375,6 +381,7 @@ const REQUESTS: [&str; 20] = [
     "cert",
     "key",
     "insecure",
+    "follow_redirects",
     "login",
     "user",
 ];

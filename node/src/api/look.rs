@@ -12,6 +12,7 @@ use weft_consensus::status::Role;
 use weft_proto::facts::NodeFacts;
 use weft_proto::identity::{Identity, NodeName};
 use weft_proto::kinds::Spec;
+use weft_proto::kinds::hosts::called;
 use weft_proto::kinds::secret::Secret;
 use weft_proto::planted::{Bug, planted};
 use weft_proto::resource::Resource;
@@ -181,7 +182,7 @@ impl<W: World> Node<W> {
             return entry.map_err(Failure::bad);
         }
         let caller = self.parse_caller(&request.from)?;
-        let service: ServiceName = request.to.parse().map_err(|error| Failure::bad(format!("{error}")))?;
+        let service = called(&request.to).map_err(|error| Failure::bad(format!("{error}")))?;
         self.plane.explain(&caller, &service, request.port, spoken).map_err(Failure::bad)
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use weft_proto::identity::{self, NodeName};
 use weft_proto::kinds::Kinds;
+use weft_proto::kinds::hosts::called;
 use weft_proto::kinds::service::Span;
 use weft_proto::service::{Protocol, ServiceName, check_label};
 
@@ -197,7 +198,7 @@ pub(crate) struct Callee {
     pub(crate) port: Option<u16>,
 }
 
-/// Reads `web`, `prod/web` or `web:8080`.
+/// Reads `web`, `prod/web`, `web:8080` or `example.com:443`.
 pub(crate) fn callee(text: &str) -> Result<Callee, String> {
     let (service, port) = match text.split_once(':') {
         None => (text, None),
@@ -206,7 +207,7 @@ pub(crate) fn callee(text: &str) -> Result<Callee, String> {
             (service, Some(port.ok_or_else(|| "its port must be 1 to 65535".to_owned())?))
         }
     };
-    let service = service.parse().map_err(|error| format!("write SERVICE or SERVICE:PORT: {error}"))?;
+    let service = called(service).map_err(|error| format!("write SERVICE, SERVICE:PORT or a host outside: {error}"))?;
     Ok(Callee { service, port })
 }
 
@@ -265,6 +266,7 @@ mod tests {
         let callee_of = |text| callee(text).map(|callee| (callee.service.to_string(), callee.port));
         assert_eq!(callee_of("web"), Ok(("default/web".into(), None)));
         assert_eq!(callee_of("prod/web:8080"), Ok(("prod/web".into(), Some(8080))));
+        assert_eq!(callee_of("api.example.com:443"), Ok(("api.example.com".into(), Some(443))));
         for text in ["web:", "web:0", "web:80:81", "We", ""] {
             assert!(callee(text).is_err(), "{text:?} was accepted");
         }

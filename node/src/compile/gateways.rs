@@ -34,6 +34,8 @@ pub enum Source {
         /// Its name.
         name: String,
     },
+    /// The authorities that this host trusts.
+    System,
     /// Files of this host, PEM; empty where there is none.
     Files {
         /// The certificate.

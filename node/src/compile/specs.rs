@@ -14,11 +14,14 @@ use weft_proto::kinds::core_service::CoreService;
 use weft_proto::kinds::destination_rule::DestinationRule;
 use weft_proto::kinds::gateway::Gateway;
 use weft_proto::kinds::grpc_route::GrpcRoute;
+use weft_proto::kinds::hosts::covers;
 use weft_proto::kinds::http_route::HttpRoute;
 use weft_proto::kinds::istio::is_exported;
 use weft_proto::kinds::istio_gateway::IstioGateway;
+use weft_proto::kinds::mesh_config::MeshConfig;
 use weft_proto::kinds::reference_grant::ReferenceGrant;
-use weft_proto::kinds::service::ServiceSettings;
+use weft_proto::kinds::service::{GatewayTopology, ServiceSettings};
+use weft_proto::kinds::service_entry::ServiceEntry;
 use weft_proto::kinds::tcp_route::TcpRoute;
 use weft_proto::kinds::tls_route::TlsRoute;
 use weft_proto::kinds::virtual_service::{Delegate, MESH, VirtualService, with_delegates};
@@ -44,6 +47,13 @@ pub struct Unenforced {
     pub version: Index,
     /// Why, and what is in force in its place.
     pub why: String,
+}
+
+impl Unenforced {
+    fn unknown(resource: &Resource) -> Self {
+        let why = format!("this version of weft does not know the kind {}: upgrade it", resource.key.kind);
+        Self { key: resource.key.clone(), version: resource.version, why }
+    }
 }
 
 impl From<Unenforced> for wire::Unenforced {
@@ -112,8 +122,8 @@ impl Specs {
         self.services.retain(|key, _| there(key));
         self.aliases.retain(|key, _| there(key));
         self.grants.retain(|key, _| there(key));
-        self.gateways.retain(there);
-        let mut others = retain(&mut self.routes, there);
+        let mut others = self.gateways.retain(there);
+        others |= retain(&mut self.routes, there);
         others |= retain(&mut self.gateway_routes, there);
         others |= retain(&mut self.stream_routes, there);
         others |= retain(&mut self.subsets, there);
@@ -153,12 +163,10 @@ impl Specs {
                 Some(kind) if kind.key() == DestinationRule::KIND.key() => {
                     others |= keep_document(&mut self.subsets, kind, resource, |spec: DestinationRule| spec);
                 }
-                Some(kind) if self.gateways.read(kind, resource) => {}
-                _ => self.unknown.push(Unenforced {
-                    key: resource.key.clone(),
-                    version: resource.version,
-                    why: format!("this version of weft does not know the kind {}: upgrade it", resource.key.kind),
-                }),
+                kind => match kind.and_then(|kind| self.gateways.read(kind, resource)) {
+                    Some(changed) => others |= changed,
+                    None => self.unknown.push(Unenforced::unknown(resource)),
+                },
             }
         }
         // What is about all services is about those that are new too.
@@ -170,9 +178,15 @@ impl Specs {
     fn sort_calls(&mut self, state: &State) -> BTreeSet<ServiceName> {
         let mut calls: BTreeMap<ServiceName, Calls> = BTreeMap::new();
         self.join_delegates();
+        let outside = self.outside_hosts();
         for document in self.rules_within() {
             for service in document.spec.services(&document.key.namespace) {
                 calls.entry(service).or_default().routes.push(document.clone());
+            }
+            let within = document.spec.applies(MESH, &document.key.namespace);
+            for host in outside.iter().filter(|host| within && document.spec.hosts.iter().any(|own| covers(own, host)))
+            {
+                calls.entry(ServiceName::outside(host)).or_default().routes.push(document.clone());
             }
         }
         for document in by_age(&self.gateway_routes) {
@@ -187,13 +201,30 @@ impl Specs {
         }
         for document in by_age(&self.subsets) {
             let covered = state.services.keys().filter(|name| document.spec.covers(name)).cloned();
-            for service in document.spec.services(&document.key.namespace).into_iter().chain(covered) {
+            let hosts = outside.iter().filter(|host| covers(&document.spec.host, host));
+            let hosts = hosts.map(|host| ServiceName::outside(host));
+            for service in document.spec.services(&document.key.namespace).into_iter().chain(covered).chain(hosts) {
                 calls.entry(service).or_default().subsets.push(document.clone());
             }
         }
         let before = std::mem::replace(&mut self.calls, calls);
         let names = before.keys().chain(self.calls.keys());
         names.filter(|name| !same_calls(before.get(*name), self.calls.get(*name))).cloned().collect()
+    }
+
+    /// Hosts outside the mesh that documents name.
+    fn outside_hosts(&self) -> BTreeSet<String> {
+        self.gateways.entries().iter().flat_map(|one| one.spec.hosts.clone()).collect()
+    }
+
+    /// The documents about hosts outside the mesh, the oldest first.
+    pub(super) fn entries(&self) -> Vec<Arc<Document<ServiceEntry>>> {
+        self.gateways.entries()
+    }
+
+    /// What holds for the whole mesh.
+    pub(super) fn mesh(&self) -> MeshConfig {
+        self.gateways.mesh().map(|one| one.spec.clone()).unwrap_or_default()
     }
 
     /// The documents with rules as they apply within the mesh. What is as it was is kept.
@@ -288,12 +319,18 @@ impl Specs {
         self.policies.values().filter_map(|kept| kept.good.as_ref())
     }
 
-    /// The settings of a service; nothing where the document can't be read and never could.
+    /// The settings of a service; nothing where the document can't be read and never could. What stands before gateways is said
+    /// for the whole mesh where a service says nothing.
     pub(super) fn settings(&self, key: &ResourceKey) -> Option<Arc<ServiceSettings>> {
-        match self.services.get(key) {
-            None => Some(Arc::default()),
-            Some(kept) => kept.good.clone(),
+        let own = match self.services.get(key) {
+            None => Arc::default(),
+            Some(kept) => kept.good.clone()?,
+        };
+        let gateway_topology = self.mesh().default_config.gateway_topology;
+        if own.gateway_topology != GatewayTopology::default() || gateway_topology == GatewayTopology::default() {
+            return Some(own);
         }
+        Some(Arc::new(ServiceSettings { gateway_topology, ..(*own).clone() }))
     }
 
     /// Every document that is not enforced.

@@ -10,8 +10,9 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::istio::service_of;
+use super::secret::Credential;
 use super::{Faults, Kind, Names, Spec};
-use crate::service::{Labels, ServiceName};
+use crate::service::{Labels, MESH_SUFFIX, ServiceName};
 
 pub use balancing::*;
 pub use policy::*;
@@ -75,6 +76,27 @@ impl DestinationRule {
                 .any(|name| name.ends_with(&end))
     }
 
+    /// Every block about TLS.
+    pub fn tls_blocks(&self) -> impl Iterator<Item = &Tls> {
+        let policies =
+            self.traffic_policy.iter().chain(self.subsets.iter().filter_map(|one| one.traffic_policy.as_ref()));
+        policies
+            .flat_map(|one| one.tls.iter().chain(one.port_level_settings.iter().filter_map(|port| port.tls.as_ref())))
+    }
+
+    /// The same with what a node holds of certificates, which `held` tells of each block.
+    pub fn with_held(&self, mut held: impl FnMut(&Tls) -> Option<Result<Credential, String>>) -> Self {
+        let mut rule = self.clone();
+        let subsets = rule.subsets.iter_mut().filter_map(|one| one.traffic_policy.as_mut());
+        for policy in rule.traffic_policy.iter_mut().chain(subsets) {
+            let ports = policy.port_level_settings.iter_mut().filter_map(|port| port.tls.as_mut());
+            for tls in policy.tls.iter_mut().chain(ports) {
+                tls.held = held(tls);
+            }
+        }
+        rule
+    }
+
     /// Whether it is for a caller with these labels.
     pub fn is_for(&self, labels: &Labels) -> bool {
         let selector = self.workload_selector.as_ref();
@@ -103,7 +125,14 @@ impl Spec for DestinationRule {
         let subsets =
             subsets.map(|(at, one)| (format!("spec.subsets[{at}].trafficPolicy"), one.traffic_policy.as_ref()));
         let own = std::iter::once(("spec.trafficPolicy".to_owned(), self.traffic_policy.as_ref()));
-        own.chain(subsets).filter_map(|(path, policy)| Some(policy?.hints(&path))).flatten().collect()
+        let mut hints: Vec<String> =
+            own.chain(subsets).filter_map(|(path, policy)| Some(policy?.hints(&path))).flatten().collect();
+        let within = !self.host.contains('.') || self.host.ends_with(MESH_SUFFIX) || self.host.contains(".svc");
+        if within && self.tls_blocks().any(|tls| tls.mode != TlsMode::IstioMutual) {
+            let text = "tls is without effect for a service of the mesh, which is called by mutual TLS with its own identities";
+            hints.push(text.to_owned());
+        }
+        hints
     }
 }
 

@@ -1,5 +1,8 @@
 //! Names of hosts, and patterns of them: a name, `*.suffix`, or `*`.
 
+use crate::identity::NameError;
+use crate::service::{MESH_SUFFIX, ServiceName};
+
 /// Whether a pattern covers a name, or all that another pattern covers.
 pub fn covers(pattern: &str, other: &str) -> bool {
     match pattern.strip_prefix('*') {
@@ -17,6 +20,12 @@ pub fn meeting<'a>(one: &'a str, other: &'a str) -> Option<&'a str> {
         (false, true) => Some(one),
         (false, false) => None,
     }
+}
+
+/// Reads what is called: `web`, `prod/web`, or a host outside the mesh such as `api.example.com`.
+pub fn called(text: &str) -> Result<ServiceName, NameError> {
+    let outside = text.contains('.') && !text.ends_with(MESH_SUFFIX) && is_host_name(text) && !text.starts_with('*');
+    if outside { Ok(ServiceName::outside(text)) } else { text.parse() }
 }
 
 /// Whether it is a name of a host, in small letters, or such a name behind `*.`.

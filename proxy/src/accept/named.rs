@@ -48,11 +48,11 @@ pub(crate) fn target<N: Net>(
 ) -> Result<(Arc<Connection<N>>, Protocol), Reject> {
     let table = connection.core.shared.table.load();
     let ((name, number), protocol) = match host.parse::<Ipv4Addr>() {
-        Ok(address) => {
+        Ok(address) if address.is_loopback() => {
             let (service, port) = addressed(&table, address, port)?;
             ((service.name.clone(), port.port), port.protocol)
         }
-        Err(_) => {
+        _ => {
             let caller = identify::caller(connection, &table);
             let named = named(&table, (&crate::path::host(host), port), &caller)?;
             (named.called, named.port.protocol)

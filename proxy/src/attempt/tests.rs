@@ -159,6 +159,7 @@ impl Script {
             settings: Some(Arc::new(self.settings.clone())),
             calls: Calls { subsets: self.rule.iter().map(rule).collect(), ..Calls::default() },
             endpoints: self.instances.values().map(|(endpoint, _)| endpoint.clone()).collect(),
+            outside: None,
         };
         let description = Description {
             index: 1,

@@ -1,6 +1,5 @@
 //! Connections to instances on this host, pooled where they speak HTTP/1.1.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
+use tokio_rustls::client::TlsStream;
 
 use super::Dialer;
 use super::answers::{Answers, Heads, under};
@@ -16,13 +16,14 @@ use super::link::{LinkError, LinkSlot, Way};
 use crate::fields::HEAD_LENGTH_MAX;
 use crate::interim::Gate;
 use crate::net::{Handle, Net, Stream};
+use crate::place::{Dialled, Place};
 use crate::table::destinations::Keeping;
 use crate::upload::Upload;
 
 /// Where an instance listens, and the connections to it.
 #[derive(Debug)]
 pub(crate) struct InstanceSlot {
-    pub(crate) target: SocketAddr,
+    pub(crate) place: Place,
     /// Newest last, and the newest is used first.
     idle: Mutex<Vec<Idle>>,
     pub(crate) http2: Arc<LinkSlot>,
@@ -93,10 +94,14 @@ pub(crate) async fn lease<N: Net>(
 }
 
 async fn dial<N: Net>(dialer: &Dialer<N>, slot: &Arc<InstanceSlot>, limit: Duration) -> Result<Lease, LinkError> {
-    let dialled = match timeout(limit, dialer.net.dial(slot.target)).await {
-        Ok(dialled) => dialled.map_err(|error| LinkError::io(slot.target, &error))?,
-        Err(_) => return Err(LinkError::late(slot.target, limit)),
-    };
+    match slot.reach(&dialer.net, limit).await? {
+        Dialled::Plain(stream) => begin(slot, stream).await,
+        Dialled::Secure(stream) => begin(slot, *stream).await,
+    }
+}
+
+/// HTTP/1.1 on a new connection.
+async fn begin<S: Stream>(slot: &Arc<InstanceSlot>, dialled: S) -> Result<Lease, LinkError> {
     let handle = dialled.handle();
     let mut builder = Builder::new();
     builder.max_header_size(HEAD_LENGTH_MAX);
@@ -118,9 +123,18 @@ async fn dial<N: Net>(dialer: &Dialer<N>, slot: &Arc<InstanceSlot>, limit: Durat
 }
 
 impl InstanceSlot {
-    pub(crate) fn new<N: Net>(target: SocketAddr) -> Self {
-        let http2 = Arc::new(LinkSlot::new(Way::Plain(target)));
-        Self { target, idle: Mutex::default(), http2, under: under::<N::Stream> }
+    pub(crate) fn new<N: Net>(place: Place) -> Self {
+        let http2 = Arc::new(LinkSlot::new(Way::Instance(place.clone())));
+        let under = if place.secure.is_some() { under::<TlsStream<N::Stream>> } else { under::<N::Stream> };
+        Self { place, idle: Mutex::default(), http2, under }
+    }
+
+    /// A new connection, within a bound.
+    pub(crate) async fn reach<N: Net>(&self, net: &N, limit: Duration) -> Result<Dialled<N::Stream>, LinkError> {
+        match timeout(limit, self.place.dial(net)).await {
+            Ok(dialled) => dialled.map_err(|error| LinkError::io(&self.place, &error)),
+            Err(_) => Err(LinkError::late(&self.place, limit)),
+        }
     }
 
     /// The one that was used last, and how long ago, if that is less than `age_max`.

@@ -2,6 +2,7 @@
 //!
 //! A dialer keeps few of them for each pair of identities, and opens them one at a time however many wait.
 
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use super::Dialer;
 use super::pulse::Pulse;
 use super::transport::Transports;
 use crate::net::Net;
+use crate::place::Place;
 use crate::stream::Opener;
 use crate::tls::TlsError;
 
@@ -37,8 +39,8 @@ pub(crate) enum Way {
         /// What it is reached over.
         transports: Transports,
     },
-    /// Plain TCP to an instance on this host.
-    Plain(SocketAddr),
+    /// To an instance on this host, or to a host outside the mesh.
+    Instance(Place),
 }
 
 /// The connections of one way.
@@ -291,13 +293,13 @@ impl Drop for Ticket {
 impl Way {
     pub(super) fn address(&self) -> SocketAddr {
         match self {
-            Self::Mutual { address, .. } | Self::Plain(address) => *address,
+            Self::Mutual { address, .. } | Self::Instance(Place { address, .. }) => *address,
         }
     }
 }
 
 impl LinkError {
-    pub(crate) fn io(address: SocketAddr, error: &io::Error) -> Self {
+    pub(crate) fn io(address: impl Display, error: &io::Error) -> Self {
         Self::Unreachable(format!("{address}: {error}").into())
     }
 
@@ -317,7 +319,7 @@ impl LinkError {
         Self::Unreachable(format!("{}; {}", why(self), why(other)).into())
     }
 
-    pub(crate) fn late(address: SocketAddr, limit: Duration) -> Self {
+    pub(crate) fn late(address: impl Display, limit: Duration) -> Self {
         Self::Unreachable(format!("{address}: no connection within {} ms", limit.as_millis()).into())
     }
 }

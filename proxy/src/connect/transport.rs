@@ -15,6 +15,7 @@ use super::link::{LinkError, LinkSlot, Shared, Way};
 use super::{Dialer, carry};
 use crate::call::Over;
 use crate::net::Net;
+use crate::place::Dialled;
 use crate::quic::{self, QuicError, QuicLink};
 use crate::tls::{ALPN_EXCHANGE, ALPN_H2};
 
@@ -63,10 +64,15 @@ impl LinkSlot {
     /// A new connection. Where there are two ways to make it, the second is tried as soon as the first has failed or
     /// takes long, and the first to connect is it (as RFC 8305 does between address families).
     pub(super) async fn connect<N: Net>(&self, dialer: &Arc<Dialer<N>>) -> Result<Arc<Shared>, LinkError> {
-        let Way::Mutual { transports, .. } = &self.way else {
-            let stream = dialer.net.dial(self.way.address()).await;
-            let stream = stream.map_err(|error| LinkError::io(self.way.address(), &error))?;
-            return carry::http2(dialer, stream, None).await.map_err(|error| LinkError::io(self.way.address(), &error));
+        let transports = match &self.way {
+            Way::Mutual { transports, .. } => transports,
+            Way::Instance(place) => {
+                let failed = |error: std::io::Error| LinkError::io(place, &error);
+                return match place.dial(&dialer.net).await.map_err(failed)? {
+                    Dialled::Plain(stream) => carry::http2(dialer, stream, None).await.map_err(failed),
+                    Dialled::Secure(stream) => carry::http2(dialer, *stream, None).await.map_err(failed),
+                };
+            }
         };
         let (first, Some(second)) = transports.choices() else {
             return mutual(dialer, &self.way, transports.choices().0).await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use weft_proto::identity::Identity;
 use weft_proto::kinds::istio::service_of;
-use weft_proto::service::{DEFAULT_NAMESPACE, ServiceName, ServicePort};
+use weft_proto::service::{DEFAULT_NAMESPACE, MESH_SUFFIX, ServiceName, ServicePort};
 
 use crate::reject::Reject;
 use crate::table::{Service, Table};
@@ -14,9 +14,11 @@ use crate::table::{Service, Table};
 /// caller's namespace.
 pub(crate) fn named(table: &Table, (host, port): (&str, Option<u16>), caller: &Identity) -> Result<Named, Reject> {
     let namespace = caller.namespace().unwrap_or(DEFAULT_NAMESPACE);
-    let unknown = || Reject::UnknownHost(host.to_owned());
-    let name = service_of(host, namespace).ok_or_else(unknown)?;
-    let meant = table.meant(&name, port).ok_or_else(unknown)?;
+    let name = service_of(host, namespace);
+    let meant = name.as_ref().and_then(|name| table.meant(name, port)).filter(|meant| !meant.service.name.is_outside());
+    let (Some(name), Some(meant)) = (name, meant) else {
+        return outside(table, (host, port.unwrap_or(HTTP_PORT)), caller);
+    };
     let found = match meant.port {
         None | Some(80) => meant.service.http_port(),
         Some(number) => meant.service.port(number),
@@ -24,6 +26,16 @@ pub(crate) fn named(table: &Table, (host, port): (&str, Option<u16>), caller: &I
     let port = found.ok_or_else(|| unknown_port(meant.service, meant.port))?;
     let called = (name, meant.called.unwrap_or(port.port));
     Ok(Named { service: meant.service.clone(), port, subset: meant.subset, called })
+}
+
+/// The host outside the mesh that is meant.
+fn outside(table: &Table, (host, port): (&str, u16), caller: &Identity) -> Result<Named, Reject> {
+    // What has no dot, and what is of the mesh by its ending, is a name of the mesh's own.
+    let own = !host.contains('.') || host.ends_with(MESH_SUFFIX);
+    let found = if own { None } else { table.outside(host, port, caller.namespace().unwrap_or_default()) };
+    let service = found.ok_or_else(|| Reject::UnknownHost(host.to_owned()))?;
+    let port = service.port(port).ok_or_else(|| unknown_port(&service, Some(port)))?;
+    Ok(Named { called: (service.name.clone(), port.port), service, port, subset: None })
 }
 
 /// What a caller names.
@@ -38,7 +50,10 @@ pub(crate) struct Named {
 }
 
 /// The service and port that the listener or link is for.
-pub(crate) fn fixed(table: &Table, name: &ServiceName, number: u16) -> Result<Named, Reject> {
+pub(crate) fn fixed(table: &Table, (name, number): (&ServiceName, u16), caller: &Identity) -> Result<Named, Reject> {
+    if name.is_outside() {
+        return outside(table, (name.name(), number), caller);
+    }
     let meant = table.meant(name, Some(number)).ok_or_else(|| Reject::UnknownHost(name.host()))?;
     let port = meant.port.and_then(|number| meant.service.port(number));
     let port = port.ok_or_else(|| unknown_port(meant.service, Some(number)))?;
@@ -63,3 +78,6 @@ fn unknown_port(service: &Service, asked: Option<u16>) -> Reject {
     let asked = asked.map(|port| format!(" {port}")).unwrap_or_default();
     Reject::UnknownPort(format!("{} has no port{asked}; its ports are: {}", service.name, ports.join(", ")))
 }
+
+/// The port that is meant where none is named.
+const HTTP_PORT: u16 = 80;

@@ -112,6 +112,7 @@ impl Relation {
         let labels = labels(table, parties, (service, alias));
         let asker = Asker { namespace: namespace(&parties.caller), labels: &labels };
         let own = alias.and_then(|alias| alias.treatment(called, asker));
+        // A host outside is not told who calls.
         let forwarded = format!("By={};URI={}", service.identity, parties.caller);
         let mut relation = Self {
             end: parties.end,
@@ -119,7 +120,10 @@ impl Relation {
             service: service.clone(),
             port,
             called,
-            server_name: target.server_name().to_str().into(),
+            server_name: match service.name.is_outside() {
+                true => service.name.name().into(),
+                false => target.server_name().to_str().into(),
+            },
             own_ip: table.own_ip(),
             candidates: Vec::new(),
             subset: parties.subset.as_deref().map(|name| match alias {
@@ -130,7 +134,7 @@ impl Relation {
                 Some(_) => (!service.instances.is_empty()).then_some(0),
                 None => parties.instance.as_ref().and_then(|name| service.instance(name)),
             },
-            forwarded: HeaderValue::from_str(&forwarded).ok(),
+            forwarded: HeaderValue::from_str(&forwarded).ok().filter(|_| service.outside().is_none()),
             routes: match entrance {
                 Some(host) => host.routes.clone(),
                 None => routes(parties, service, alias),

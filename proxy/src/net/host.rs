@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::future::pending;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::net::{Shutdown, SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener as StdListener};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, ready};
@@ -17,6 +17,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::names::Names;
 use super::{Accepted, Aside, Handle, Listener, Net, Stream};
 
 /// Connections that may wait to be taken.
@@ -46,12 +47,13 @@ pub struct HostNet {
     claimed: Arc<Mutex<BTreeSet<SocketAddr>>>,
     /// Where connections arrive that went elsewhere.
     captured: Arc<OnceLock<SocketAddr>>,
+    names: Names,
 }
 
 impl HostNet {
     /// The host's sockets, with the kernel's answer to who owns one.
     pub fn new(owner: Owner) -> Self {
-        Self { owner, claimed: Arc::default(), captured: Arc::default() }
+        Self { owner, claimed: Arc::default(), captured: Arc::default(), names: Names::default() }
     }
 
     /// The kernel sends connections to this address that went elsewhere; their own end is where they went.
@@ -98,6 +100,10 @@ impl Net for HostNet {
             SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
         }
         Ok(HostStream(Arc::new(stream)))
+    }
+
+    async fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        self.names.resolve(host).await
     }
 
     fn datagrams(&self, address: SocketAddr) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {

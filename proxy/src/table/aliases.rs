@@ -42,6 +42,6 @@ impl Alias {
     /// How a port of it is called by a caller, where documents about it say that.
     pub(crate) fn treatment(&self, port: u16, caller: Asker<'_>) -> Option<Treatment> {
         let subsets = &self.description.calls.subsets;
-        (!subsets.is_empty()).then(|| destinations::treatment(subsets, &self.name, caller, (None, port)))
+        (!subsets.is_empty()).then(|| destinations::treatment(subsets, self.name.namespace(), caller, (None, port)))
     }
 }

@@ -129,6 +129,21 @@ pub struct ServiceDescription {
     pub calls: Calls,
     /// Its instances.
     pub endpoints: Vec<EndpointDescription>,
+    /// Set of a host outside the mesh; of such a one each node has the instances itself.
+    pub outside: Option<OutsideDescription>,
+}
+
+/// What only a host outside the mesh has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OutsideDescription {
+    /// The namespace of its document.
+    pub namespace: String,
+    /// The namespaces whose callers may call it; none: all.
+    pub export_to: Vec<String>,
+    /// Names of which its certificate must have one.
+    pub names: Vec<String>,
+    /// Its ports, and where they are there.
+    pub targets: Vec<(u16, u16)>,
 }
 
 /// What documents say of the calls of a service, or by a further name of one, the oldest first.
@@ -176,6 +191,8 @@ pub struct LocalInstance {
     pub weight: u16,
     /// Where it serves the service's ports.
     pub ports: Vec<LocalPort>,
+    /// The name by which it is reached, where it is outside: its targets are ports of that then.
+    pub host: Option<Arc<str>>,
     /// Whether its check passes.
     pub healthy: bool,
 }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
-use weft_proto::kinds::destination_rule::{LocalitySetting, Simple};
+use weft_proto::kinds::destination_rule::{LocalitySetting, Simple, Tls};
 use weft_proto::kinds::istio::is_exported;
-use weft_proto::service::{Labels, ServiceName};
+use weft_proto::service::Labels;
 
 use super::routes::SubsetDocument;
 use blocks::{Blocks, compile};
@@ -34,6 +34,8 @@ pub(crate) struct Treatment {
     /// Whether the application is spoken to in HTTP/2 where its port speaks HTTP.
     pub(crate) http2: bool,
     pub(crate) keeping: Keeping,
+    /// TLS towards hosts outside the mesh.
+    pub(crate) tls: Option<Tls>,
 }
 
 /// The key whose calls go to the same instance, and how that is found.
@@ -202,11 +204,11 @@ pub(crate) struct Asker<'a> {
 /// How a caller calls the port of the service, or of a subset of it.
 pub(crate) fn treatment(
     documents: &[Arc<SubsetDocument>],
-    service: &ServiceName,
+    home: &str,
     caller: Asker<'_>,
     (subset, port): (Option<&str>, u16),
 ) -> Treatment {
-    let seen = seen(documents, service, caller);
+    let seen = seen(documents, home, caller);
     let wide = seen.iter().find_map(|one| one.spec.traffic_policy.as_ref());
     let wide = wide.map(|wide| Blocks::of_port(wide, port).unwrap_or_else(|| Blocks::of(wide))).unwrap_or_default();
     let mut subsets = seen.iter().flat_map(|one| &one.spec.subsets);
@@ -221,20 +223,20 @@ pub(crate) fn treatment(
 /// The labels that a subset asks for, as a caller sees it; none where no document defines it.
 pub(crate) fn subset<'d>(
     documents: &'d [Arc<SubsetDocument>],
-    service: &ServiceName,
+    home: &str,
     caller: Asker<'_>,
     name: &str,
 ) -> Option<&'d Labels> {
-    let mut subsets = seen(documents, service, caller).into_iter().flat_map(|one| &one.spec.subsets);
+    let mut subsets = seen(documents, home, caller).into_iter().flat_map(|one| &one.spec.subsets);
     subsets.find(|subset| subset.name == name).map(|subset| &subset.labels)
 }
 
 /// The documents that count for a caller, the oldest first: of its own namespace, else of that of the service, else of the
 /// mesh's own; there those that select it by its labels, else those for all; and of these those for the service itself, else
 /// those of the longest end of its name (Istio's order).
-fn seen<'d>(documents: &'d [Arc<SubsetDocument>], service: &ServiceName, caller: Asker<'_>) -> Vec<&'d SubsetDocument> {
+fn seen<'d>(documents: &'d [Arc<SubsetDocument>], home: &str, caller: Asker<'_>) -> Vec<&'d SubsetDocument> {
     let roots = weft_proto::kinds::authorization_policy::ROOT_NAMESPACES;
-    let places = [caller.namespace, service.namespace()].into_iter().chain(roots);
+    let places = [caller.namespace, home].into_iter().chain(roots);
     let seen = |place: &str| {
         let there = documents.iter().map(|one| &**one).filter(|one| {
             let selects = one.spec.workload_selector.is_none() || place == caller.namespace;
@@ -259,6 +261,8 @@ mod tests {
     use weft_proto::document;
     use weft_proto::kinds::destination_rule::DestinationRule;
     use weft_proto::kinds::{Kinds, Spec};
+
+    use weft_proto::service::ServiceName;
 
     use super::super::routes::Document;
     use super::*;
@@ -294,7 +298,7 @@ mod tests {
             };
             let about: Vec<_> = documents.iter().filter(about).cloned().collect();
             let labels = [("app".to_owned(), app.to_owned())].into();
-            treatment(&about, &service, Asker { namespace, labels: &labels }, (None, 80)).limits.requests
+            treatment(&about, service.namespace(), Asker { namespace, labels: &labels }, (None, 80)).limits.requests
         };
         assert_eq!(requests("other/db", "other", "any"), Some(1), "the mesh's own");
         assert_eq!(requests("shop/db", "other", "front"), Some(2), "that of the callee's namespace");

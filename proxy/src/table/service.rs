@@ -1,5 +1,7 @@
 //! One service, compiled: who may call it, where its instances are, under which settings.
 
+mod outside;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use super::destinations::{self, Asker, Treatment};
 use super::endpoints::{Endpoint, Statistics};
 use super::routes::{Routes, StreamRoutes};
 use crate::overload::Overload;
+pub(crate) use outside::Outside;
 
 /// A service, compiled.
 #[derive(Debug)]
@@ -47,6 +50,8 @@ pub struct Service {
     pub(crate) endpoints: Vec<Endpoint>,
     /// Those of this node.
     pub(crate) instances: Vec<Instance>,
+    /// Of a host outside the mesh.
+    outside: Option<Arc<Outside>>,
     description: Arc<ServiceDescription>,
 }
 
@@ -101,17 +106,19 @@ impl Context<'_> {
         {
             return Ok(service.clone());
         }
-        let mut groups = Groups::new(self.policies, &description);
+        // Policies are about those who are called, and a host outside does not know of them.
+        let policies = if description.outside.is_some() { &[] } else { self.policies };
+        let mut groups = Groups::new(policies, &description);
         let endpoint = |one: &EndpointDescription| Endpoint {
             here: one.node == *self.node,
             same_zone: zone(&one.zone).eq(zone(self.zone)),
             statistics: carried(before, one),
-            group: groups.group(&one.labels, self.policies, &description),
+            group: groups.group(&one.labels, policies, &description),
             description: one.clone(),
         };
         let endpoints: Vec<Endpoint> = description.endpoints.iter().map(endpoint).collect();
         let instance = |one: LocalInstance| Instance {
-            group: groups.group(&one.labels, self.policies, &description),
+            group: groups.group(&one.labels, policies, &description),
             overload: before.and_then(|before| before.overload(&one.id.name)).unwrap_or_else(Overload::new),
             description: one,
         };
@@ -124,7 +131,7 @@ impl Context<'_> {
             address: description.address,
             settings: Settings::new(description.settings.as_deref().unwrap_or(&ServiceSettings::default())),
             understood: description.settings.is_some(),
-            authorizations: groups.compile(before, self.deny_by_default)?,
+            authorizations: groups.compile(before, self.deny_by_default && description.outside.is_none())?,
             addresses_matter: selected().any(|policy| asks_for_addresses(&policy.policy)),
             headers_matter: selected().any(|policy| asks_for_headers(&policy.policy)),
             routes: Routes::compile(
@@ -138,6 +145,7 @@ impl Context<'_> {
                 &description.name,
             ),
             groups,
+            outside: description.outside.as_ref().map(|one| Outside::compile(one, &description.calls.subsets)),
             own_ip: endpoints.iter().find(|one| one.here).map(|one| one.description.address.ip()),
             endpoints,
             instances,
@@ -147,7 +155,7 @@ impl Context<'_> {
 }
 
 /// Instances of a service by the policies that their labels select.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Groups {
     /// The policies of each group, by name.
     selected: Vec<Vec<Arc<PolicyDescription>>>,
@@ -279,12 +287,12 @@ impl Service {
 
     /// The labels of a subset, as a caller sees it; none where no document defines it.
     pub(crate) fn subset(&self, name: &str, caller: Asker<'_>) -> Option<&Labels> {
-        destinations::subset(&self.description.calls.subsets, &self.name, caller, name)
+        destinations::subset(&self.description.calls.subsets, self.home(), caller, name)
     }
 
     /// How a port of it, or of a subset, is called by a caller.
     pub(crate) fn treatment(&self, (subset, port): (Option<&str>, u16), caller: Asker<'_>) -> Treatment {
-        destinations::treatment(&self.description.calls.subsets, &self.name, caller, (subset, port))
+        destinations::treatment(&self.description.calls.subsets, self.home(), caller, (subset, port))
     }
 
     /// Whether a document says how it is called.

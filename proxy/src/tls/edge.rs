@@ -103,7 +103,7 @@ fn open_ssl(name: &str) -> String {
         + if name.contains("CHACHA20") || !name.ends_with("-SHA256") { "" } else { "-SHA256" }
 }
 
-fn certified(credential: &Credential) -> Result<Arc<CertifiedKey>, String> {
+pub(super) fn certified(credential: &Credential) -> Result<Arc<CertifiedKey>, String> {
     let chain = credential.chain.as_deref().ok_or("the credential has no certificate (tls.crt or cert)")?;
     let key = credential.key.as_deref().ok_or("the credential has no key (tls.key or key)")?;
     let chain = certificates(chain)?;
@@ -122,7 +122,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     all.map_err(|error| format!("a certificate cannot be read: {error}"))
 }
 
-fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
+pub(super) fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for one in certificates(pem)? {
         roots.add(one).map_err(|error| format!("an authority of callers: {error}"))?;

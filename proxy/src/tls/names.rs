@@ -53,7 +53,7 @@ pub enum Target {
 }
 
 impl Target {
-    /// As SNI.
+    /// As SNI; what is no service of the mesh has a name that no node takes.
     pub fn server_name(&self) -> ServerName<'static> {
         let text = match self {
             Self::Service { service, port: Some(port) } => format!("{port}.{}", service.host()),
@@ -61,7 +61,8 @@ impl Target {
             Self::Instance { instance, port } => format!("{}.{port}.{}", instance.name, instance.service.host()),
             Self::Node(name) => format!("{name}{NODE_SUFFIX}"),
         };
-        ServerName::try_from(text).expect("labels of checked names make a DNS name")
+        let name = ServerName::try_from(text);
+        name.unwrap_or_else(|_| ServerName::try_from("invalid").expect("a DNS name (RFC 6761, 6.4)"))
     }
 
     /// From SNI, in any case.

@@ -146,6 +146,10 @@ impl Net for TestNet {
         self.host.dial(address).await
     }
 
+    async fn resolve(&self, host: &str) -> io::Result<Vec<std::net::IpAddr>> {
+        self.host.resolve(host).await
+    }
+
     fn datagrams(&self, address: SocketAddr) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
         if !self.datagrams_work {
             return Err(io::ErrorKind::PermissionDenied.into());
@@ -313,6 +317,7 @@ impl<N: Net> Mesh<N> {
         };
         let local = |instance: &TestInstance| LocalInstance {
             id: instance.id(),
+            host: None,
             labels: instance.labels(),
             weight: 1,
             ports: self
@@ -348,6 +353,7 @@ impl<N: Net> Mesh<N> {
                     subsets: resources.iter().filter_map(document).collect(),
                 },
                 endpoints: self.instances.iter().map(endpoint).collect(),
+                outside: None,
             })],
             policies: resources.iter().filter(is::<AuthorizationPolicy>).map(describe).map(Arc::new).collect(),
             aliases: aliases.collect(),

@@ -1,5 +1,6 @@
 //! Applications that behave as the tasks say: the book shop, an echo of HTTP, a greeting, an echo of lines.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,7 +29,9 @@ pub struct Behaviour {
     /// Its version.
     pub version: String,
     /// Where it listens.
-    pub port: u16,
+    pub listen: SocketAddr,
+    /// Whether it is at the same name over TLS, and says so.
+    pub moved: bool,
     /// Where it writes what it has seen, a line each.
     pub seen: PathBuf,
     /// Where it ends TLS itself: its certificate and key, PEM.
@@ -63,7 +66,7 @@ pub(super) struct Variation {
 
 /// Serves until it is ended.
 pub async fn serve(behaviour: Behaviour) -> Result<(), String> {
-    let listener = TcpListener::bind(("127.0.0.1", behaviour.port)).await.map_err(|error| error.to_string())?;
+    let listener = TcpListener::bind(behaviour.listen).await.map_err(|error| error.to_string())?;
     let (behaviour, flying) = (Arc::new(behaviour), Arc::new(AtomicUsize::new(0)));
     let acceptor = |asks| behaviour.tls.as_ref().map(|files| secured(files, asks)).transpose();
     let acceptors = acceptor(false)?.zip(acceptor(true)?);
@@ -166,12 +169,16 @@ where
                 sleep(Duration::from_millis(variation.milliseconds)).await;
                 (variation.status, "varied".to_owned())
             }
+            None if behaviour.moved => (301, String::new()),
             None => answer(behaviour, &request, path).await,
         };
         flying.fetch_sub(1, Ordering::Relaxed);
         let server = if behaviour.tls.is_some() { "Server: nginx\r\n" } else { "" };
+        let place =
+            request.field("host").filter(|_| status == 301).map(|host| format!("Location: https://{host}{path}\r\n"));
         let head = format!(
-            "HTTP/1.1 {status} -\r\n{server}Content-Length: {}\r\nContent-Type: text/plain\r\n\r\n",
+            "HTTP/1.1 {status} -\r\n{server}{}Content-Length: {}\r\nContent-Type: text/plain\r\n\r\n",
+            place.unwrap_or_default(),
             text.len()
         );
         // An answer to HEAD has no body.
@@ -207,7 +214,19 @@ async fn answer(behaviour: &Behaviour, request: &Message, path: &str) -> (u16, S
         }
         "echo" => (200, "{}".into()),
         "my-nginx" => (200, "<h1>Welcome to nginx!</h1>\n".into()),
-        _ => echo_of_http(request, path).await,
+        _ => match page_of(request) {
+            Some(page) => (200, page.to_owned()),
+            None => echo_of_http(request, path).await,
+        },
+    }
+}
+
+/// The first page of an encyclopaedia, whichever of its hosts is asked for it.
+fn page_of(request: &Message) -> Option<&'static str> {
+    match request.field("host")? {
+        "en.wikipedia.org" => Some("<title>Wikipedia, the free encyclopedia</title>\n"),
+        "de.wikipedia.org" => Some("<title>Wikipedia – Die freie Enzyklopädie</title>\n"),
+        _ => None,
     }
 }
 

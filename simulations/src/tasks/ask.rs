@@ -191,6 +191,6 @@ async fn stream_of(asking: &Asking) -> Came {
 }
 
 /// The node's forward proxy.
-const PROXY: &str = "127.0.0.1:15001";
+pub(super) const PROXY: &str = "127.0.0.1:15001";
 /// Bound on one call.
 const BOUND: Duration = Duration::from_secs(20);

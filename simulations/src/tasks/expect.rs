@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::application::Seen;
+use super::application::{Seen, Variation};
 use super::ask::Came;
 
 /// What came of a check's calls.
@@ -20,6 +20,19 @@ pub(super) enum Miss {
     Unknown(String),
 }
 
+/// Reads `v2 answers 500 after 3 s`.
+pub(super) fn variation(text: &str) -> Result<(String, Variation), Miss> {
+    let unknown = || Miss::Unknown(format!("the variation {text:?}"));
+    if text.ends_with("asks for client certificates") {
+        return Ok((String::new(), Variation { asks: true, ..Variation::default() }));
+    }
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let [version, "answers", status, "after", seconds, "s"] = words[..] else { return Err(unknown()) };
+    let status = status.parse().map_err(|_| unknown())?;
+    let seconds: u64 = seconds.parse().map_err(|_| unknown())?;
+    Ok((version.to_owned(), Variation { status, milliseconds: seconds * 1000, asks: false }))
+}
+
 /// Holds what came against all that is expected.
 pub(super) fn judge(expected: &Map<String, Value>, outcome: &Outcome<'_>) -> Result<(), Miss> {
     expected.iter().try_for_each(|(key, wanted)| match key.as_str() {
@@ -34,9 +47,15 @@ pub(super) fn judge(expected: &Map<String, Value>, outcome: &Outcome<'_>) -> Res
             every(outcome, |came| came.status != 503 || within(wanted, came.milliseconds), "milliseconds", wanted)
         }
         "body_contains" => every(outcome, |came| texts(wanted).all(|text| came.body.contains(text)), "body", wanted),
+        "body_contains_each" => {
+            let each = wanted.as_array().into_iter().flatten().filter_map(Value::as_str);
+            let missing = outcome.came.iter().zip(each).find(|(came, text)| !came.body.contains(text));
+            missing.map_or(Ok(()), |(came, text)| Err(Miss::Failed(format!("{text:?} is not in {:?}", came.body))))
+        }
         "body_lacks" => every(outcome, |came| !texts(wanted).any(|text| came.body.contains(text)), "body", wanted),
         "body_equals" => every(outcome, |came| Some(came.body.trim_end()) == wanted.as_str(), "body", wanted),
         "headers" => headers(outcome, wanted),
+        "json" => json(outcome, wanted),
         "answered_only_by" => only_by(outcome, wanted),
         "shares" => shares(outcome, wanted, true),
         "shares_not" => shares(outcome, wanted, false),
@@ -130,6 +149,23 @@ fn headers(outcome: &Outcome<'_>, wanted: &Value) -> Result<(), Miss> {
     Ok(())
 }
 
+/// Whether bodies have values at places (RFC 6901); an echo lists the values of a field, whose name is in whatever case.
+fn json(outcome: &Outcome<'_>, wanted: &Value) -> Result<(), Miss> {
+    for (pointer, wanted) in wanted.as_object().into_iter().flatten() {
+        let holds = |came: &Came| {
+            let body: Value = serde_json::from_str(&came.body).unwrap_or_default();
+            let found = pointer.split('/').skip(1).try_fold(&body, |within, name| {
+                let mut fields = within.as_object()?.iter();
+                fields.find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+            });
+            let text = found.map(|found| found.get(0).unwrap_or(found)).and_then(Value::as_str);
+            matches(wanted, text)
+        };
+        every(outcome, holds, pointer, wanted)?;
+    }
+    Ok(())
+}
+
 /// The value of a field; of several of a name the list of all (RFC 9110, 5.3).
 fn field(fields: &[(String, String)], name: &str) -> Option<String> {
     let named = fields.iter().filter(|(own, _)| own.eq_ignore_ascii_case(name));
@@ -168,7 +204,7 @@ fn matches(wanted: &Value, value: Option<&str>) -> bool {
 
 fn is_of(seen: &Seen, wanted: &Value) -> bool {
     let said = |name: &str| wanted.get(name).and_then(Value::as_str);
-    said("service").is_none_or(|service| service.split('.').next() == Some(seen.service.as_str()))
+    said("service").is_none_or(|service| service == seen.service || service.split('.').next() == Some(&*seen.service))
         && said("version").is_none_or(|version| seen.version == version)
 }
 
@@ -241,7 +277,11 @@ fn fails(wanted: &Value, came: &Came) -> bool {
     let exits = wanted.get("curl_exit").and_then(Value::as_array);
     let exit = came.secured.as_ref().map(|secured| i64::from(secured.exit));
     match (exits, exit) {
-        (Some(exits), Some(exit)) => exits.iter().any(|one| one.as_i64() == Some(exit)),
+        (Some(exits), Some(exit)) => exits.iter().any(|one| match one.as_i64() {
+            // Where a handshake would end a tunnel is refused already.
+            Some(HANDSHAKE) => exit == HANDSHAKE || exit == TUNNEL,
+            one => one == Some(exit),
+        }),
         _ => came.status == 0,
     }
 }
@@ -290,3 +330,8 @@ fn tcp(outcome: &Outcome<'_>, wanted: &Value) -> Result<(), Miss> {
     }
     Ok(())
 }
+
+/// What curl ends with where the handshake of TLS has failed.
+const HANDSHAKE: i64 = 35;
+/// What curl ends with where a proxy has made no tunnel.
+const TUNNEL: i64 = 56;

@@ -74,6 +74,9 @@ pub(super) struct Step {
     /// Certificates with their keys, for a gateway.
     #[serde(default)]
     pub(super) credential: Option<OneOrMore<Credential>>,
+    /// What holds for the whole mesh.
+    #[serde(default)]
+    pub(super) mesh_config: Option<Value>,
     #[serde(default)]
     pub(super) optional: Option<Value>,
     /// Everything else.

@@ -16,6 +16,7 @@ use super::application::{Seen, Variation};
 use super::ask::{Asking, Came};
 use super::certificates::Certificates;
 use super::form::Service;
+use super::internet::{self, Internet, address};
 use crate::chaos::{tool, tool_now};
 
 /// The hosts of a task. All of it is taken away when it is dropped.
@@ -26,6 +27,8 @@ pub(super) struct Stage {
     hosts: Vec<Host>,
     /// The host of all gateways, where there are any.
     gateway: Option<usize>,
+    /// Hosts that stand for those of the Internet.
+    internet: Internet,
     /// Certificates of the task.
     pub(super) certificates: Certificates,
 }
@@ -46,8 +49,15 @@ impl Stage {
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir_all(&directory).map_err(failed)?;
         let certificates = Certificates::in_directory(directory.join("certificates"));
-        let mut stage =
-            Self { prefix, directory, weft: weft.to_owned(), hosts: Vec::new(), gateway: None, certificates };
+        let mut stage = Self {
+            prefix,
+            directory,
+            weft: weft.to_owned(),
+            hosts: Vec::new(),
+            gateway: None,
+            certificates,
+            internet: Internet::default(),
+        };
         let hub = stage.hub();
         for words in [
             format!("ip netns add {hub}"),
@@ -56,6 +66,8 @@ impl Stage {
         ] {
             tool(&words).await.map_err(|error| format!("{error}; tasks are for root"))?;
         }
+        stage.internet = Internet::of(services);
+        stage.stand_ins(services).await?;
         for service in services.iter().filter(|service| service.runs()) {
             stage.host(service).await?;
         }
@@ -90,6 +102,7 @@ impl Stage {
     /// A network namespace on the bridge, with its first address.
     async fn connect(&self, at: usize, name: &str) -> Result<String, String> {
         let (hub, address) = (self.hub(), address(at));
+        self.internet.tell(name, &self.certificates)?;
         for words in [
             format!("ip netns add {name}"),
             format!("ip link add eth0 netns {name} type veth peer name n{at} netns {hub}"),
@@ -182,6 +195,28 @@ impl Stage {
             ));
         }
         Ok(process)
+    }
+
+    /// A host for each service that stands for one of the Internet.
+    async fn stand_ins(&mut self, services: &[Service]) -> Result<(), String> {
+        for (at, name, service) in self.internet.hosts(services) {
+            self.connect(at, &self.namespace(at)).await?;
+            for port in [80, 443] {
+                let mut command = self.inside(at)?;
+                command.args(["behave", "--service", &name, "--version", "", "--address", "0.0.0.0"]);
+                command.args(["--port", &port.to_string(), "--seen"]).arg(self.seen_path(at));
+                command.stdin(Stdio::null()).kill_on_drop(true);
+                if port == 443 {
+                    command.arg("--certificate").arg(self.certificates.file(&internet::certificate(&name, "crt"))?);
+                    command.arg("--key").arg(self.certificates.file(&internet::certificate(&name, "key"))?);
+                } else if service.behaviour.contains("301") {
+                    command.arg("--moved");
+                }
+                let process = command.spawn().map_err(|error| format!("ip: {error}"))?;
+                self.internet.run(process);
+            }
+        }
+        Ok(())
     }
 
     fn application(&self, at: usize, service: &Service) -> Result<Child, String> {
@@ -284,14 +319,15 @@ impl Stage {
 
     /// What all applications have seen so far.
     pub(super) fn seen(&self) -> Vec<Seen> {
-        let texts = (0..self.hosts.len()).filter_map(|at| fs::read_to_string(self.seen_path(at)).ok());
+        let all = (0..self.hosts.len()).chain(self.internet.places());
+        let texts = all.filter_map(|at| fs::read_to_string(self.seen_path(at)).ok());
         let lines: Vec<String> = texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
         lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// Forgets what was seen.
     pub(super) fn forget(&self) {
-        for at in 0..self.hosts.len() {
+        for at in (0..self.hosts.len()).chain(self.internet.places()) {
             // A file that is not there has seen nothing.
             let _ = fs::remove_file(self.seen_path(at));
         }
@@ -317,10 +353,11 @@ impl Drop for Stage {
     fn drop(&mut self) {
         let count = self.hosts.len() + 1;
         self.hosts.clear();
-        for at in 0..count {
+        self.internet.end();
+        for at in (0..count).chain(self.internet.places()).chain([OUTSIDE]) {
             tool_now(&format!("ip netns del {}", self.namespace(at)));
+            internet::forget(&self.namespace(at));
         }
-        tool_now(&format!("ip netns del {}", self.namespace(OUTSIDE)));
         tool_now(&format!("ip netns del {}", self.hub()));
         let _ = fs::remove_dir_all(&self.directory);
     }
@@ -336,10 +373,6 @@ async fn until(mut holds: impl AsyncFnMut() -> bool, bound: Duration) -> bool {
         sleep(LOOK).await;
     }
     true
-}
-
-fn address(at: usize) -> String {
-    format!("10.78.0.{}", at + 1)
 }
 
 /// The address of the second client beyond the mesh.

@@ -2,17 +2,19 @@
 
 use super::{
     ConnectionPool, ConsistentHash, DestinationRule, H2UpgradePolicy, LoadBalancer, LocalitySetting, OutlierDetection,
-    PortTrafficPolicy, Simple, TrafficPolicy, Warmup,
+    PortTrafficPolicy, Simple, Tls, TlsMode, TrafficPolicy, Warmup,
 };
 use crate::kinds::Faults;
+use crate::kinds::hosts::is_host_name;
 use crate::kinds::istio::{GoDuration, check_export, is_field_name, service_of};
 use crate::service::{DEFAULT_NAMESPACE, ServiceName};
 
 pub(super) fn destination_rule(rule: &DestinationRule, faults: &mut Faults) {
     let wide =
         rule.host == "*" || rule.host.strip_prefix("*.").is_some_and(|end| !end.is_empty() && !end.contains('*'));
-    if !wide && service_of(&rule.host, DEFAULT_NAMESPACE).is_none() {
-        let text = format!("{:?} is no service of the mesh: write it like web, web.default or *.local", rule.host);
+    if !wide && service_of(&rule.host, DEFAULT_NAMESPACE).is_none() && !is_host_name(&rule.host) {
+        let text =
+            format!("{:?} is no service: write it like web, web.default, shop.example.com or *.local", rule.host);
         faults.push(("spec.host".into(), text));
     }
     check_export(&rule.export_to, faults);
@@ -41,6 +43,9 @@ fn traffic_policy(policy: &TrafficPolicy, path: &str, faults: &mut Faults) {
     }
     let blocks = (policy.load_balancer.as_ref(), policy.connection_pool.as_ref(), policy.outlier_detection.as_ref());
     self::blocks(blocks, path, faults);
+    if let Some(one) = &policy.tls {
+        tls(one, &format!("{path}.tls"), faults);
+    }
     let percent = policy.retry_budget.as_ref().and_then(|budget| budget.percent);
     if percent.is_some_and(|percent| !(0.0..=100.0).contains(&percent)) {
         faults.push((format!("{path}.retryBudget.percent"), "0 to 100".into()));
@@ -58,6 +63,37 @@ fn traffic_policy(policy: &TrafficPolicy, path: &str, faults: &mut Faults) {
         }
         let blocks = (one.load_balancer.as_ref(), one.connection_pool.as_ref(), one.outlier_detection.as_ref());
         self::blocks(blocks, &path, faults);
+        if let Some(one) = &one.tls {
+            tls(one, &format!("{path}.tls"), faults);
+        }
+    }
+}
+
+fn tls(tls: &Tls, path: &str, faults: &mut Faults) {
+    let files = [&tls.client_certificate, &tls.private_key, &tls.ca_certificates].iter().any(|file| !file.is_empty());
+    let own = !tls.client_certificate.is_empty() || !tls.private_key.is_empty();
+    if !tls.credential_name.is_empty() && files {
+        faults.push((format!("{path}.credentialName"), "files are given too".into()));
+    }
+    match tls.mode {
+        TlsMode::Mutual if tls.credential_name.is_empty() => {
+            for (name, file) in [("clientCertificate", &tls.client_certificate), ("privateKey", &tls.private_key)] {
+                if file.is_empty() {
+                    faults.push((format!("{path}.{name}"), "MUTUAL needs it, or a credentialName".into()));
+                }
+            }
+        }
+        TlsMode::Simple if own => {
+            faults.push((format!("{path}.clientCertificate"), "SIMPLE shows none".into()));
+        }
+        TlsMode::IstioMutual | TlsMode::Disable if files || !tls.credential_name.is_empty() => {
+            faults.push((path.into(), "certificates go with SIMPLE and MUTUAL only".into()));
+        }
+        _ => {}
+    }
+    let checks = !tls.ca_certificates.is_empty() || !tls.subject_alt_names.is_empty();
+    if tls.insecure_skip_verify && checks {
+        faults.push((format!("{path}.insecureSkipVerify"), "nothing is checked then, and something is given".into()));
     }
 }
 

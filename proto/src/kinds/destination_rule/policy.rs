@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::balancing::LoadBalancer;
 use super::is_zero;
 use crate::kinds::istio::GoDuration;
+use crate::kinds::secret::Credential;
 
 /// How a service is called.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -237,18 +238,50 @@ pub struct RetryBudget {
 
 impl Eq for RetryBudget {}
 
-/// Mutual TLS with the identities of the mesh, which is what the mesh does unasked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// TLS towards a host outside the mesh. Within the mesh there is mutual TLS with its own identities, whatever is said here.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Tls {
-    /// `ISTIO_MUTUAL`.
+    /// Unset: `DISABLE`.
+    #[serde(default)]
     pub mode: TlsMode,
+    /// A file with the own certificate, PEM.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub client_certificate: String,
+    /// A file with its key, PEM.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub private_key: String,
+    /// A file with the authorities of the host, PEM. Unset: those of the system.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub ca_certificates: String,
+    /// A `Secret` in the place of files, at gateways.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub credential_name: String,
+    /// Names of which the host's certificate must have one. Unset: that which is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subject_alt_names: Vec<String>,
+    /// The name that is asked for. Unset: the host.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub sni: String,
+    /// Takes whatever certificate the host has.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub insecure_skip_verify: bool,
+    /// What a node holds of all that, or why it does not: filled in where it is enforced.
+    #[serde(skip)]
+    pub held: Option<Result<Credential, String>>,
 }
 
 /// How a service is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum TlsMode {
+    /// Plainly.
+    #[default]
+    Disable,
+    /// By TLS.
+    Simple,
+    /// By TLS with a certificate of one's own.
+    Mutual,
     /// By mutual TLS with the identities of the mesh.
     IstioMutual,
 }

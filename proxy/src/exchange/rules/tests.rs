@@ -93,6 +93,7 @@ impl Script {
             address: None,
             listened: Vec::new(),
             endpoints: versions.iter().map(endpoint).collect(),
+            outside: None,
             ports,
             settings: Some(Arc::default()),
             calls: Calls::default(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use weft_proto::kinds::destination_rule::{
     ConnectionPool, ConsistentHash, H2UpgradePolicy, LoadBalancer, OutlierDetection, PortTrafficPolicy, RetryBudget,
-    TrafficPolicy,
+    Tls, TrafficPolicy,
 };
 use weft_proto::kinds::istio::GoDuration;
 
@@ -18,6 +18,7 @@ pub(super) struct Blocks<'d> {
     pool: Option<&'d ConnectionPool>,
     outlier: Option<&'d OutlierDetection>,
     budget: Option<&'d RetryBudget>,
+    tls: Option<&'d Tls>,
 }
 
 impl<'d> Blocks<'d> {
@@ -27,18 +28,20 @@ impl<'d> Blocks<'d> {
             pool: policy.connection_pool.as_ref(),
             outlier: policy.outlier_detection.as_ref(),
             budget: policy.retry_budget.as_ref(),
+            tls: policy.tls.as_ref(),
         }
     }
 
     /// An entry for a port stands alone: what it leaves out falls to the defaults.
     pub(super) fn of_port(policy: &'d TrafficPolicy, port: u16) -> Option<Self> {
         let entry = policy.port_level_settings.iter().find(|entry| entry.port.number == port)?;
-        let PortTrafficPolicy { load_balancer, connection_pool, outlier_detection, .. } = entry;
+        let PortTrafficPolicy { load_balancer, connection_pool, outlier_detection, tls, .. } = entry;
         Some(Self {
             balancer: load_balancer.as_ref(),
             pool: connection_pool.as_ref(),
             outlier: outlier_detection.as_ref(),
             budget: None,
+            tls: tls.as_ref(),
         })
     }
 
@@ -49,6 +52,7 @@ impl<'d> Blocks<'d> {
             pool: self.pool.or(wide.pool),
             outlier: self.outlier.or(wide.outlier),
             budget: self.budget.or(wide.budget),
+            tls: self.tls.or(wide.tls),
         }
     }
 }
@@ -80,6 +84,7 @@ pub(super) fn compile(blocks: Blocks<'_>) -> Treatment {
             idle,
             age: tcp.and_then(|tcp| span(tcp.max_connection_duration)),
         },
+        tls: blocks.tls.cloned(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `weft-sim`: disasters on demand.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
@@ -100,8 +101,14 @@ enum Cmd {
         #[arg(long)]
         version: String,
         /// Where it listens
+        #[arg(long, default_value = "127.0.0.1")]
+        address: IpAddr,
+        /// At which port
         #[arg(long)]
         port: u16,
+        /// Whether it only says that it is at the same name over TLS
+        #[arg(long)]
+        moved: bool,
         /// Where it writes what it has seen
         #[arg(long)]
         seen: PathBuf,
@@ -231,9 +238,9 @@ fn main() -> ExitCode {
         Cmd::Shrink { seed, options } => shrink(seed, options),
         Cmd::Chaos { options } => chaos(&options),
         Cmd::Tasks { files, weft, quiet } => tasks(&files, weft, quiet),
-        Cmd::Behave { service, version, port, seen, certificate, key } => {
-            let tls = certificate.zip(key);
-            real(application::serve(Behaviour { service, version, port, seen, tls })).map(|()| true)
+        Cmd::Behave { service, version, address, port, moved, seen, certificate, key } => {
+            let (listen, tls) = (SocketAddr::new(address, port), certificate.zip(key));
+            real(application::serve(Behaviour { service, version, listen, moved, seen, tls })).map(|()| true)
         }
         Cmd::Ask => real(ask::ask()).map(|()| true),
         Cmd::Inhabit => real(chaos::inhabitant::live()).map(|()| true),

@@ -1,0 +1,194 @@
+//! Hosts outside the mesh: each is a service of which every node has the instances itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use weft_proto::kinds::destination_rule::{Tls, TlsMode};
+use weft_proto::kinds::mesh_config::OutboundMode;
+use weft_proto::kinds::secret::Credential;
+use weft_proto::kinds::service::{OnOverload, ServiceSettings};
+use weft_proto::kinds::service_entry::{EntryEndpoint, EntryPort, ServiceEntry};
+use weft_proto::service::{InstanceId, InstanceName, ServiceName, ServicePort};
+use weft_proxy::table::description::{
+    EndpointDescription, LocalInstance, LocalPort, OutsideDescription, ServiceDescription,
+};
+use weft_proxy::table::outside::ANY;
+use weft_proxy::table::routes::{Document, SubsetDocument};
+
+use super::gateways::{Held, Source};
+use super::{Site, Specs};
+
+/// What hosts outside are made from.
+pub(super) struct Ground<'a> {
+    pub(super) site: &'a Site,
+    pub(super) specs: &'a Specs,
+    pub(super) held: &'a Held,
+}
+
+/// Hosts outside, by name, with the instances that this node has of them, and what those need of certificates.
+pub(super) fn services(
+    ground: &Ground<'_>,
+    sources: &mut BTreeSet<Source>,
+) -> (Vec<ServiceDescription>, Vec<LocalInstance>) {
+    let (mut services, mut instances) = (BTreeMap::new(), Vec::new());
+    for document in ground.specs.entries() {
+        for host in &document.spec.hosts {
+            let name = ServiceName::outside(host);
+            // Of several documents about a host the oldest counts.
+            if services.contains_key(&name) {
+                continue;
+            }
+            let (mut service, own) = service(ground, &document, host);
+            let calls = ground.specs.calls(&name).cloned().unwrap_or_default();
+            service.calls = calls;
+            for one in &mut service.calls.subsets {
+                *one = with_held(ground, one, sources);
+            }
+            services.insert(name, service);
+            instances.extend(own);
+        }
+    }
+    if ground.specs.mesh().outbound_traffic_policy.mode == OutboundMode::AllowAny {
+        let (service, own) = any(ground);
+        services.insert(service.name.clone(), service);
+        instances.extend(own);
+    }
+    (services.into_values().collect(), instances)
+}
+
+fn service(
+    ground: &Ground<'_>,
+    document: &Document<ServiceEntry>,
+    host: &str,
+) -> (ServiceDescription, Vec<LocalInstance>) {
+    let spec = &document.spec;
+    let ports: Vec<ServicePort> =
+        spec.ports.iter().map(|port| ServicePort { port: port.number, protocol: port.speaks() }).collect();
+    let itself = [EntryEndpoint { address: host.to_owned(), ..EntryEndpoint::default() }];
+    let places = if spec.endpoints.is_empty() { &itself[..] } else { &spec.endpoints[..] };
+    let outside = OutsideDescription {
+        namespace: document.key.namespace.clone(),
+        export_to: spec.export_to.clone(),
+        names: spec.subject_alt_names.clone(),
+        targets: spec.ports.iter().map(|port| (port.number, port.target())).collect(),
+    };
+    let mut made = describe(host, (ports, outside));
+    let mut instances = Vec::new();
+    for (at, place) in places.iter().enumerate() {
+        let (endpoint, instance) = self::place(ground.site, &made.name, (at, place), &spec.ports);
+        made.endpoints.push(endpoint);
+        instances.push(instance);
+    }
+    (made, instances)
+}
+
+/// Every host that no document names.
+fn any(ground: &Ground<'_>) -> (ServiceDescription, Vec<LocalInstance>) {
+    let outside = OutsideDescription::default();
+    let mut made = describe(ANY, (Vec::new(), outside));
+    let itself = EntryEndpoint { address: ANY.to_owned(), ..EntryEndpoint::default() };
+    let (endpoint, instance) = place(ground.site, &made.name, (0, &itself), &[]);
+    made.endpoints.push(endpoint);
+    (made, vec![instance])
+}
+
+fn describe(host: &str, (ports, outside): (Vec<ServicePort>, OutsideDescription)) -> ServiceDescription {
+    let name = ServiceName::outside(host);
+    // What a host outside does is no concern of this node's, which serves none of its calls.
+    let settings = ServiceSettings { overload: OnOverload::Queue, ..ServiceSettings::default() };
+    ServiceDescription {
+        account: name.clone(),
+        name,
+        labels: BTreeMap::new(),
+        address: None,
+        listened: Vec::new(),
+        ports,
+        settings: Some(Arc::new(settings)),
+        calls: Default::default(),
+        endpoints: Vec::new(),
+        outside: Some(outside),
+    }
+}
+
+fn place(
+    site: &Site,
+    service: &ServiceName,
+    (at, place): (usize, &EntryEndpoint),
+    ports: &[EntryPort],
+) -> (EndpointDescription, LocalInstance) {
+    let instance: InstanceName = format!("place-{at}").parse().expect("a label");
+    let ip: Option<IpAddr> = place.address.parse().ok();
+    let target = |port: &EntryPort| LocalPort {
+        port: port.number,
+        target: SocketAddr::new(
+            ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
+            place.ports.get(&port.name).copied().unwrap_or_else(|| port.target()),
+        ),
+        protocol: port.speaks(),
+    };
+    let local = LocalInstance {
+        id: InstanceId { service: service.clone(), name: instance.clone() },
+        labels: place.labels.clone(),
+        weight: place.weight.unwrap_or(1),
+        ports: ports.iter().map(target).collect(),
+        host: ip.is_none().then(|| place.address.as_str().into()),
+        healthy: true,
+    };
+    let endpoint = EndpointDescription {
+        node: site.node.clone(),
+        instance,
+        labels: place.labels.clone(),
+        address: site.address,
+        zone: if place.locality.is_empty() { site.zone.clone() } else { place.locality.clone() },
+        ports: ports.iter().map(|port| port.number).collect(),
+        weight: place.weight.unwrap_or(1),
+        healthy: true,
+    };
+    (endpoint, local)
+}
+
+/// The document with what this node holds of the certificates that it names.
+fn with_held(
+    ground: &Ground<'_>,
+    document: &Arc<SubsetDocument>,
+    sources: &mut BTreeSet<Source>,
+) -> Arc<SubsetDocument> {
+    if document.spec.tls_blocks().next().is_none() {
+        return document.clone();
+    }
+    let spec = document.spec.with_held(|tls| held(ground, (tls, &document.key.namespace), sources));
+    Arc::new(Document { spec, ..(**document).clone() })
+}
+
+fn held(
+    ground: &Ground<'_>,
+    (tls, namespace): (&Tls, &str),
+    sources: &mut BTreeSet<Source>,
+) -> Option<Result<Credential, String>> {
+    if !matches!(tls.mode, TlsMode::Simple | TlsMode::Mutual) {
+        return None;
+    }
+    let mut of = |source: Source| {
+        let held = ground.held.0.get(&source).cloned();
+        sources.insert(source);
+        held.unwrap_or_else(|| Err("its certificates are not here yet".into()))
+    };
+    let own = match tls.credential_name.as_str() {
+        "" if tls.client_certificate.is_empty() && tls.ca_certificates.is_empty() => Ok(Credential::default()),
+        "" => of(Source::Files {
+            chain: tls.client_certificate.clone(),
+            key: tls.private_key.clone(),
+            authorities: tls.ca_certificates.clone(),
+        }),
+        name => of(Source::Secret { namespace: namespace.to_owned(), name: name.to_owned() }),
+    };
+    let own = match own {
+        Ok(own) => own,
+        Err(why) => return Some(Err(why)),
+    };
+    if own.authorities.is_some() || tls.insecure_skip_verify {
+        return Some(Ok(own));
+    }
+    Some(of(Source::System).map(|system| Credential { authorities: system.authorities, ..own }))
+}

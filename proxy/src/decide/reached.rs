@@ -1,0 +1,22 @@
+//! Where an instance is, and by what TLS it is reached.
+
+use weft_proto::service::Protocol;
+
+use super::relation::Relation;
+use crate::place::Place;
+use crate::table::description::LocalPort;
+
+impl Relation {
+    /// Where an instance of this node is at a port, or an instance of a host outside; an error says why it cannot be reached.
+    pub(crate) fn place(&self, instance: usize, port: LocalPort) -> Result<Place, String> {
+        let host = self.service.instances[instance].description.host.clone();
+        let outside = self.service.outside().zip(self.treatment.tls.as_ref());
+        let origination = outside.and_then(|(outside, tls)| outside.origination(tls));
+        let secure = origination.map(|made| {
+            let http2 = matches!(self.port.protocol, Protocol::Http2 | Protocol::Grpc);
+            made.as_ref().map_err(Clone::clone)?.towards(self.service.name.name(), http2)
+        });
+        let secure = secure.transpose().map_err(|why| format!("TLS towards {}: {why}", self.service.name))?;
+        Ok(Place { host, address: port.target, secure })
+    }
+}

@@ -1,0 +1,41 @@
+//! Which host outside the mesh a name means.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use weft_proto::kinds::hosts::covers;
+use weft_proto::service::ServiceName;
+
+use super::{Service, Table};
+use crate::place::is_elsewhere;
+
+impl Table {
+    /// The host outside of that name, at a port, for a caller of a namespace: one that a document names, else one of a pattern that
+    /// covers it, else any where calls to unknown hosts are passed on.
+    pub(crate) fn outside(&self, host: &str, port: u16, namespace: &str) -> Option<Arc<Service>> {
+        if host.parse().is_ok_and(|ip| !is_elsewhere(ip)) {
+            return None;
+        }
+        let seen = |one: &&Arc<Service>| one.outside().is_some_and(|outside| outside.is_seen_by(namespace));
+        let known = self.service(&ServiceName::outside(host)).filter(seen);
+        if let Some(known) = known.filter(|one| one.port(port).is_some()) {
+            return Some(known.clone());
+        }
+        let patterns = self.services().take_while(|one| one.name.is_outside());
+        let covering = patterns.filter(|one| one.name.name().starts_with('*') && covers(one.name.name(), host));
+        let fitting = covering.filter(seen).filter(|one| one.name.name() == ANY || one.port(port).is_some());
+        let pattern = fitting.min_by_key(|one| Reverse(one.name.name().len()))?;
+        Some(Arc::new(pattern.aimed(host, port)))
+    }
+
+    /// The same service in this table, whatever it is.
+    pub(crate) fn again(&self, service: &ServiceName, port: u16, namespace: &str) -> Option<Arc<Service>> {
+        match service.is_outside() {
+            true => self.outside(service.name(), port, namespace),
+            false => self.service(service).cloned(),
+        }
+    }
+}
+
+/// The pattern of all hosts: what becomes of calls to those that no document names.
+pub const ANY: &str = "*";

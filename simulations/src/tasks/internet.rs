@@ -1,0 +1,92 @@
+//! Hosts that stand for those of the Internet: every host of a task finds them by their names, and trusts their authority.
+
+use std::fs;
+use std::path::PathBuf;
+
+use tokio::process::Child;
+
+use super::certificates::Certificates;
+use super::form::Service;
+
+/// The hosts that stand for those of the Internet.
+#[derive(Default)]
+pub(super) struct Internet {
+    names: Vec<String>,
+    processes: Vec<Child>,
+}
+
+impl Internet {
+    /// Those of a task.
+    pub(super) fn of(services: &[Service]) -> Self {
+        let outside = services.iter().filter(|service| service.external);
+        Self { names: outside.flat_map(names).collect(), processes: Vec::new() }
+    }
+
+    /// Where each is, its name, and what it is like.
+    pub(super) fn hosts<'s>(&self, services: &'s [Service]) -> Vec<(usize, String, &'s Service)> {
+        let of = |name: &String| services.iter().find(|service| service.external && names(service).contains(name));
+        let numbered = self.places().zip(&self.names);
+        numbered.filter_map(|(at, name)| Some((at, name.clone(), of(name)?))).collect()
+    }
+
+    /// Where they are, among the hosts.
+    pub(super) fn places(&self) -> std::ops::Range<usize> {
+        FIRST..FIRST + self.names.len()
+    }
+
+    /// Keeps a process.
+    pub(super) fn run(&mut self, process: Child) {
+        self.processes.push(process);
+    }
+
+    /// Ends all.
+    pub(super) fn end(&mut self) {
+        self.processes.clear();
+    }
+
+    /// Makes them known to what will run in a network namespace: `ip netns exec` puts these files in the place of the host's own.
+    pub(super) fn tell(&self, namespace: &str, certificates: &Certificates) -> Result<(), String> {
+        if self.names.is_empty() {
+            return Ok(());
+        }
+        let place = directory(namespace);
+        let trusted = place.join("ssl/certs");
+        fs::create_dir_all(&trusted).map_err(|error| format!("{}: {error}", trusted.display()))?;
+        let lines = self.places().zip(&self.names).map(|(at, name)| format!("{} {name}\n", address(at)));
+        let hosts = format!("127.0.0.1 localhost\n{}", lines.collect::<String>());
+        fs::write(place.join("hosts"), hosts).map_err(|error| error.to_string())?;
+        let authority = certificates.file(&certificate("example.com", "crt"))?;
+        fs::copy(authority, trusted.join("ca-certificates.crt")).map(drop).map_err(|error| error.to_string())
+    }
+}
+
+/// Takes away what a namespace was told.
+pub(super) fn forget(namespace: &str) {
+    // Most were told nothing.
+    let _ = fs::remove_dir_all(directory(namespace));
+}
+
+/// The address of a host.
+pub(super) fn address(at: usize) -> String {
+    format!("10.78.0.{}", at + 1)
+}
+
+/// The file of a host's certificate or key.
+pub(super) fn certificate(name: &str, ending: &str) -> String {
+    format!("internet/{name}.{ending}")
+}
+
+fn directory(namespace: &str) -> PathBuf {
+    PathBuf::from("/etc/netns").join(namespace)
+}
+
+/// The names that a service goes by: of a pattern some of those that it covers.
+fn names(service: &Service) -> Vec<String> {
+    match service.name.strip_prefix("*.") {
+        Some(domain) => ["www", "en", "de"].iter().map(|label| format!("{label}.{domain}")).collect(),
+        None => vec![service.name.clone()],
+    }
+}
+
+/// The first of them, among the hosts.
+const FIRST: usize = 150;

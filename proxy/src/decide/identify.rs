@@ -30,8 +30,9 @@ pub(crate) fn named(table: &Table, (host, port): (&str, Option<u16>), caller: &I
 
 /// The host outside the mesh that is meant.
 fn outside(table: &Table, (host, port): (&str, u16), caller: &Identity) -> Result<Named, Reject> {
-    // What has no dot, and what is of the mesh by its ending, is a name of the mesh's own.
-    let own = !host.contains('.') || host.ends_with(MESH_SUFFIX);
+    // What has no dot, and what is of the mesh by its form, is a name of the mesh's own: where there is no such service, its callers do
+    // not go elsewhere without the mesh's TLS.
+    let own = !host.contains('.') || host.ends_with(MESH_SUFFIX) || host.split('.').nth(2) == Some("svc");
     let found = if own { None } else { table.outside(host, port, caller.namespace().unwrap_or_default()) };
     let service = found.ok_or_else(|| Reject::UnknownHost(host.to_owned()))?;
     let port = service.port(port).ok_or_else(|| unknown_port(&service, Some(port)))?;

@@ -71,17 +71,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        let pair = |(name, value): &(&'static str, &'static str)| {
-            (HeaderName::from_static(name), HeaderValue::from_static(value))
-        };
-        let mut headers = HeaderMap::new();
-        fields.iter().map(pair).for_each(|(name, value)| {
-            headers.append(name, value);
-        });
-        headers
-    }
+    use crate::headers::tests::map;
 
     #[test]
     fn only_what_trusted_proxies_said_counts() {

@@ -238,10 +238,10 @@ pub(crate) const FORWARDED: &str = "x-forwarded-client-cert";
 const TRACEPARENT_LENGTH: usize = 55;
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+    pub(crate) fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
         let pair = |(name, value): &(&'static str, &'static str)| {
             (HeaderName::from_static(name), HeaderValue::from_static(value))
         };

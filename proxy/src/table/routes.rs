@@ -127,6 +127,25 @@ pub(crate) struct Rule {
     pub(crate) session: Option<Session>,
 }
 
+impl Rule {
+    /// One that only does this.
+    fn only(name: &str, action: Action) -> Self {
+        Self {
+            name: name.into(),
+            matches: Vec::new(),
+            action,
+            changes: Sides::default(),
+            rewrite: None,
+            timeout: None,
+            retries: None,
+            fault: None,
+            mirrors: Vec::new(),
+            cors: None,
+            session: None,
+        }
+    }
+}
+
 /// How calls of a session go to the same instance.
 #[derive(Debug)]
 pub(crate) struct Session {

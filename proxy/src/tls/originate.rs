@@ -44,14 +44,21 @@ impl Origination {
         let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
         let builder = builder.map_err(|error| error.to_string())?;
         let names = if tls.subject_alt_names.is_empty() { names } else { &tls.subject_alt_names };
-        let verifier: Arc<dyn ServerCertVerifier> = match tls.insecure_skip_verify {
-            true => Arc::new(Anyone(provider)),
+        let parse = |name: &String| {
+            let parsed = ServerName::try_from(name.clone());
+            parsed.map_err(|_| format!("{name:?} of subjectAltNames is no name of a host, and others are not checked"))
+        };
+        let authorities = match tls.insecure_skip_verify {
+            true => None,
             false => {
                 let roots = roots(held.authorities.as_deref().unwrap_or_default())?;
-                let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
-                Arc::new(OneOf { inner: inner.map_err(|error| error.to_string())?, names: names.to_vec() })
+                let made = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
+                Some(made.map_err(|error| error.to_string())?)
             }
         };
+        let id = format!("{tls:?} {names:?} {:x}", fingerprint(&held));
+        let names = names.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        let verifier = Arc::new(Judge { authorities, names, provider });
         let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
         let http1 = match tls.mode {
             TlsMode::Mutual => {
@@ -62,7 +69,6 @@ impl Origination {
         };
         let mut http2 = http1.clone();
         http2.alpn_protocols = vec![ALPN_H2.to_vec()];
-        let id = format!("{tls:?} {names:?} {:x}", fingerprint(&held));
         let sni = Some(&*tls.sni).filter(|sni| !sni.is_empty()).map(Into::into);
         Ok(Self { id: id.into(), http1: Arc::new(http1), http2: Arc::new(http2), sni })
     }
@@ -116,14 +122,16 @@ impl Ord for Secure {
     }
 }
 
-/// Takes a certificate that is good for one of the names, or where there are none for the name that was asked for.
+/// Takes a certificate of an authority that is good for one of the names, or where there are none for the name that was asked for;
+/// without authorities whatever certificate there is.
 #[derive(Debug)]
-struct OneOf {
-    inner: Arc<WebPkiServerVerifier>,
-    names: Vec<String>,
+struct Judge {
+    authorities: Option<Arc<WebPkiServerVerifier>>,
+    names: Vec<ServerName<'static>>,
+    provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for OneOf {
+impl ServerCertVerifier for Judge {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -132,16 +140,10 @@ impl ServerCertVerifier for OneOf {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verify = |name: &ServerName<'_>| self.inner.verify_server_cert(end_entity, intermediates, name, ocsp, now);
-        let named = self.names.iter().filter_map(|name| ServerName::try_from(name.as_str()).ok());
-        let mut last = None;
-        for name in named {
-            match verify(&name) {
-                Ok(verified) => return Ok(verified),
-                Err(error) => last = Some(error),
-            }
-        }
-        last.map_or_else(|| verify(server_name), Err)
+        let Some(inner) = &self.authorities else { return Ok(ServerCertVerified::assertion()) };
+        let verify = |name: &ServerName<'_>| inner.verify_server_cert(end_entity, intermediates, name, ocsp, now);
+        let Some((last, others)) = self.names.split_last() else { return verify(server_name) };
+        others.iter().find_map(|name| verify(name).ok()).map_or_else(|| verify(last), Ok)
     }
 
     fn verify_tls12_signature(
@@ -150,7 +152,7 @@ impl ServerCertVerifier for OneOf {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, certificate, signed)
+        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -159,49 +161,33 @@ impl ServerCertVerifier for OneOf {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, certificate, signed)
+        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
-/// Takes whatever certificate there is: what `insecureSkipVerify` asks for.
-#[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+    #[test]
+    fn a_name_that_cannot_be_checked_is_no_reason_to_check_another_one() {
+        let own = rcgen::generate_simple_self_signed(vec!["api.example.net".to_owned()]).expect("a certificate");
+        let held = weft_proto::kinds::secret::Credential {
+            authorities: Some(own.cert.pem().into_bytes()),
+            ..weft_proto::kinds::secret::Credential::default()
+        };
+        let tls = |name: &str| Tls {
+            mode: TlsMode::Simple,
+            subject_alt_names: vec![name.to_owned()],
+            held: Some(Ok(held.clone())),
+            ..Tls::default()
+        };
+        assert!(Origination::of(&tls("api.example.net"), &[]).is_some_and(|made| made.is_ok()));
+        let refused = Origination::of(&tls("spiffe://far/ns/a/sa/b"), &[]).and_then(Result::err);
+        assert!(refused.as_ref().is_some_and(|why| why.contains("spiffe://far")), "{refused:?}");
     }
 }

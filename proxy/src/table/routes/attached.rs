@@ -5,9 +5,7 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use super::index::Index;
-use super::{
-    Action, BackendRef, GatewayDocument, Redirect, RouteDocument, Routes, Rule, Seen, Sides, Source, gateway, istio,
-};
+use super::{Action, BackendRef, GatewayDocument, Redirect, RouteDocument, Routes, Rule, Seen, Source, gateway, istio};
 
 /// How narrow a pattern of hosts is: a whole name goes before an end of names, a longer one before a shorter one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,19 +38,7 @@ impl Routes {
             keeps_port: false,
             path: None,
         };
-        let rule = Rule {
-            name: "httpsRedirect".into(),
-            matches: Vec::new(),
-            action: Action::Redirect(redirect),
-            changes: Sides::default(),
-            rewrite: None,
-            timeout: None,
-            retries: None,
-            fault: None,
-            mirrors: Vec::new(),
-            cors: None,
-            session: None,
-        };
+        let rule = Rule::only("httpsRedirect", Action::Redirect(redirect));
         Self::attached(vec![rule], Vec::new(), StatusCode::SERVICE_UNAVAILABLE)
     }
 

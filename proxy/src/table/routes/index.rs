@@ -69,24 +69,13 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::super::matching::{Match, PathMatch};
-    use super::super::{Action, Shares, Sides};
+    use super::super::{Action, Shares};
     use super::*;
 
     fn rule(text: Option<Text>) -> Rule {
         let path = text.map(|text| PathMatch { text, ignores_case: false });
-        Rule {
-            name: "".into(),
-            matches: vec![Match { path, ..Match::default() }],
-            action: Action::Forward(Shares { shares: Vec::new(), sum: 0 }),
-            changes: Sides::default(),
-            rewrite: None,
-            timeout: None,
-            retries: None,
-            fault: None,
-            mirrors: Vec::new(),
-            cors: None,
-            session: None,
-        }
+        let matches = vec![Match { path, ..Match::default() }];
+        Rule { matches, ..Rule::only("", Action::Forward(Shares { shares: Vec::new(), sum: 0 })) }
     }
 
     /// What a walk finds is what the index finds, for paths and rules of few letters.

@@ -5,7 +5,7 @@ mod calls;
 mod destinations;
 mod gateways;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use weft_proto::kinds::Spec;
@@ -18,6 +18,7 @@ use weft_proto::kinds::http_route::HttpRoute;
 use weft_proto::kinds::istio_gateway::IstioGateway;
 use weft_proto::kinds::reference_grant::ReferenceGrant;
 use weft_proto::kinds::secret::Secret;
+use weft_proto::kinds::service_entry::ServiceEntry;
 use weft_proto::kinds::tcp_route::TcpRoute;
 use weft_proto::kinds::tls_route::TlsRoute;
 use weft_proto::kinds::virtual_service::VirtualService;
@@ -25,6 +26,8 @@ use weft_proto::resource::Resource;
 use weft_proto::service::{Labels, Protocol, ServiceName, ServicePort};
 
 use crate::api::schema::Service;
+use crate::compile::serves_gateway;
+use crate::registry::GATEWAY_LABEL;
 
 /// What was found in a document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -95,6 +98,8 @@ struct Ground<'a> {
     istio_gateways: Vec<Read<'a, IstioGateway>>,
     gateways: Vec<Read<'a, Gateway>>,
     secrets: gateways::Secrets,
+    /// Hosts outside the mesh that documents name.
+    outside: BTreeSet<String>,
 }
 
 /// A document and what it says.
@@ -136,6 +141,7 @@ pub fn analyze(resources: &[Resource], services: Option<&Services>) -> Vec<Findi
             .into_iter()
             .map(|one| (one.resource.key.namespace.clone(), one.resource.key.name.clone()))
             .collect(),
+        outside: read::<ServiceEntry>(resources).into_iter().flat_map(|one| one.spec.hosts).collect(),
     };
     let mut findings = Findings(Vec::new());
     calls::virtual_services(&ground, &mut findings);
@@ -168,9 +174,27 @@ impl Ground<'_> {
         })
     }
 
-    /// Whether it is known that there is no such service.
+    /// Whether it is known that there is no such service, and no host outside of that name.
     fn lacks(&self, name: &ServiceName) -> bool {
-        self.services.is_some() && self.service(name).is_none()
+        let host = format!("{}.{}", name.name(), name.namespace());
+        let known = match name.is_outside() {
+            true => self.outside.contains(name.name()),
+            false => {
+                ["", ".svc", ".svc.cluster.local"].iter().any(|end| self.outside.contains(&format!("{host}{end}")))
+            }
+        };
+        self.services.is_some() && !known && self.service(name).is_none()
+    }
+
+    /// Whether a service has a port: a gateway those that documents say.
+    fn has_port(&self, (name, service): (&ServiceName, &KnownService), port: u16) -> bool {
+        let mut gates = service.instances.iter().filter(|labels| labels.contains_key(GATEWAY_LABEL));
+        service.ports.iter().any(|own| own.port == port)
+            || gates.any(|labels| {
+                let documents = self.istio_gateways.iter().map(|one| one.resource);
+                let mut documents = documents.chain(self.gateways.iter().map(|one| one.resource));
+                documents.any(|one| serves_gateway(one, name, labels) && gateways::has_port(one, port))
+            })
     }
 
     /// Whether a further name is meant.

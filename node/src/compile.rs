@@ -1,6 +1,7 @@
 //! Pure: the replicated state, the live facts and this host's services make the description of a table.
 
 mod gateways;
+mod here;
 mod outside;
 mod site;
 mod specs;
@@ -18,18 +19,17 @@ use weft_proto::kinds::service::ServiceSettings;
 use weft_proto::planted::{Bug, planted};
 use weft_proto::resource::{KindName, Resource, ResourceKey};
 use weft_proto::service::{Instance, ServiceName};
-use weft_proxy::table::description::{
-    self, Description, EndpointDescription, ListenerDescription, LocalPort, ServiceDescription,
-};
+use weft_proxy::table::description::{self, Description, EndpointDescription, ListenerDescription, ServiceDescription};
 
 pub use gateways::{Held, Source, serves_gateway};
 pub use site::Site;
 pub use specs::{Specs, Unenforced};
 
 use gateways::Own;
+use here::{callers, instance};
 
 use crate::config::Loopback;
-use crate::registry::{CallerClaim, Local, LocalInstance};
+use crate::registry::Local;
 
 /// Compiles, and remembers what that took: what did not change since is taken over.
 #[derive(Debug)]
@@ -114,10 +114,16 @@ impl Compiler {
             self.look_outside();
         }
         self.place_others(state, live, &mut changed);
+        if self.specs.gateways_moved() {
+            let gates = self.services.iter().filter(|(_, known)| known.whole.endpoints.iter().any(|one| one.gateway));
+            changed.extend(gates.map(|(name, _)| name.clone()));
+        }
         for name in changed {
             if let Some(known) = self.services.get_mut(&name) {
                 let endpoints = known.endpoints.values().flatten().cloned().collect();
-                known.whole = Arc::new(ServiceDescription { endpoints, ..known.base.clone() });
+                let mut whole = ServiceDescription { endpoints, ..known.base.clone() };
+                gateways::open(&self.specs, &mut whole);
+                known.whole = Arc::new(whole);
             }
         }
         (self.state, self.local) = (Some(state.clone()), Some(local.clone()));
@@ -155,7 +161,7 @@ impl Compiler {
         let own: Vec<Own<'_>> = local
             .taken(state, &self.site.node)
             .filter(|instance| instance.gateway)
-            .map(|instance| Own { service: &instance.id.service, labels: &instance.labels })
+            .map(|instance| Own::new(&instance.id.service, &instance.labels))
             .collect();
         if own.is_empty() {
             (self.gateways, self.sources) = Default::default();
@@ -361,34 +367,7 @@ fn endpoint(
         ports: instance.ports.iter().map(|port| port.port).collect(),
         weight: instance.weight,
         healthy: instance.healthy,
+        gateway: gateways::is_gateway(&instance.labels),
     };
     (instance.id.service.clone(), endpoint)
-}
-
-fn instance(local: &Local, own: &LocalInstance) -> description::LocalInstance {
-    let ports = own.ports.iter().map(|port| LocalPort {
-        port: port.port.port,
-        target: port.target,
-        protocol: port.port.protocol,
-    });
-    description::LocalInstance {
-        id: own.id.clone(),
-        labels: own.labels.clone(),
-        weight: own.weight,
-        ports: ports.collect(),
-        host: None,
-        healthy: local.is_healthy(&own.id),
-    }
-}
-
-fn callers(local: &Local) -> (BTreeMap<u32, ServiceName>, Option<ServiceName>) {
-    let (mut users, mut any) = (BTreeMap::new(), None);
-    for instance in local.instances.values() {
-        match instance.caller {
-            CallerClaim::User(user) => drop(users.entry(user).or_insert_with(|| instance.id.service.clone())),
-            CallerClaim::Any => any = any.or_else(|| Some(instance.id.service.clone())),
-            CallerClaim::Nobody => {}
-        }
-    }
-    (users, any)
 }

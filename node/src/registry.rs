@@ -19,7 +19,7 @@ use weft_proto::service::{InstanceId, ServiceName};
 use crate::checks::{self, Report};
 use crate::world::{World, random};
 
-pub use instance::{CallerClaim, GATEWAY_LABEL, LocalInstance, LocalPort, Names, parse};
+pub use instance::{CallerClaim, EGRESS, GATEWAY_LABEL, LocalInstance, LocalPort, Names, parse};
 use local::Declaration;
 pub use local::{Local, Registered, Untaken};
 

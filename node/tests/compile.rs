@@ -84,10 +84,11 @@ impl Script {
         Ok(told)
     }
 
-    /// `service NAME PORT/PROTOCOL`: it is declared.
+    /// `service NAME PORT/PROTOCOL`: it is declared; `-` of a gateway, which has none of its own.
     fn service(&mut self, line: &mut Line<'_>) -> Told {
         let name: ServiceName = line.word()?.parse()?;
-        let ports = vec![port(line.word()?)?];
+        let said = line.word()?;
+        let ports = if said == "-" { Vec::new() } else { vec![port(said)?] };
         let address = Ipv4Addr::new(127, 64, 0, u8::try_from(self.state.services.len() + 1)?);
         let declared = BTreeMap::from([("me".parse()?, ports.clone())]);
         let record = ServiceRecord { address, account: name.clone(), ports, declared };
@@ -105,7 +106,8 @@ impl Script {
         Ok(String::new())
     }
 
-    /// `says NODE [zone=ZONE] [drains] SERVICE[@INSTANCE]:PORT/PROTOCOL[:unhealthy]...`: what it gossips.
+    /// `says NODE [zone=ZONE] [drains] SERVICE[@INSTANCE]:PORT/PROTOCOL[:unhealthy]...`: what it gossips; `gateway` is said in the place of a
+    /// port.
     fn says(&mut self, line: &mut Line<'_>) -> Told {
         let name: NodeName = line.word()?.parse()?;
         let zone: String = line.named("zone")?.unwrap_or_default();
@@ -120,9 +122,13 @@ impl Script {
             let (service, name) = id.split_once('@').map_or((id, None), |(service, name)| (service, Some(name)));
             let name = name.map(str::parse).transpose()?.unwrap_or_default();
             let id = InstanceId { service: service.parse()?, name };
-            let ports = vec![port(parts.next().ok_or("no port")?)?];
+            let said = parts.next().ok_or("no port")?;
+            let (ports, labels) = match said {
+                "gateway" => (Vec::new(), [("weft.mesh/gateway".to_owned(), "true".to_owned())].into()),
+                said => (vec![port(said)?], BTreeMap::new()),
+            };
             let healthy = parts.next() != Some("unhealthy");
-            instances.push(Instance { id, labels: BTreeMap::new(), ports, healthy, weight: 100 });
+            instances.push(Instance { id, labels, ports, healthy, weight: 100 });
         }
         let number = self.live.len() + 2;
         let address =

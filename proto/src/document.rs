@@ -51,8 +51,14 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Reads a stream of documents of kinds that are known. Either all are good, or every fault is told.
+/// Reads a stream of documents of kinds that are known. Either all are good, or every fault is told. Those of kinds that only run
+/// things on Kubernetes are left out.
 pub fn parse(kinds: Kinds, source: &str, text: &str) -> Result<Vec<Resource>, Vec<Fault>> {
+    parse_telling(kinds, source, text).map(|(resources, _)| resources)
+}
+
+/// The same with a line for each document that is left out.
+pub fn parse_telling(kinds: Kinds, source: &str, text: &str) -> Result<(Vec<Resource>, Vec<String>), Vec<Fault>> {
     let whole = |message: String| {
         vec![Fault { source: source.to_owned(), document: 0, name: String::new(), path: String::new(), message }]
     };
@@ -65,9 +71,13 @@ pub fn parse(kinds: Kinds, source: &str, text: &str) -> Result<Vec<Resource>, Ve
     if documents.len() > DOCUMENTS_MAX {
         return Err(whole(format!("{} documents; at most {DOCUMENTS_MAX} are taken at once", documents.len())));
     }
-    let (mut resources, mut faults) = (Vec::new(), Vec::new());
+    let (mut resources, mut left, mut faults) = (Vec::new(), Vec::new(), Vec::new());
     for (position, document) in documents.into_iter().enumerate() {
         let name = describe(&document);
+        if is_left_out(&document) {
+            left.push(format!("{source}, document {}: {name} means nothing here, and is left out", position + 1));
+            continue;
+        }
         match read(kinds, document) {
             Ok(resource) => resources.push(resource),
             Err(found) => faults.extend(found.into_iter().map(|(path, message)| Fault {
@@ -79,8 +89,25 @@ pub fn parse(kinds: Kinds, source: &str, text: &str) -> Result<Vec<Resource>, Ve
             })),
         }
     }
-    if faults.is_empty() { Ok(resources) } else { Err(faults) }
+    if faults.is_empty() { Ok((resources, left)) } else { Err(faults) }
 }
+
+/// Whether it is of a kind that only runs things on Kubernetes: hosts run theirs by themselves. What protects something there is none
+/// of these.
+fn is_left_out(document: &Value) -> bool {
+    let said = |name: &str| document.get(name).and_then(Value::as_str).unwrap_or_default();
+    let key = KindName::of(said("apiVersion"), said("kind"));
+    LEFT_OUT.iter().any(|(group, kinds)| *group == key.group && kinds.contains(&&*key.name))
+}
+
+/// Kinds that only run things on Kubernetes, by their groups.
+const LEFT_OUT: [(&str, &[&str]); 5] = [
+    ("", &["Namespace", "ServiceAccount", "Pod", "PersistentVolumeClaim"]),
+    ("apps", &["Deployment", "ReplicaSet", "StatefulSet", "DaemonSet"]),
+    ("rbac.authorization.k8s.io", &["Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"]),
+    ("autoscaling", &["HorizontalPodAutoscaler"]),
+    ("policy", &["PodDisruptionBudget"]),
+];
 
 /// What the document says that can never match, a line each.
 pub fn hints(kinds: Kinds, resource: &Resource) -> Vec<String> {
@@ -232,6 +259,19 @@ mod tests {
 
     fn faults(text: &str) -> Vec<String> {
         parse(Kinds::ALL, "test", text).expect_err("must be refused").iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_only_runs_things_on_kubernetes_is_left_out_and_told() {
+        let own = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {replicas: 1}\n---\n\
+                   apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: r}\nrules: []\n---\n\
+                   apiVersion: weft/v1\nkind: Service\nmetadata: {name: web}\n";
+        let (resources, left) = parse_telling(Kinds::ALL, "test", own).expect("good");
+        assert_eq!(resources.len(), 1);
+        assert_eq!(left[1], "test, document 2: Role r means nothing here, and is left out");
+        // What protects something there must not be lost without a word.
+        let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: {}\n";
+        assert!(faults(policy)[0].contains("not supported"));
     }
 
     #[test]

@@ -14,10 +14,19 @@ pub(crate) mod wire;
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
+
 use crate::connection::Connection;
+use crate::forward::bytes::End as Near;
 use crate::net::Net;
 use crate::speech::Speech;
+use crate::table::gateways::Port;
 use sniff::Sniffing;
+
+/// Serves a stream of a caller of the mesh at a gateway. Boxed: a stream may carry a connection on which there are streams.
+fn enter<N: Net>(connection: Arc<Connection<N>>, near: Near, port: Arc<Port>) -> BoxFuture<'static, ()> {
+    Box::pin(gateway::serve_stream(connection, near, port))
+}
 
 /// Serves a connection in what it speaks.
 async fn speak<N: Net>(connection: Arc<Connection<N>>, sniffing: Sniffing, speech: Speech) {

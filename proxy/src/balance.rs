@@ -72,7 +72,7 @@ pub(crate) fn choose(
     let picked = own
         .or_else(|| pick(relation, |index| eligible(index) && !tried(index), key, at, random))
         .or_else(|| pick(relation, eligible, key, at, random));
-    let endpoint = picked.ok_or(Reject::NoInstance)?;
+    let endpoint = picked.ok_or_else(|| relation.nowhere())?;
     let picked = &relation.service.endpoints[endpoint];
     if picked.here && !permit.covers(picked.group) {
         return Err(Reject::Denied);

@@ -49,10 +49,12 @@ pub(crate) struct Outside {
     pub(crate) server_name: Box<str>,
 }
 
-/// Where a connection from outside has come in.
+/// Where a connection has come in at a gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Door {
     pub(crate) port: u16,
+    /// Where a caller of the mesh comes in: at which gateway, which it has named.
+    pub(crate) gateway: Option<ServiceName>,
     /// Where TLS told several listeners apart: which one.
     pub(crate) listener: Option<Arc<str>>,
 }
@@ -79,8 +81,17 @@ pub(crate) struct Parties {
     pub(crate) instance: Option<InstanceName>,
     /// At the caller's node: which of its instances, by the name of a subset; none: all.
     pub(crate) subset: Option<Arc<str>>,
-    /// Of what comes in at a gateway of this node: which of its hosts is meant.
-    pub(crate) entrance: Option<Arc<str>>,
+    /// Of what comes in at a gateway of this node: which of its hosts is meant, and who comes.
+    pub(crate) entrance: Option<(Arc<str>, Guest)>,
+}
+
+/// Who comes in at a gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Guest {
+    /// Somebody outside, of whom nothing is known.
+    Outside,
+    /// A caller of the mesh.
+    Mesh,
 }
 
 impl Parties {

@@ -100,12 +100,33 @@ impl<N: Net> Connection<N> {
         })
     }
 
-    /// Which end this node is.
+    /// The same connection, on which that name is asked for by SNI.
+    pub(crate) fn asking_for(self: Arc<Self>, server_name: Box<str>) -> Arc<Self> {
+        let Peer::Svid(caller) = &self.peer else { return self };
+        let caller = Caller { identity: caller.identity.clone(), server_name, instance: None };
+        Arc::new(Self {
+            core: self.core.clone(),
+            destination: self.destination.clone(),
+            _taken: self._taken.clone(),
+            peer: Peer::Svid(Arc::new(caller)),
+            ours: self.ours,
+            theirs: self.theirs,
+            memory: Mutex::default(),
+            owner: OnceLock::new(),
+        })
+    }
+
+    /// Which end this node is: where a gateway is entered calls go on from it.
     pub(crate) fn end(&self) -> End {
-        match self.peer {
-            Peer::Local | Peer::Outside(_) => End::Caller,
-            Peer::Svid(_) => End::Callee,
+        match (&self.peer, &self.destination) {
+            (Peer::Svid(_), Destination::Fixed(..) | Destination::Named) => End::Callee,
+            (Peer::Local | Peer::Outside(_), _) | (_, Destination::Gateway(_)) => End::Caller,
         }
+    }
+
+    /// Whether it is one of another node, or of any holder of an SVID.
+    pub(crate) fn is_link(&self) -> bool {
+        matches!(self.peer, Peer::Svid(_))
     }
 
     /// Whether policies ask for what only a request has, so that the verdict on a stream says nothing of requests.

@@ -68,7 +68,8 @@ impl<N: Net> Core<N> {
     /// The leg of these parties under a table.
     pub(crate) fn leg(&self, table: &Table, parties: Parties, service: &Arc<Service>, port: ServicePort) -> Arc<Leg> {
         self.lanes.leg(table.generation, parties, &self.recorder, |parties| {
-            let certified = parties.end == End::Callee || self.shared.identities.holds(&parties.caller);
+            let asking = if parties.entrance.is_some() { &service.identity } else { &parties.caller };
+            let certified = parties.end == End::Callee || self.shared.identities.holds(asking);
             let ground = Ground { table, place: self.place, upstreams: &self.shared.upstreams };
             (Relation::new(ground, parties, service, port), certified)
         })

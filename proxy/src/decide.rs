@@ -1,6 +1,7 @@
 //! What becomes of an exchange: a pure function of the table, the parties, the request and what was said before. The
 //! exchange itself, the judging of open exchanges after a change, and `weft explain` all ask here.
 
+mod asked;
 pub(crate) mod hash;
 pub(crate) mod identify;
 pub(crate) mod judge;

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::attempt::{Route, attempt};
 use crate::body::Body;
-use crate::call::{Answerer, Bounds, End};
+use crate::call::{Answerer, Bounds};
 use crate::connection::Connection;
 use crate::core::Core;
 use crate::forward::outgoing::{Answer, Outgoing};
@@ -69,12 +69,12 @@ pub(crate) async fn http<N: Net>(
         (Err(reject), _) | (_, Err(reject)) => {
             let reject = hold.blame(reject);
             open.rejected(&reject);
-            let response = refusal::response(&reject, version, grpc, connection.end() == End::Callee);
+            let response = refusal::response(&reject, version, grpc, connection.is_link());
             Outcome { response: response.map(|body| Tracked::new(body, open, None)), tunnel: None, wanted: false }
         }
     };
     // Whoever passes an answer on that has none adds it (RFC 9110, 6.6.1).
-    if connection.end() == End::Caller && outcome.tunnel.is_none() {
+    if !connection.is_link() && outcome.tunnel.is_none() {
         let headers = outcome.response.headers_mut();
         let (dates, clock) = (&connection.core.dates, &connection.core.shared.settings.clock);
         headers.entry(DATE).or_insert_with(|| dates.at(started, &**clock));

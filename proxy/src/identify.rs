@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use weft_proto::identity::Identity;
 use weft_proto::service::{InstanceName, ServicePort};
 
-use crate::call::{Destination, Door, Parties, Peer};
+use crate::call::{Destination, Door, Guest, Parties, Peer};
 use crate::connection::Connection;
 use crate::decide::identify::{Named, fixed, named};
 use crate::decide::route::{self, Ruled};
@@ -28,7 +28,7 @@ pub(crate) fn leg<N: Net>(connection: &Connection<N>, host: Option<&Arc<Host>>) 
         Some(leg) => leg.clone(),
         None => {
             let (parties, service, port) = match &connection.destination {
-                Destination::Gateway(door) => entrance(&table, door, host)?,
+                Destination::Gateway(door) => entrance(&table, (door, &connection.peer), host)?,
                 _ => parties(connection, &table, host)?,
             };
             let leg = connection.core.leg(&table, parties, &service, port);
@@ -63,17 +63,21 @@ fn parties<N: Net>(
     Ok((parties, service, port))
 }
 
-/// The gateway that somebody outside means, and which of its hosts.
+/// The gateway that is entered, and which of its hosts is meant.
 fn entrance(
     table: &Table,
-    door: &Door,
+    (door, peer): (&Door, &Peer),
     host: Option<&Arc<Host>>,
 ) -> Result<(Parties, Arc<Service>, ServicePort), Reject> {
     let found = table.gateways.enter(door, host.map(|host| &*host.compare)).ok_or(Reject::NoRoute)?;
     let service = table.service(&found.service).ok_or(Reject::Misconfigured)?;
+    let (caller, guest) = match peer {
+        Peer::Svid(caller) => (caller.identity.clone(), Guest::Mesh),
+        Peer::Outside(_) | Peer::Local => (service.identity.clone(), Guest::Outside),
+    };
     let parties = Parties {
-        entrance: Some(found.key.clone()),
-        ..Parties::of_caller(service.identity.clone(), &service.name, found.port.port)
+        entrance: Some((found.key.clone(), guest)),
+        ..Parties::of_caller(caller, &service.name, found.port.port)
     };
     Ok((parties, service.clone(), found.port))
 }
@@ -106,7 +110,7 @@ pub(crate) fn way<N: Net>(
 }
 
 fn certified<N: Net>(connection: &Connection<N>, leg: Arc<Leg>) -> Result<Arc<Leg>, Reject> {
-    let caller = leg.relation.caller.identity();
+    let caller = leg.relation.onward();
     if !leg.certified && !connection.core.shared.identities.holds(caller) {
         return Err(Reject::NoCertificate(format!("no certificate of {caller} has been issued to this node yet")));
     }

@@ -93,6 +93,14 @@ impl Recorder {
     }
 }
 
+/// What is told of an opaque stream that falls under a rule.
+#[derive(Debug)]
+struct Falls {
+    rule: Box<str>,
+    /// The name that it asks for by SNI; empty where it asks for none.
+    name: Box<str>,
+}
+
 /// The record of an exchange in the making; it is completed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Open {
@@ -108,8 +116,8 @@ pub(crate) struct Open {
     detail: Option<String>,
     noting: Noting,
     ruled: Option<Arc<Ruled>>,
-    /// The name of the rule, of an opaque stream.
-    stream_rule: Option<Box<Box<str>>>,
+    /// Of an opaque stream that falls under a rule.
+    falls: Option<Box<Falls>>,
     /// Whether it is a copy that the rule makes.
     copy: bool,
     /// By what it has passed a gateway.
@@ -153,7 +161,7 @@ impl Open {
             detail: None,
             noting: Noting::default(),
             ruled: None,
-            stream_rule: None,
+            falls: None,
             copy: false,
             gate: None,
             endpoint: None,
@@ -226,9 +234,9 @@ impl Open {
         self.ruled = Some(ruled.clone());
     }
 
-    /// It is an opaque stream that falls under a rule.
-    pub(crate) fn falls_under(&mut self, rule: &str) {
-        self.stream_rule = Some(Box::new(rule.into()));
+    /// It is an opaque stream that falls under a rule; of TLS with the name that it asks for.
+    pub(crate) fn falls_under(&mut self, rule: &str, tls: Option<&str>) {
+        self.falls = Some(Box::new(Falls { rule: rule.into(), name: tls.unwrap_or_default().into() }));
     }
 
     /// It is a copy that a rule makes.

@@ -226,8 +226,12 @@ impl Table {
 
     /// A host outside whose name reads like one of a service: `example.com` is `example` in the namespace `com`.
     fn known_outside(&self, name: &ServiceName) -> Option<&Arc<Service>> {
-        let host = format!("{}.{}", name.name(), name.namespace());
-        if self.alias(name).is_some() { None } else { self.service(&ServiceName::outside(&host)) }
+        if self.alias(name).is_some() || !self.services.first().is_some_and(|first| first.name.is_outside()) {
+            return None;
+        }
+        let forms = ["", ".svc", ".svc.cluster.local"].into_iter();
+        let hosts = forms.map(|end| format!("{}.{}{end}", name.name(), name.namespace()));
+        hosts.filter_map(|host| self.service(&ServiceName::outside(&host))).next()
     }
 
     /// The further name that a subset is, and by what port it is called, where that is said.

@@ -216,6 +216,7 @@ impl Host {
                 caller: None,
                 weight: None,
                 gateway: false,
+                egress: false,
             };
             let instance = registry::parse(&spec, &Names { user: &|_| Some(user(*service)), address: &|_| None })
                 .expect("a good specification");

@@ -4,6 +4,7 @@
 pub mod application;
 pub mod ask;
 mod certificates;
+mod change;
 mod documents;
 mod expect;
 mod form;
@@ -11,6 +12,8 @@ mod gateways;
 mod grpc;
 mod http;
 mod internet;
+mod logs;
+mod miss;
 mod outside;
 mod stage;
 
@@ -19,17 +22,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep};
-use weft::api::schema::{ApplyRequest, Text};
-use weft::client::ClientError;
-use weft_proto::Index;
 
 use ask::{Asking, Came};
 use documents::stands;
-use expect::{Miss, Outcome, judge, variation};
-use form::{Credential, Step, Task};
+use expect::{Outcome, judge, variation};
+use form::{Step, Task};
 use gateways::Ports;
+use miss::Miss;
 use outside::{Call, Way};
 use stage::Stage;
 
@@ -69,6 +70,10 @@ pub async fn run(file: &Path, weft: &Path, mut told: impl FnMut(&str, &str, &Ver
     let folder = file.parent().unwrap_or(Path::new("."));
     let stage = Stage::make(weft, &task.services, &gateways::of(&task, folder)).await?;
     let run = Run { stage: &stage, folder, ports: Mutex::default() };
+    let entries = internet::entries(&task.services);
+    if !entries.is_empty() {
+        run.put("hosts outside", entries).await?;
+    }
     for step in &task.steps {
         let verdict = run.step(step).await;
         told(&step.id, &step.what, &verdict);
@@ -98,92 +103,6 @@ impl Run<'_> {
             Ok(()) => Verdict::Passed,
             Err(why) => Verdict::Failed(why),
         }
-    }
-
-    /// Gives gateways certificates.
-    async fn give(&self, credentials: &[Credential], source: &str) -> Result<(), String> {
-        let mut text = String::new();
-        for one in credentials {
-            let mut data = Map::new();
-            for (name, file) in &one.keys {
-                let path = self.stage.certificates.file(file)?;
-                let read = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-                data.insert(name.clone(), json!(read));
-            }
-            let metadata = json!({ "name": one.name, "namespace": one.namespace });
-            let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data });
-            text += &format!("---\n{secret}\n");
-        }
-        let request = ApplyRequest { texts: vec![Text { source: source.to_owned(), text }] };
-        let applied = self.stage.client(0).apply(&request, false).await.map_err(|error| told(&error))?;
-        self.in_force(applied.index).await
-    }
-
-    /// Says what holds for the whole mesh.
-    async fn configure(&self, config: &Value, source: &str) -> Result<(), String> {
-        let metadata = json!({ "name": "default", "namespace": "istio-system" });
-        let document = json!({ "apiVersion": "weft/v1", "kind": "MeshConfig", "metadata": metadata, "spec": config["meshConfig"] });
-        let request = ApplyRequest { texts: vec![Text { source: source.to_owned(), text: document.to_string() }] };
-        let applied = self.stage.client(0).apply(&request, false).await.map_err(|error| told(&error))?;
-        self.in_force(applied.index).await
-    }
-
-    /// Applies one file after the other.
-    async fn apply(&self, step: &Step, namespace: &str) -> Result<(), String> {
-        let mut texts: Vec<String> = step.apply.iter().cloned().collect();
-        for file in step.apply_file.iter().flat_map(|files| files.list()) {
-            let path = self.folder.join(file);
-            texts.push(std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?);
-        }
-        let mut index = None;
-        for text in texts {
-            let text = self.ports.lock().fill(&text, self.stage);
-            let read: Vec<Value> = serde_saphyr::from_multiple(&text).map_err(|error| error.to_string())?;
-            let mut documents: Vec<Value> = read.into_iter().filter(|document| !document.is_null()).collect();
-            documents.iter().for_each(|document| self.ports.lock().learn(document));
-            for document in &mut documents {
-                let metadata = document.get_mut("metadata").and_then(Value::as_object_mut);
-                metadata.map(|metadata| metadata.entry("namespace").or_insert_with(|| json!(namespace)));
-            }
-            if documents.is_empty() {
-                continue;
-            }
-            let text = documents.iter().map(|document| format!("---\n{document}\n")).collect();
-            let request = ApplyRequest { texts: vec![Text { source: step.id.clone(), text }] };
-            let applied = self.stage.client(0).apply(&request, false).await.map_err(|error| told(&error))?;
-            index = Some(applied.index);
-        }
-        match index {
-            Some(index) => self.in_force(index).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Waits until every node enforces it; one that has just come may not be known to all yet.
-    async fn in_force(&self, index: Index) -> Result<(), String> {
-        let deadline = Instant::now() + IN_FORCE;
-        loop {
-            let enforced = self.stage.client(0).enforced(index, IN_FORCE).await.map_err(|error| error.to_string())?;
-            if enforced.lagging.is_empty() {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                return Err(format!("not in force everywhere after {IN_FORCE:?}: {:?}", enforced.lagging));
-            }
-            sleep(AGAIN).await;
-        }
-    }
-
-    async fn delete(&self, what: &[&str], namespace: &str) -> Result<(), String> {
-        for one in what {
-            let mut words = one.split_whitespace();
-            let named = words.next().unwrap_or_default();
-            let namespace = words.nth(1).unwrap_or(namespace);
-            let (kind, name) = named.split_once('/').ok_or_else(|| format!("{one}: write KIND/NAME"))?;
-            let deleted = self.stage.client(0).delete_resource(kind, namespace, name, None).await;
-            self.in_force(deleted.map_err(|error| format!("{one}: {error}"))?.index).await?;
-        }
-        Ok(())
     }
 
     /// A check is retried as a whole until it holds, for as long as a change may take.
@@ -221,13 +140,20 @@ impl Run<'_> {
             Value::Array(all) => all.clone(),
             one => vec![one.clone()],
         };
-        self.stage.forget();
+        // A log that is read without a call is that of the calls before.
+        let reads_log = all.iter().any(|one| one.get("read_log_of").is_some());
+        if !reads_log {
+            self.stage.forget();
+        }
         let mut came = Vec::new();
         for one in &all {
             let one = one.as_object().ok_or_else(|| Miss::Unknown("requests".into()))?;
             if let Some(what) = one.get("read") {
                 let namespace = one.get("namespace").and_then(Value::as_str).unwrap_or(namespace);
                 return self.read(what, (expected, namespace)).await;
+            }
+            if one.contains_key("read_log_of") {
+                continue;
             }
             let filled = self.ports.lock().fill(&Value::Object(one.clone()).to_string(), self.stage);
             let one: Map<String, Value> =
@@ -237,7 +163,8 @@ impl Run<'_> {
         // What copies bring comes a little later.
         sleep(SETTLED).await;
         let seen = self.stage.seen();
-        judge(expected, &Outcome { came: &came, seen: &seen })
+        let (at, records) = (|peer: &str| self.stage.at(peer), |of: &str| self.stage.records(of));
+        judge(expected, &Outcome { came: &came, seen: &seen, at: &at, records: &records })
     }
 
     async fn calls(&self, step: &Step, one: &Map<String, Value>) -> Result<Vec<Came>, Miss> {
@@ -341,14 +268,6 @@ impl Run<'_> {
     }
 }
 
-/// An error with all its faults.
-fn told(error: &ClientError) -> String {
-    match error {
-        ClientError::Refused(refused) => format!("{error}: {}", refused.faults.join("; ")),
-        error => error.to_string(),
-    }
-}
-
 /// Every file of a folder that is a task, or the file itself.
 pub fn files(path: &Path) -> Result<Vec<PathBuf>, String> {
     if !path.is_dir() {
@@ -391,5 +310,3 @@ const HOLDS: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(250);
 /// How long what comes beside answers may take.
 const SETTLED: Duration = Duration::from_millis(200);
-/// How long a change may take to be in force everywhere.
-const IN_FORCE: Duration = Duration::from_secs(20);

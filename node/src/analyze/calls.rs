@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use weft_proto::kinds::hosts::meant;
 use weft_proto::kinds::http_route::{self, Filter, HttpRoute, Method};
 use weft_proto::kinds::istio::{StringMatch, is_exported, service_of};
 use weft_proto::kinds::virtual_service::{Destination, HttpMatch, HttpRoute as Rule, MESH, VirtualService};
@@ -173,6 +174,7 @@ fn is_within(narrow: &HttpMatch, wide: &HttpMatch) -> bool {
         && (wide.without_headers.is_empty() || wide.without_headers == narrow.without_headers)
         && (wide.port.is_none() || wide.port == narrow.port)
         && (wide.source_namespace.is_empty() || wide.source_namespace == narrow.source_namespace)
+        && (wide.gateways.is_empty() || wide.gateways == narrow.gateways)
         && wide.source_labels.iter().all(|(name, value)| narrow.source_labels.get(name) == Some(value))
 }
 
@@ -190,10 +192,17 @@ fn may_change(block: &HttpMatch) -> bool {
     }
 }
 
+fn missing(name: &ServiceName) -> String {
+    match name.is_outside() {
+        true => format!("no ServiceEntry names {name}"),
+        false => format!("there is no service {name}"),
+    }
+}
+
 fn destination(ground: &Ground<'_>, resource: &Resource, to: &Destination, path: &str, findings: &mut Findings) {
-    let Some(name) = service_of(&to.host, &resource.key.namespace) else { return };
+    let Some(name) = meant(&to.host, &resource.key.namespace) else { return };
     if ground.lacks(&name) {
-        findings.add("WFT101", resource, format!("{path}.host"), format!("there is no service {name}"));
+        findings.add("WFT101", resource, format!("{path}.host"), missing(&name));
         return;
     }
     if !to.subset.is_empty() {
@@ -206,7 +215,7 @@ fn destination(ground: &Ground<'_>, resource: &Resource, to: &Destination, path:
     }
     let Some(service) = ground.service(&name) else { return };
     match to.port.map(|port| port.number.get()) {
-        Some(port) if !ground.is_alias(&name) && service.ports.iter().all(|own| own.port != port) => {
+        Some(port) if !ground.is_alias(&name) && !ground.has_port((&name, service), port) => {
             let text = format!("{name} has no port {port}");
             findings.add("WFT103", resource, format!("{path}.port.number"), text);
         }
@@ -222,7 +231,7 @@ pub(super) fn gateway_routes(ground: &Ground<'_>, findings: &mut Findings) {
             let path = format!("spec.rules[{at}]");
             for (to, backend) in rule.backend_refs.iter().enumerate() {
                 let path = format!("{path}.backendRefs[{to}]");
-                let at = (backend.namespace.as_deref(), backend.name.as_str(), backend.port);
+                let at = (backend.kind.as_str(), backend.service(&one.resource.key.namespace), backend.port);
                 backend_ref(ground, one.resource, &parents, at, &path, findings);
                 if backend.weight == 0 {
                     findings.add("WFT202", one.resource, path, "its weight is 0: it gets nothing".into());
@@ -232,14 +241,8 @@ pub(super) fn gateway_routes(ground: &Ground<'_>, findings: &mut Findings) {
                 let Filter::RequestMirror { request_mirror } = mirror else { continue };
                 let to = &request_mirror.backend_ref;
                 let path = format!("{path}.filters[{filter}].requestMirror.backendRef");
-                backend_ref(
-                    ground,
-                    one.resource,
-                    &parents,
-                    (to.namespace.as_deref(), &to.name, to.port),
-                    &path,
-                    findings,
-                );
+                let at = (to.kind.as_str(), to.service(&one.resource.key.namespace), to.port);
+                backend_ref(ground, one.resource, &parents, at, &path, findings);
             }
             retries(one, (rule, &path), findings);
             let same = |other: &http_route::Rule| !rule.matches.is_empty() && other.matches == rule.matches;
@@ -259,7 +262,7 @@ pub(super) fn gateway_routes(ground: &Ground<'_>, findings: &mut Findings) {
         for (at, rule) in one.spec.rules.iter().enumerate() {
             for (to, backend) in rule.backend_refs.iter().enumerate() {
                 let path = format!("spec.rules[{at}].backendRefs[{to}]");
-                let at = (backend.namespace.as_deref(), backend.name.as_str(), backend.port);
+                let at = (backend.kind.as_str(), backend.service(&one.resource.key.namespace), backend.port);
                 backend_ref(ground, one.resource, &parents, at, &path, findings);
             }
         }
@@ -314,26 +317,27 @@ fn backend_ref(
     ground: &Ground<'_>,
     resource: &Resource,
     parents: &BTreeSet<ServiceName>,
-    (namespace, name, port): (Option<&str>, &str, Option<std::num::NonZeroU16>),
+    (kind, name, port): (&str, Option<ServiceName>, Option<std::num::NonZeroU16>),
     path: &str,
     findings: &mut Findings,
 ) {
     let own = resource.key.namespace.as_str();
-    let namespace = namespace.unwrap_or(own);
-    let Ok(name) = ServiceName::new(namespace, name) else { return };
+    let Some(name) = name else { return };
+    let namespace = name.namespace();
     if ground.lacks(&name) {
-        findings.add("WFT101", resource, format!("{path}.name"), format!("there is no service {name}"));
+        findings.add("WFT101", resource, format!("{path}.name"), missing(&name));
         return;
     }
     let grants = |grant: &&Read<'_, weft_proto::kinds::reference_grant::ReferenceGrant>| {
         grant.resource.key.namespace == namespace && grant.spec.allows(&resource.key.kind.name, own, name.name())
     };
-    if namespace != own && !parents.contains(&name) && !ground.grants.iter().any(|grant| grants(&grant)) {
+    let foreign = kind == "Service" && namespace != own && !parents.contains(&name);
+    if foreign && !ground.grants.iter().any(|grant| grants(&grant)) {
         let text = format!("no ReferenceGrant of {namespace} lets a {} of {own} lead there", resource.key.kind.name);
         findings.add("WFT105", resource, format!("{path}.namespace"), text);
     }
     let (Some(service), Some(port)) = (ground.service(&name), port) else { return };
-    if !ground.is_alias(&name) && service.ports.iter().all(|own| own.port != port.get()) {
+    if !ground.is_alias(&name) && !ground.has_port((&name, service), port.get()) {
         findings.add("WFT103", resource, format!("{path}.port"), format!("{name} has no port {port}"));
     }
 }

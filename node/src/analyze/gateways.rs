@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use weft_proto::kinds::Spec;
 use weft_proto::kinds::gateway::{Gateway, Listener, ObjectRef};
 use weft_proto::kinds::hosts::meeting;
 use weft_proto::kinds::http_route::ParentRef;
@@ -124,6 +125,12 @@ pub(super) fn parent(
         let text = format!("no listener of {} is for any of spec.hostnames", parent.name);
         findings.add("WFT110", resource, path(), text);
     }
+}
+
+/// Whether a gateway's document names the port.
+pub(super) fn has_port(resource: &Resource, port: u16) -> bool {
+    let istio = IstioGateway::of(resource).is_ok_and(|spec| spec.servers.iter().any(|one| one.port.number == port));
+    istio || Gateway::of(resource).is_ok_and(|spec| spec.listeners.iter().any(|one| one.port == port))
 }
 
 /// What is known of secrets: their namespaces and names.

@@ -86,9 +86,10 @@ impl<W: World> Node<W> {
         let mut warnings = Vec::new();
         let kinds = self.site.kinds;
         for (file, text) in request.texts.iter().enumerate() {
-            match document::parse(kinds, &text.source, &text.text) {
+            match document::parse_telling(kinds, &text.source, &text.text) {
                 Err(found) => faults.extend(found.iter().map(ToString::to_string)),
-                Ok(resources) => {
+                Ok((resources, left)) => {
+                    warnings.extend(left);
                     for resource in resources {
                         warnings.extend(document::hints(kinds, &resource));
                         let expected = (resource.version > 0).then_some(resource.version);
@@ -118,7 +119,10 @@ impl<W: World> Node<W> {
             return Err(Failure::faults("nothing was applied", faults));
         }
         if changes.is_empty() {
-            return Err(Failure::bad("there is no document in what was given"));
+            return Err(match warnings.is_empty() {
+                true => Failure::bad("there is no document in what was given"),
+                false => Failure::faults("nothing was applied", warnings),
+            });
         }
         self.seal(&mut changes).await?;
         Ok(Applied { warnings, ..self.change(changes, dry_run).await? })

@@ -225,6 +225,9 @@ pub struct ServiceSpec {
     /// Whether it is a gateway: this node serves the `Gateway` documents that its name or labels select.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gateway: bool,
+    /// Whether it is a gateway that takes only callers of the mesh: no port of the host is listened on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub egress: bool,
 }
 
 /// A port of a [`ServiceSpec`].

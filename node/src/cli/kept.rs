@@ -9,7 +9,7 @@ use crate::os::services::write_whole;
 /// Where they are kept, under the data directory: an option and its value on each line.
 pub(crate) const FILE: &str = "up.options";
 /// Options that say something of the host.
-const KEPT: [&str; 13] = [
+const KEPT: [&str; 14] = [
     "--advertise",
     "--listen",
     "--zone",
@@ -18,6 +18,7 @@ const KEPT: [&str; 13] = [
     "--loopback",
     "--bind",
     "--gateway",
+    "--egress-gateway",
     "--gateway-port",
     "--transport",
     "--workers",

@@ -38,11 +38,15 @@ pub(super) struct Add {
     service_account: Option<String>,
     /// The port callers use; where the application listens unless it is the same port of 127.0.0.1: a port of this host,
     /// [::1]:8081, 10.0.0.7:8081 or NAME:8081; and what it speaks; may be repeated
-    #[arg(long, required_unless_present = "gateway", value_name = "PORT[:TARGET][/PROTOCOL]", value_parser = values::port)]
+    #[arg(long, required_unless_present_any = ["gateway", "egress_gateway"], value_name = "PORT[:TARGET][/PROTOCOL]", value_parser = values::port)]
     port: Vec<(PortSpec, bool)>,
     /// It is a gateway: this node serves the Gateway documents that its name or labels select
-    #[arg(long, conflicts_with_all = ["check", "weight"])]
+    #[arg(long, conflicts_with_all = ["check", "weight", "port"])]
     gateway: bool,
+    /// It is a gateway that takes only callers of the mesh, such as one through which calls leave it: no port of this host is
+    /// listened on
+    #[arg(long, conflicts_with_all = ["check", "weight", "port", "gateway"])]
+    egress_gateway: bool,
     /// What ports speak that do not say: auto, http, http2, grpc or tcp
     #[arg(long, default_value = "auto")]
     protocol: Protocol,
@@ -102,6 +106,7 @@ impl Add {
             caller: self.caller,
             weight: self.weight,
             gateway: self.gateway,
+            egress: self.egress_gateway,
         }
     }
 }

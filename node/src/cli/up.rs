@@ -65,6 +65,10 @@ pub(super) struct Up {
     /// This node serves the gateway of that name, and the Gateway documents that its name or labels select; may be repeated
     #[arg(long, value_name = "[NAMESPACE/]NAME[=KEY=VALUE,...]", value_parser = values::gateway)]
     gateway: Vec<ServiceSpec>,
+    /// The same of a gateway that takes only callers of the mesh, such as one through which calls leave it: no port of this host
+    /// is listened on; may be repeated
+    #[arg(long, value_name = "[NAMESPACE/]NAME[=KEY=VALUE,...]", value_parser = values::egress_gateway)]
+    egress_gateway: Vec<ServiceSpec>,
     /// Another port of this host for a port of gateways, where it may not listen on that; may be repeated
     #[arg(long, value_name = "PORT=PORT", value_parser = values::ports)]
     gateway_port: Vec<(u16, u16)>,
@@ -141,7 +145,7 @@ impl Up {
             metrics: self.metrics.map_or(Some(METRICS_ADDRESS), |Listening(address)| address),
             loopback: self.loopback,
             binds: self.bind,
-            gateways: self.gateway,
+            gateways: self.gateway.into_iter().chain(self.egress_gateway).collect(),
             gateway_ports: self.gateway_port.into_iter().collect(),
             transport: match self.transport {
                 Over::Auto => Transport::Auto,

@@ -79,7 +79,13 @@ pub(crate) fn gateway(text: &str) -> Result<ServiceSpec, String> {
         caller: None,
         weight: None,
         gateway: true,
+        egress: false,
     })
+}
+
+/// The same of one that takes only callers of the mesh.
+pub(crate) fn egress_gateway(text: &str) -> Result<ServiceSpec, String> {
+    gateway(text).map(|spec| ServiceSpec { gateway: false, egress: true, ..spec })
 }
 
 /// Reads `80=8080`.

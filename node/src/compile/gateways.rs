@@ -3,6 +3,7 @@
 
 mod attached;
 mod credentials;
+mod entrances;
 mod istio;
 mod standard;
 
@@ -21,8 +22,10 @@ use weft_proxy::table::gateways::settle;
 use weft_proxy::table::routes::Document;
 
 use super::{Site, Specs};
-use crate::registry::GATEWAY_LABEL;
+use crate::registry::{EGRESS, GATEWAY_LABEL};
 use credentials::Wanted;
+
+pub(super) use entrances::open;
 
 /// Where a certificate comes from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,8 +57,10 @@ pub struct Held(pub BTreeMap<Source, Result<Credential, String>>);
 /// A gateway that this node serves.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Own<'a> {
-    pub(super) service: &'a ServiceName,
-    pub(super) labels: &'a Labels,
+    service: &'a ServiceName,
+    labels: &'a Labels,
+    /// Whether only callers of the mesh come in.
+    within: bool,
 }
 
 /// What listeners are made from.
@@ -79,8 +84,8 @@ pub(super) fn listeners(ground: &Ground<'_>) -> (Vec<ListenerDescription>, BTree
 
 /// Whether a gateway of that name and labels serves the document; labels tell what is a gateway.
 pub fn serves_gateway(resource: &Resource, service: &ServiceName, labels: &Labels) -> bool {
-    let own = Own { service, labels };
-    if labels.get(GATEWAY_LABEL).is_none_or(|value| value != "true") {
+    let own = Own::new(service, labels);
+    if !is_gateway(labels) {
         return false;
     }
     if resource.key.kind == IstioGateway::KIND.key() {
@@ -99,7 +104,12 @@ fn age(created: u64, key: &ResourceKey) -> Age {
     (created, key.name.clone(), key.namespace.clone())
 }
 
-impl Own<'_> {
+impl<'a> Own<'a> {
+    /// One of this name and labels.
+    pub(super) fn new(service: &'a ServiceName, labels: &'a Labels) -> Self {
+        Self { service, labels, within: is_egress(labels) }
+    }
+
     /// Whether it has these labels; `app` is its name.
     fn has(&self, labels: &BTreeMap<String, String>) -> bool {
         labels.iter().all(|(name, value)| match name.as_str() {
@@ -109,9 +119,21 @@ impl Own<'_> {
     }
 }
 
+/// Whether an instance of these labels is a gateway.
+pub(super) fn is_gateway(labels: &Labels) -> bool {
+    labels.contains_key(GATEWAY_LABEL)
+}
+
+fn is_egress(labels: &Labels) -> bool {
+    labels.get(GATEWAY_LABEL).is_some_and(|value| value == EGRESS)
+}
+
 impl Ground<'_> {
-    /// Where a port is listened on; `at` names an address.
-    fn addresses(&self, port: u16, at: &[std::net::IpAddr]) -> Vec<SocketAddr> {
+    /// Where a port is listened on; `at` names an address. Nowhere where only callers of the mesh come in.
+    fn addresses(&self, (port, within): (u16, bool), at: &[std::net::IpAddr]) -> Vec<SocketAddr> {
+        if within {
+            return Vec::new();
+        }
         let port = self.site.gateway_ports.get(&port).copied().unwrap_or(port);
         match at {
             [] => vec![SocketAddr::new(self.site.gateway_ip, port)],

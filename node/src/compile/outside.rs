@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use weft_proto::kinds::destination_rule::{Tls, TlsMode};
+use weft_proto::kinds::hosts::covers;
 use weft_proto::kinds::mesh_config::OutboundMode;
 use weft_proto::kinds::secret::Credential;
 use weft_proto::kinds::service::{OnOverload, ServiceSettings};
@@ -49,8 +50,29 @@ pub(super) fn services(
             instances.extend(own);
         }
     }
-    if ground.specs.mesh().outbound_traffic_policy.mode == OutboundMode::AllowAny {
-        let (service, own) = any(ground);
+    let passes = ground.specs.mesh().outbound_traffic_policy.mode == OutboundMode::AllowAny;
+    for host in ground.specs.ruled_hosts() {
+        let name = ServiceName::outside(&host);
+        if services.contains_key(&name) {
+            continue;
+        }
+        let covering = ground.specs.entries().into_iter().filter_map(|document| {
+            let patterns = document.spec.hosts.iter().filter(|pattern| covers(pattern, &host));
+            patterns.map(String::len).max().map(|length| (length, document.clone()))
+        });
+        let (mut service, own) = match covering.max_by_key(|(length, _)| *length) {
+            Some((_, document)) => service(ground, &document, &host),
+            None => at_any_port(ground, &host, passes),
+        };
+        service.calls = ground.specs.calls(&name).cloned().unwrap_or_default();
+        for one in &mut service.calls.subsets {
+            *one = with_held(ground, one, sources);
+        }
+        services.insert(name, service);
+        instances.extend(own);
+    }
+    if passes {
+        let (service, own) = at_any_port(ground, ANY, true);
         services.insert(service.name.clone(), service);
         instances.extend(own);
     }
@@ -69,9 +91,11 @@ fn service(
     let places = if spec.endpoints.is_empty() { &itself[..] } else { &spec.endpoints[..] };
     let outside = OutsideDescription {
         namespace: document.key.namespace.clone(),
+        document: document.key.name.clone(),
         export_to: spec.export_to.clone(),
         names: spec.subject_alt_names.clone(),
         targets: spec.ports.iter().map(|port| (port.number, port.target())).collect(),
+        any_port: false,
     };
     let mut made = describe(host, (ports, outside));
     let mut instances = Vec::new();
@@ -83,11 +107,15 @@ fn service(
     (made, instances)
 }
 
-/// Every host that no document names.
-fn any(ground: &Ground<'_>) -> (ServiceDescription, Vec<LocalInstance>) {
-    let outside = OutsideDescription::default();
-    let mut made = describe(ANY, (Vec::new(), outside));
-    let itself = EntryEndpoint { address: ANY.to_owned(), ..EntryEndpoint::default() };
+/// Hosts that no `ServiceEntry` names: every one of them, or those that only rules name, which are reached by these alone where calls are
+/// not passed on otherwise.
+fn at_any_port(ground: &Ground<'_>, host: &str, passes: bool) -> (ServiceDescription, Vec<LocalInstance>) {
+    let outside = OutsideDescription { any_port: true, ..OutsideDescription::default() };
+    let mut made = describe(host, (Vec::new(), outside));
+    if !passes {
+        return (made, Vec::new());
+    }
+    let itself = EntryEndpoint { address: host.to_owned(), ..EntryEndpoint::default() };
     let (endpoint, instance) = place(ground.site, &made.name, (0, &itself), &[]);
     made.endpoints.push(endpoint);
     (made, vec![instance])
@@ -144,6 +172,7 @@ fn place(
         ports: ports.iter().map(|port| port.number).collect(),
         weight: place.weight.unwrap_or(1),
         healthy: true,
+        gateway: false,
     };
     (endpoint, local)
 }

@@ -2,6 +2,7 @@
 
 mod gateways;
 mod kept;
+mod outside;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,7 +22,6 @@ use weft_proto::kinds::istio_gateway::IstioGateway;
 use weft_proto::kinds::mesh_config::MeshConfig;
 use weft_proto::kinds::reference_grant::ReferenceGrant;
 use weft_proto::kinds::service::{GatewayTopology, ServiceSettings};
-use weft_proto::kinds::service_entry::ServiceEntry;
 use weft_proto::kinds::tcp_route::TcpRoute;
 use weft_proto::kinds::tls_route::TlsRoute;
 use weft_proto::kinds::virtual_service::{Delegate, MESH, VirtualService, with_delegates};
@@ -190,12 +190,14 @@ impl Specs {
             }
         }
         for document in by_age(&self.gateway_routes) {
-            for service in document.spec.services(&document.key.namespace) {
+            let hosts = self.hosts_of(&document.spec.parent_refs, &document.key.namespace);
+            for service in document.spec.services(&document.key.namespace).into_iter().chain(hosts) {
                 calls.entry(service).or_default().gateway_routes.push(document.clone());
             }
         }
         for document in by_age(&self.stream_routes) {
-            for service in document.spec.services(&document.key.namespace) {
+            let hosts = self.hosts_of(&document.spec.parent_refs, &document.key.namespace);
+            for service in document.spec.services(&document.key.namespace).into_iter().chain(hosts) {
                 calls.entry(service).or_default().stream_routes.push(document.clone());
             }
         }
@@ -210,16 +212,6 @@ impl Specs {
         let before = std::mem::replace(&mut self.calls, calls);
         let names = before.keys().chain(self.calls.keys());
         names.filter(|name| !same_calls(before.get(*name), self.calls.get(*name))).cloned().collect()
-    }
-
-    /// Hosts outside the mesh that documents name.
-    fn outside_hosts(&self) -> BTreeSet<String> {
-        self.gateways.entries().iter().flat_map(|one| one.spec.hosts.clone()).collect()
-    }
-
-    /// The documents about hosts outside the mesh, the oldest first.
-    pub(super) fn entries(&self) -> Vec<Arc<Document<ServiceEntry>>> {
-        self.gateways.entries()
     }
 
     /// What holds for the whole mesh.
@@ -282,6 +274,11 @@ impl Specs {
     /// The same for opaque streams.
     pub(super) fn stream_routes(&self) -> Vec<Arc<StreamDocument>> {
         by_age(&self.stream_routes)
+    }
+
+    /// Whether documents say something else of gateways than when that was asked last.
+    pub(super) fn gateways_moved(&mut self) -> bool {
+        self.gateways.moved()
     }
 
     /// Istio's gateways, the oldest first.

@@ -116,6 +116,7 @@ async fn register(stage: &mut Stage, applications: &mut Applications) -> Told<[u
                 caller: (*service == "web").then(|| "any".to_owned()),
                 weight: None,
                 gateway: false,
+                egress: false,
             };
             let node = stage.nodes.iter().find(|node| node.name == *name).ok_or("there is no such node")?;
             node.client.add_service(&spec).await.map_err(|error| format!("{service} on {name}: {}", text(error)))?;

@@ -10,6 +10,8 @@ use crate::checks::Check;
 
 /// The label by which others know an instance for a gateway.
 pub const GATEWAY_LABEL: &str = "weft.mesh/gateway";
+/// The value of the label where only callers of the mesh come in; of other gateways it is `true`.
+pub const EGRESS: &str = "egress";
 /// Weight of an instance that names none.
 const WEIGHT: u16 = 100;
 /// Most ports of one service.
@@ -88,7 +90,8 @@ pub fn parse(spec: &ServiceSpec, names: &Names<'_>) -> Result<LocalInstance, Vec
     if spec.labels.len() > LABELS_MAX {
         faults.push(format!("labels: {} given; at most {LABELS_MAX}", spec.labels.len()));
     }
-    if (spec.ports.is_empty() && !spec.gateway) || spec.ports.len() > PORTS_MAX {
+    let gateway = spec.gateway || spec.egress;
+    if (spec.ports.is_empty() && !gateway) || spec.ports.len() > PORTS_MAX {
         faults.push(format!("ports: {} given; name 1 to {PORTS_MAX}", spec.ports.len()));
     }
     let mut ports: Vec<LocalPort> = Vec::new();
@@ -101,14 +104,17 @@ pub fn parse(spec: &ServiceSpec, names: &Names<'_>) -> Result<LocalInstance, Vec
             Err(fault) => faults.push(format!("ports[{i}].{fault}")),
         }
     }
-    if spec.gateway && spec.check.is_some() {
+    if gateway && spec.check.is_some() {
         faults.push("check: a gateway has none; this node serves it itself".into());
     }
     let check = spec.check.as_deref().map(Check::parse).transpose();
     let check = check.map_err(|error| faults.push(format!("check: {error}"))).ok().flatten();
     let caller = parse_caller(spec, names.user).map_err(|fault| faults.push(fault)).ok();
     faults.extend((spec.weight == Some(0)).then(|| "weight: 1 to 65535".to_owned()));
-    let own = spec.gateway.then(|| (GATEWAY_LABEL.to_owned(), "true".to_owned()));
+    if gateway && !spec.ports.is_empty() {
+        faults.push("ports: those of a gateway are what Gateway documents say".into());
+    }
+    let own = gateway.then(|| (GATEWAY_LABEL.to_owned(), if spec.egress { EGRESS } else { "true" }.to_owned()));
     match (service, name, account, caller) {
         (Some(service), Some(name), Some(account), Some(caller)) if faults.is_empty() => Ok(LocalInstance {
             id: InstanceId { service, name },
@@ -118,7 +124,7 @@ pub fn parse(spec: &ServiceSpec, names: &Names<'_>) -> Result<LocalInstance, Vec
             check,
             caller,
             weight: spec.weight.unwrap_or(WEIGHT),
-            gateway: spec.gateway,
+            gateway,
         }),
         _ => Err(faults),
     }

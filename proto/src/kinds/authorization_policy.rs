@@ -114,14 +114,14 @@ pub struct Selector {
     pub match_labels: BTreeMap<String, String>,
 }
 
-/// A service or gateway by name.
+/// A service, a gateway or hosts outside the mesh by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TargetRef {
-    /// Empty, `core` or `weft`; `gateway.networking.k8s.io` of a gateway.
+    /// Empty, `core` or `weft`; `gateway.networking.k8s.io` of a gateway; `networking.istio.io` of hosts outside.
     #[serde(default)]
     pub group: String,
-    /// `Service` or `Gateway`.
+    /// `Service`, `Gateway` or `ServiceEntry`.
     pub kind: String,
     /// Its name, in the policy's namespace.
     pub name: String,
@@ -130,9 +130,18 @@ pub struct TargetRef {
 impl TargetRef {
     /// Whether it means a service of its namespace; of a gateway, the service that serves it.
     pub fn means(&self, service: &str) -> bool {
-        self.name == service || (self.kind == "Gateway" && service.strip_suffix("-istio") == Some(&self.name))
+        let gateway = self.kind == "Gateway" && service.strip_suffix("-istio") == Some(&self.name);
+        self.kind != ENTRY && (self.name == service || gateway)
+    }
+
+    /// Whether it means the `ServiceEntry` of that name, in its namespace.
+    pub fn is_entry(&self, name: &str) -> bool {
+        self.kind == ENTRY && self.name == name
     }
 }
+
+/// The kind of hosts outside.
+const ENTRY: &str = "ServiceEntry";
 
 /// What a matching policy does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]

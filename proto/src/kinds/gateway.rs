@@ -29,6 +29,20 @@ pub struct Gateway {
     /// What holds for certificates of all listeners.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<GatewayTls>,
+    /// Whether only callers of the mesh come in: no port of the host is listened on.
+    #[serde(skip)]
+    pub within: bool,
+}
+
+/// The annotation by which Istio tells how a gateway is reached; `ClusterIP`: only within.
+const SERVICE_TYPE: &str = "networking.istio.io/service-type";
+
+impl Gateway {
+    /// The same with what annotations say.
+    #[must_use]
+    pub fn annotated(self, annotations: &BTreeMap<String, String>) -> Self {
+        Self { within: annotations.get(SERVICE_TYPE).is_some_and(|value| value == "ClusterIP"), ..self }
+    }
 }
 
 /// A port, and for which host.

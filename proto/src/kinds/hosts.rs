@@ -1,5 +1,8 @@
 //! Names of hosts, and patterns of them: a name, `*.suffix`, or `*`.
 
+use std::net::IpAddr;
+
+use super::istio::service_of;
 use crate::identity::NameError;
 use crate::service::{MESH_SUFFIX, ServiceName};
 
@@ -20,6 +23,18 @@ pub fn meeting<'a>(one: &'a str, other: &'a str) -> Option<&'a str> {
         (false, true) => Some(one),
         (false, false) => None,
     }
+}
+
+/// What a host means in a document of a namespace: a service by one of its names, else a host outside the mesh.
+pub fn meant(host: &str, namespace: &str) -> Option<ServiceName> {
+    let outside = || host.contains('.').then(|| ServiceName::outside(&host.to_ascii_lowercase()));
+    service_of(host, namespace).or_else(outside)
+}
+
+/// Whether a host, or pattern of hosts, can be none of the mesh by its form.
+pub fn is_foreign(host: &str) -> bool {
+    let own = host.ends_with(MESH_SUFFIX) || host.ends_with(".svc") || host.contains(".svc.");
+    !own && host.len() > 2 && host.contains('.') && host.parse::<IpAddr>().is_err() && service_of(host, "a").is_none()
 }
 
 /// Reads what is called: `web`, `prod/web`, or a host outside the mesh such as `api.example.com`.

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::hosts::meant;
 use super::service::Span;
 use super::{Faults, Kind, Names, Spec};
 use crate::service::ServiceName;
@@ -32,14 +33,14 @@ pub struct HttpRoute {
     pub rules: Vec<Rule>,
 }
 
-/// A service whose calls a route is about, or a gateway.
+/// What a route is about: the calls of a service, of hosts outside the mesh, or those that come in at a gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ParentRef {
     /// That of the kind: empty or `core` for a `Service`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// `Service` or `Gateway`, which is meant where nothing is said.
+    /// `Service`, `ServiceEntry` or `Gateway`, which is meant where nothing is said.
     #[serde(default = "gateway_kind")]
     pub kind: String,
     /// Its name.
@@ -217,15 +218,15 @@ pub enum ValueType {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BackendRef {
-    /// Empty or `core`: that of `Service`.
+    /// Empty or `core`: that of `Service`; `networking.istio.io`: that of `Hostname`.
     #[serde(default)]
     pub group: String,
-    /// `Service`.
+    /// `Service`, or `Hostname` for a host by its whole name, outside the mesh or in it.
     #[serde(default = "service_kind")]
     pub kind: String,
-    /// The service.
+    /// The service, or the host.
     pub name: String,
-    /// Its namespace, which must be that of the route.
+    /// The namespace of a service, which must be that of the route or let it lead there by a `ReferenceGrant`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// Its port.
@@ -282,6 +283,16 @@ impl ParentRef {
         ServiceName::new(self.namespace.as_deref().unwrap_or(namespace), &self.name).ok()
     }
 
+    /// Whether it is a `ServiceEntry`.
+    pub fn is_of_entry(&self) -> bool {
+        self.kind == ENTRY
+    }
+
+    /// Whether it is the `ServiceEntry` of that namespace and name, in a document of the namespace `own`.
+    pub fn is_entry(&self, own: &str, (namespace, name): (&str, &str)) -> bool {
+        self.kind == ENTRY && self.name == name && self.namespace.as_deref().unwrap_or(own) == namespace
+    }
+
     /// Whether it is the gateway of that namespace and name, in a document of the namespace `own`.
     pub fn is_gateway(&self, own: &str, (namespace, name): (&str, &str)) -> bool {
         self.kind == "Gateway" && self.name == name && self.namespace.as_deref().unwrap_or(own) == namespace
@@ -294,6 +305,34 @@ impl ParentRef {
     }
 }
 
+impl BackendRef {
+    /// What it leads to, in a document of this namespace.
+    pub fn service(&self, namespace: &str) -> Option<ServiceName> {
+        target((&self.kind, &self.name), self.namespace.as_deref(), namespace)
+    }
+}
+
+impl MirrorRef {
+    /// What it leads to, in a document of this namespace.
+    pub fn service(&self, namespace: &str) -> Option<ServiceName> {
+        target((&self.kind, &self.name), self.namespace.as_deref(), namespace)
+    }
+}
+
+fn target((kind, name): (&str, &str), namespace: Option<&str>, own: &str) -> Option<ServiceName> {
+    match kind {
+        HOSTNAME => meant(name, own),
+        _ => ServiceName::new(namespace.unwrap_or(own), name).ok(),
+    }
+}
+
+/// The kind of hosts outside the mesh among the parents of routes.
+const ENTRY: &str = "ServiceEntry";
+/// The kind of hosts by their whole names among the destinations of routes (Istio's own, as the group says).
+const HOSTNAME: &str = "Hostname";
+/// Group of both.
+const ISTIO_GROUP: &str = "networking.istio.io";
+
 impl Spec for HttpRoute {
     const KIND: Kind = Kind::new::<Self>(Names {
         name: "HTTPRoute",
@@ -301,7 +340,7 @@ impl Spec for HttpRoute {
         versions: &["v1", "v1beta1"],
         plural: "httproutes",
         short: &[],
-        about: "where calls go of a service or through a gateway, as the Gateway API has it",
+        about: "where calls go of a service, of hosts outside or through a gateway, as the Gateway API has it",
         example: include_str!("http_route.yaml"),
     });
 
@@ -310,7 +349,7 @@ impl Spec for HttpRoute {
     }
 
     fn hints(&self) -> Vec<String> {
-        let services = self.parent_refs.iter().all(|parent| parent.kind == "Service");
+        let services = self.parent_refs.iter().all(|parent| matches!(parent.kind.as_str(), "Service" | ENTRY));
         let hosts = (services && !self.hostnames.is_empty()).then_some("spec.hostnames means nothing for services");
         hosts.map(str::to_owned).into_iter().collect()
     }

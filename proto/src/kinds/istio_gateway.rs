@@ -157,6 +157,11 @@ impl Server {
         }
     }
 
+    /// Whether its streams are of TLS.
+    pub fn is_secured(&self) -> bool {
+        matches!(self.port.protocol.to_ascii_uppercase().as_str(), "HTTPS" | "TLS")
+    }
+
     /// What a document of another namespace may serve here of a host: the narrower one of both.
     pub fn meets<'a>(&'a self, own: &str, host: &'a str, namespace: &str) -> Vec<&'a str> {
         let admitted = |one: &'a String| {

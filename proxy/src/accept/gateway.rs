@@ -11,7 +11,7 @@ use weft_proto::service::Protocol;
 use super::local::Told;
 use super::sniff::Sniffing;
 use super::{http1, http2, local};
-use crate::call::{Door, Outside};
+use crate::call::{Destination, Door, Outside};
 use crate::connection::Connection;
 use crate::core::Core;
 use crate::forward::bytes::End as Near;
@@ -20,50 +20,69 @@ use crate::room::Taken;
 use crate::table::gateways::{Ending, Port, Then, for_name};
 use crate::tls::{self, ALPN_H2};
 
-/// Serves a connection at the port of that number.
+/// Serves a connection from outside at the port of that number.
 pub(crate) async fn serve<N: Net>(core: Arc<Core<N>>, accepted: Accepted<N::Stream>, taken: Taken, port: u16) {
     let Accepted { stream, ours, theirs } = accepted;
-    let table = core.shared.table.load_full();
+    let door = Door { port, gateway: None, listener: None };
     let mut near = Near::io(stream);
-    let enter = |listener: Option<Arc<str>>, outside: Outside| {
-        Connection::outside(&core, Door { port, listener }, outside, (ours, theirs), taken)
-    };
-    let listeners = match table.gateways.port(port) {
-        None => return near.abort(),
-        Some(Port::Http(_)) => {
-            return local::serve(enter(None, Outside::default()), near, Protocol::Http).await;
+    let found = core.shared.table.load().gateways.port(&door).cloned();
+    let enter = |door: Door, outside: Outside| Connection::outside(&core, door, outside, (ours, theirs), taken);
+    let Some(port) = found else { return near.abort() };
+    match &*port {
+        Port::Http(_) => local::serve(enter(door, Outside::default()), near, Protocol::Http).await,
+        Port::Tcp(_) => {
+            local::opaque(&enter(door, Outside::default()), Sniffing::new(near), Told::ByPort).await;
         }
-        Some(Port::Tcp(_)) => {
-            return local::opaque(&enter(None, Outside::default()), Sniffing::new(near), Told::ByPort).await;
+        Port::Tls(_) => {
+            let enter = |listener, server_name| enter(Door { listener, ..door }, Outside { server_name });
+            secured(&core, port, Sniffing::new(near), enter).await;
         }
-        Some(Port::Tls(listeners)) => listeners,
-    };
-    let mut sniffing = Sniffing::new(near);
+    }
+}
+
+/// Serves a stream of a caller of the mesh, which has come in at a gateway.
+pub(super) async fn serve_stream<N: Net>(connection: Arc<Connection<N>>, near: Near, port: Arc<Port>) {
+    match (&*port, &connection.destination) {
+        (Port::Tls(_), Destination::Gateway(door)) => {
+            let enter = |listener, name| {
+                let door = Door { listener, ..door.clone() };
+                connection.towards(Destination::Gateway(door)).asking_for(name)
+            };
+            secured(&connection.core, port, Sniffing::new(near), enter).await;
+        }
+        _ => local::opaque(&connection, Sniffing::new(near), Told::ByPort).await,
+    }
+}
+
+/// Serves a stream of TLS, by the name that it asks for.
+async fn secured<N: Net>(
+    core: &Core<N>,
+    port: Arc<Port>,
+    mut sniffing: Sniffing,
+    enter: impl FnOnce(Option<Arc<str>>, Box<str>) -> Arc<Connection<N>>,
+) {
+    let Port::Tls(listeners) = &*port else { return sniffing.abort() };
     let patience = core.shared.room.silence_max().min(PATIENCE);
     let Ok(Ok(Some(name))) = timeout(patience, sniffing.server_name()).await else { return sniffing.abort() };
     let name = name.to_ascii_lowercase();
     let Some(listener) = for_name(listeners, &name) else { return refuse(sniffing, UNRECOGNIZED_NAME).await };
-    let outside = Outside { server_name: name.into() };
-    let connection = enter(Some(listener.name.clone()), outside);
-    match &listener.then {
-        Then::Refuse => refuse(sniffing, HANDSHAKE_FAILURE).await,
-        Then::Pass(_) => local::opaque(&connection, sniffing, Told::ByPort).await,
-        Then::Http(ending, _) => {
-            let ending = ending.clone();
-            drop(table);
-            let Some(stream) = end(sniffing, &ending, patience).await else { return };
-            if stream.get_ref().1.alpn_protocol() == Some(ALPN_H2) {
-                http2::serve(connection, stream, None).await;
-            } else {
-                http1::serve(connection, stream).await;
-            }
+    let connection = enter(Some(listener.name.clone()), name.into());
+    let (ending, http) = match &listener.then {
+        Then::Refuse => return refuse(sniffing, HANDSHAKE_FAILURE).await,
+        Then::Pass(_) => {
+            drop(port);
+            return local::opaque(&connection, sniffing, Told::ByPort).await;
         }
-        Then::Stream(ending, _) => {
-            let ending = ending.clone();
-            drop(table);
-            let Some(stream) = end(sniffing, &ending, patience).await else { return };
-            local::opaque(&connection, Sniffing::new(Near::io(stream)), Told::ByPort).await;
-        }
+        Then::Http(ending, _) => (ending.clone(), true),
+        Then::Stream(ending, _) => (ending.clone(), false),
+    };
+    // What it has of certificates is not kept for as long as the connection lasts.
+    drop(port);
+    let Some(stream) = end(sniffing, &ending, patience).await else { return };
+    match (http, stream.get_ref().1.alpn_protocol() == Some(ALPN_H2)) {
+        (true, true) => http2::serve(connection, stream, None).await,
+        (true, false) => http1::serve(connection, stream).await,
+        (false, _) => local::opaque(&connection, Sniffing::new(Near::io(stream)), Told::ByPort).await,
     }
 }
 

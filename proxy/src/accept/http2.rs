@@ -12,7 +12,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use super::streams;
-use crate::call::End;
 use crate::connection::Connection;
 use crate::limits::{CONNECTION_WINDOW, FRAME_LENGTH_MAX, HEADER_LIST_MAX, LINK_STREAMS_MAX, STREAM_WINDOW};
 use crate::net::Net;
@@ -24,9 +23,9 @@ pub(crate) async fn serve<N: Net, S>(connection: Arc<Connection<N>>, stream: S, 
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (streams_max, header_list_max) = match connection.end() {
-        End::Caller => (CALLER_STREAMS_MAX, CALLER_HEADER_LIST_MAX),
-        End::Callee => (LINK_STREAMS_MAX, HEADER_LIST_MAX),
+    let (streams_max, header_list_max) = match connection.is_link() {
+        false => (CALLER_STREAMS_MAX, CALLER_HEADER_LIST_MAX),
+        true => (LINK_STREAMS_MAX, HEADER_LIST_MAX),
     };
     let mut builder = Builder::new();
     builder
@@ -36,7 +35,7 @@ where
         .max_header_list_size(header_list_max)
         .max_concurrent_streams(streams_max)
         .enable_connect_protocol();
-    if connection.end() == End::Callee {
+    if connection.is_link() {
         // Admitted nodes may give up all that they have asked for at once; the bounds against floods are for strangers.
         builder.max_pending_accept_reset_streams(LINK_RESETS_MAX).max_local_error_reset_streams(None);
     }

@@ -11,7 +11,7 @@ use weft_proto::identity::Identity;
 use super::quic as quic_exchanges;
 use super::{http1, http2};
 use crate::call::Over;
-use crate::call::{Caller, Destination};
+use crate::call::{Caller, Destination, Door};
 use crate::connection::Connection;
 use crate::core::Core;
 use crate::net::{Accepted, Net};
@@ -99,8 +99,13 @@ fn destination<N: Net>(core: &Core<N>, server_name: &str, identity: Identity) ->
         Target::Node(_) => return None,
     };
     let table = core.shared.table.load();
-    let port = port.or_else(|| table.service(&service)?.ports.first().map(|port| port.port))?;
-    Some((Destination::Fixed(service, port), Caller { identity, server_name, instance }))
+    let known = table.service(&service);
+    let port = port.or_else(|| known?.ports.first().map(|port| port.port))?;
+    let destination = match known.is_some_and(|service| service.is_entered_here()) {
+        true => Destination::Gateway(Door { port, gateway: Some(service), listener: None }),
+        false => Destination::Fixed(service, port),
+    };
+    Some((destination, Caller { identity, server_name, instance }))
 }
 
 /// Takes QUIC connections until the worker ends: those of the control plane are handed over.

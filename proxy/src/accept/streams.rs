@@ -24,6 +24,7 @@ use crate::headers::PROBE_HEADER;
 use crate::net::Net;
 use crate::reject::Reject;
 use crate::stream::{Responder, Source};
+use crate::table::gateways::Port;
 use crate::upgrade::{UPGRADE_HEADER, carried, tell, tell_node};
 
 /// Serves one exchange to its end.
@@ -67,7 +68,7 @@ async fn exchange<N: Net>(
     };
     let Some(Outcome { response, tunnel, .. }) = outcome else { return };
     let (mut parts, body) = response.into_parts();
-    if connection.end() == End::Callee {
+    if connection.is_link() {
         tell_node(&mut parts);
     }
     if carried {
@@ -85,7 +86,43 @@ async fn exchange<N: Net>(
 }
 
 /// A tunnel: on a link to the link's own service, at the forward proxy to the one that is named, and nowhere else.
-async fn connect<N: Net>(mut connection: Arc<Connection<N>>, request: Request<Source>, mut responder: Responder) {
+async fn connect<N: Net>(connection: Arc<Connection<N>>, request: Request<Source>, responder: Responder) {
+    match &connection.destination {
+        Destination::Gateway(door) if connection.is_link() => {
+            let port = connection.core.shared.table.load().gateways.port(door).cloned();
+            enter(connection, (request, responder), port).await;
+        }
+        _ => tunnel(connection, request, responder).await,
+    }
+}
+
+/// A stream at a gateway. Its caller is told that it is open before it is known where it leads: only what it sends tells.
+async fn enter<N: Net>(
+    connection: Arc<Connection<N>>,
+    (request, mut responder): (Request<Source>, Responder),
+    port: Option<Arc<Port>>,
+) {
+    let (head, mut received) = request.into_parts();
+    let probe = head.headers.contains_key(PROBE_HEADER);
+    let port = match port {
+        None => return refuse(&mut responder, &mut received, &Reject::NoRoute).await,
+        Some(port) if matches!(*port, Port::Http(_)) && !probe => {
+            return refuse(&mut responder, &mut received, &Reject::BadRequest(SPEAKS_HTTP)).await;
+        }
+        Some(port) => port,
+    };
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::OK;
+    if probe {
+        return answer(&mut responder, &mut received, response).await;
+    }
+    let Ok(mut sink) = responder.send(response, false) else { return };
+    if poll_fn(|cx| sink.poll_flush(cx)).await.is_ok() {
+        super::enter(connection, Near::stream(received, sink), port).await;
+    }
+}
+
+async fn tunnel<N: Net>(mut connection: Arc<Connection<N>>, request: Request<Source>, mut responder: Responder) {
     let (head, mut received) = request.into_parts();
     let target = match &connection.destination {
         // An application's connection to a service is one already.
@@ -106,8 +143,7 @@ async fn connect<N: Net>(mut connection: Arc<Connection<N>>, request: Request<So
     let probe = from_node && head.headers.contains_key(PROBE_HEADER);
     if from_node && !probe && !matches!(protocol, Protocol::Tcp | Protocol::Auto) {
         // Fields that only Weft sets would be the other end's.
-        let reject = Reject::BadRequest("the port speaks HTTP, and takes no opaque streams");
-        return refuse(&mut responder, &mut received, &reject).await;
+        return refuse(&mut responder, &mut received, &Reject::BadRequest(SPEAKS_HTTP)).await;
     }
     let open = async {
         match probe {
@@ -162,6 +198,7 @@ fn fixed<N: Net>(connection: &Connection<N>, service: &ServiceName, port: u16) -
     known.ok_or_else(|| Reject::UnknownPort(format!("{} has no port {port}", service.name)))
 }
 
+const SPEAKS_HTTP: &str = "the port speaks HTTP, and takes no opaque streams";
 /// Bound on the body of a request that offers an upgrade, which is at most 64 KiB.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the other end may take to see that a stream was refused.

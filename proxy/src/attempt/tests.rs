@@ -142,6 +142,7 @@ impl Script {
             ports: vec![PORT.port],
             weight,
             healthy: true,
+            gateway: false,
         };
         self.instances.insert(name, (endpoint, manner));
         self.build()

@@ -31,9 +31,11 @@ pub(crate) fn named(table: &Table, (host, port): (&str, Option<u16>), caller: &I
 /// The host outside the mesh that is meant.
 fn outside(table: &Table, (host, port): (&str, u16), caller: &Identity) -> Result<Named, Reject> {
     // What has no dot, and what is of the mesh by its form, is a name of the mesh's own: where there is no such service, its callers do
-    // not go elsewhere without the mesh's TLS.
+    // not go elsewhere without the mesh's TLS, unless a document says by that name that it is outside.
     let own = !host.contains('.') || host.ends_with(MESH_SUFFIX) || host.split('.').nth(2) == Some("svc");
-    let found = if own { None } else { table.outside(host, port, caller.namespace().unwrap_or_default()) };
+    let named = || table.service(&ServiceName::outside(host)).is_some();
+    let may = !own || named();
+    let found = if may { table.outside(host, port, caller.namespace().unwrap_or_default()) } else { None };
     let service = found.ok_or_else(|| Reject::UnknownHost(host.to_owned()))?;
     let port = service.port(port).ok_or_else(|| unknown_port(&service, Some(port)))?;
     Ok(Named { called: (service.name.clone(), port.port), service, port, subset: None })

@@ -73,7 +73,7 @@ pub(crate) fn denies(service: Option<&Service>, current: &Current) -> bool {
 pub(crate) fn call<'a>(question: &Question<'a>) -> Call<'a> {
     Call {
         // Somebody outside is nobody that is known.
-        caller: (!question.relation.is_gate()).then_some(&question.relation.caller),
+        caller: question.relation.known_caller(),
         source_ip: question.addresses.source,
         remote_ip: question.addresses.remote,
         destination_ip: question.addresses.destination,

@@ -4,9 +4,18 @@ use weft_proto::service::Protocol;
 
 use super::relation::Relation;
 use crate::place::Place;
+use crate::reject::Reject;
 use crate::table::description::LocalPort;
 
 impl Relation {
+    /// Why a call has nowhere to go: to a host outside that only rules name it could go by those alone.
+    pub(crate) fn nowhere(&self) -> Reject {
+        match self.service.outside().is_some() && self.service.endpoints.is_empty() {
+            true => Reject::UnknownHost(self.service.name.to_string()),
+            false => Reject::NoInstance,
+        }
+    }
+
     /// Where an instance of this node is at a port, or an instance of a host outside; an error says why it cannot be reached.
     pub(crate) fn place(&self, instance: usize, port: LocalPort) -> Result<Place, String> {
         let host = self.service.instances[instance].description.host.clone();

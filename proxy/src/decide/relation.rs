@@ -11,11 +11,11 @@ use tokio::time::Instant;
 use weft_proto::identity::Identity;
 use weft_proto::service::{Labels, ServicePort};
 
+use super::asked::{labels, namespace, routes, stream_routes, subset};
 use super::hash::{self, Keyed};
 use super::localities::{self, Site, Spread};
-use crate::call::{Addresses, Asked, Bounds, End, Parties};
+use crate::call::{Addresses, Asked, Bounds, End, Guest, Parties};
 use crate::reject::Reject;
-use crate::table::aliases::Alias;
 use crate::table::authz::Caller;
 use crate::table::destinations::{Asker, Treatment};
 use crate::table::endpoints::Slot;
@@ -66,8 +66,8 @@ pub(crate) struct Relation {
     pub(crate) labels: Labels,
     /// How callers speak: `http`, or `https` where TLS ends at a gateway.
     pub(crate) scheme: &'static str,
-    /// Whether it is that of somebody outside to a gateway, from which calls go on as the gateway's own.
-    gate: bool,
+    /// Who comes in, where it is a gateway that is entered: from there calls go on as the gateway's own.
+    guest: Option<Guest>,
     place: Place,
 }
 
@@ -105,12 +105,14 @@ impl Relation {
     pub(crate) fn new(ground: Ground<'_>, parties: &Parties, service: &Arc<Service>, port: ServicePort) -> Self {
         let Ground { table, place, upstreams } = ground;
         let target = Target::Service { service: service.name.clone(), port: Some(port.port) };
-        let entrance = parties.entrance.as_deref().and_then(|key| table.gateways.host(key));
+        let entrance = parties.entrance.as_ref().and_then(|(key, _)| table.gateways.host(key));
+        let guest = parties.entrance.as_ref().map(|(_, guest)| *guest);
+        let asking = if guest.is_some() { &service.identity } else { &parties.caller };
         let alias = parties.subset.as_deref().and_then(|subset| table.alias_of(subset));
         let called = alias.and_then(|(_, called)| called).unwrap_or(port.port);
         let alias = alias.map(|(alias, _)| &**alias);
-        let labels = labels(table, parties, (service, alias));
-        let asker = Asker { namespace: namespace(&parties.caller), labels: &labels };
+        let labels = labels(table, (parties, asking), (service, alias));
+        let asker = Asker { namespace: namespace(asking), labels: &labels };
         let own = alias.and_then(|alias| alias.treatment(called, asker));
         // A host outside is not told who calls.
         let forwarded = format!("By={};URI={}", service.identity, parties.caller);
@@ -126,10 +128,7 @@ impl Relation {
             },
             own_ip: table.own_ip(),
             candidates: Vec::new(),
-            subset: parties.subset.as_deref().map(|name| match alias {
-                Some(alias) => Some(alias.description.document.spec.labels()),
-                None => service.subset(name, asker).cloned(),
-            }),
+            subset: subset(parties, (service, alias), asker),
             instance: match parties.entrance {
                 Some(_) => (!service.instances.is_empty()).then_some(0),
                 None => parties.instance.as_ref().and_then(|name| service.instance(name)),
@@ -152,7 +151,7 @@ impl Relation {
             turn: AtomicUsize::new(0),
             labels,
             scheme: entrance.map_or("http", |host| host.scheme),
-            gate: parties.entrance.is_some(),
+            guest,
             place,
         };
         if relation.end == End::Caller {
@@ -174,7 +173,7 @@ impl Relation {
         self.upstream = Some(upstream);
         let site = |at: usize| {
             let endpoint = &endpoints[at];
-            Site { locality: &endpoint.description.zone, here: endpoint.here, labels: &endpoint.description.labels }
+            Site { locality: &endpoint.description.zone, here: endpoint.own, labels: &endpoint.description.labels }
         };
         let caller = Site { locality: &table.zone, here: true, labels: &self.labels };
         self.spread = localities::spread(&self.treatment.localities, &caller, &self.candidates, site);
@@ -282,9 +281,19 @@ impl Relation {
         Bounds { idle, whole: self.treatment.stream_duration_max }
     }
 
-    /// Whether it is that of somebody outside to a gateway, of whom nothing is known.
+    /// Whether a gateway is entered.
     pub(crate) fn is_gate(&self) -> bool {
-        self.gate
+        self.guest.is_some()
+    }
+
+    /// Who calls; none where that is somebody outside.
+    pub(crate) fn known_caller(&self) -> Option<&Caller> {
+        (self.guest != Some(Guest::Outside)).then_some(&self.caller)
+    }
+
+    /// As whom calls go on: where a gateway is entered, as that.
+    pub(crate) fn onward(&self) -> &Identity {
+        if self.is_gate() { &self.service.identity } else { self.caller.identity() }
     }
 
     /// Whether rules ask what a stream of TLS asks for.
@@ -315,9 +324,9 @@ impl Relation {
         }
     }
 
-    /// The caller's namespace; that of the mesh itself for a node.
+    /// The namespace of whom calls go on as; empty for a node.
     pub(crate) fn namespace(&self) -> &str {
-        namespace(self.caller.identity())
+        namespace(self.onward())
     }
 
     /// What this core has learned about an endpoint.
@@ -355,41 +364,6 @@ impl Standing<'_> {
     pub(crate) fn is_well(&self, index: usize) -> bool {
         !self.is_out(index) && !self.relation.slot(index).is_avoided(self.now)
     }
-}
-
-/// The namespace of an identity; empty for a node.
-fn namespace(identity: &Identity) -> &str {
-    identity.namespace().unwrap_or_default()
-}
-
-fn routes(parties: &Parties, service: &Service, alias: Option<&Alias>) -> Option<Arc<Routes>> {
-    let seen = |routes: &&Arc<Routes>| routes.is_seen_by(namespace(&parties.caller));
-    let all = alias.map_or(&service.routes, |alias| &alias.routes);
-    all.iter().filter(|_| are_routed(parties, alias)).find(seen).cloned()
-}
-
-fn stream_routes(parties: &Parties, service: &Service, alias: Option<&Alias>) -> Option<Arc<StreamRoutes>> {
-    let sees = |routes: &&Arc<StreamRoutes>| routes.are_seen_by(namespace(&parties.caller));
-    let all = alias.map_or(&service.stream_routes, |alias| &alias.stream_routes);
-    all.iter().filter(|_| are_routed(parties, alias)).find(sees).cloned()
-}
-
-/// Whether rules may lead these calls elsewhere: those of a subset have been led there.
-fn are_routed(parties: &Parties, alias: Option<&Alias>) -> bool {
-    parties.end == End::Caller && (parties.subset.is_none() || alias.is_some())
-}
-
-/// The labels of the calling service, where a document about the called one may ask for any.
-fn labels(table: &Table, parties: &Parties, (service, alias): (&Service, Option<&Alias>)) -> Labels {
-    let (routes, streams) =
-        alias.map_or((&service.routes, &service.stream_routes), |alias| (&alias.routes, &alias.stream_routes));
-    let rules = || routes.iter().any(|routes| routes.asks_for_labels());
-    let asks = || service.has_treatment() || rules() || streams.iter().any(|one| one.ask_for_labels());
-    if parties.end == End::Callee || !(alias.is_some() || asks()) {
-        return Labels::new();
-    }
-    let caller = table.services().find(|one| one.identity == parties.caller);
-    caller.map(|caller| caller.common_labels()).unwrap_or_default()
 }
 
 /// How long what is known of groups counts.

@@ -96,7 +96,7 @@ pub(crate) fn backend(table: &Table, relation: &Relation, to: &BackendRef) -> Op
 impl Backend {
     /// Its calls by a caller of this node.
     pub(crate) fn parties(&self, relation: &Relation) -> Parties {
-        let caller = relation.caller.identity().clone();
+        let caller = relation.onward().clone();
         Parties { subset: self.subset.clone(), ..Parties::of_caller(caller, &self.service.name, self.port.port) }
     }
 }

@@ -1,4 +1,4 @@
-//! The gate: who comes from outside is judged by the policies of the gateway, before it is asked where the exchange goes.
+//! The gate: who comes in at a gateway is judged by the policies of that, before it is asked where the exchange goes.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -56,7 +56,8 @@ pub(super) fn pass<N: Net>(
         instance: relation.instance,
         gate: None,
     });
-    if let Some((_, headers)) = request {
+    // Who calls from within is no concern of those outside.
+    if let Some((_, headers)) = request.filter(|_| matches!(connection.peer, Peer::Outside(_))) {
         edge::tell(headers, (peer_of(addresses), relation.scheme), trusted, &connection.core.recorder.random);
     }
     Ok(())

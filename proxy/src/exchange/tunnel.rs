@@ -118,7 +118,7 @@ async fn run_stream<N: Net>(
     gate::pass(connection, &leg, None, open)?;
     let ruled = route::stream(&leg.relation, tls, || connection.core.recorder.random.share());
     if let Some(ruled) = ruled {
-        open.falls_under(ruled.rule);
+        open.falls_under(ruled.rule, tls);
         let missing = Reject::NoBackend(StatusCode::SERVICE_UNAVAILABLE);
         let to = ruled.to.and_then(|to| identify::way(connection, &leg, to)).unwrap_or(Err(missing));
         leg = to.inspect_err(|_| enter(&leg, leg.relation.own_addresses(), None, open))?;

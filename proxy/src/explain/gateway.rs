@@ -7,7 +7,7 @@ use weft_proto::service::ServiceName;
 
 use super::rules::Asked;
 use super::{Explanation, Spoken, go, judge};
-use crate::call::{Addresses, Parties};
+use crate::call::{Addresses, Guest, Parties};
 use crate::decide::Question;
 use crate::decide::relation::{Ground, Relation};
 use crate::path;
@@ -28,7 +28,7 @@ pub(crate) fn enter(
         format!("this node serves nothing for {host} as {gateway}{port}: it is answered with 404, or refused")
     })?;
     let parties = Parties {
-        entrance: Some(entrance.key.clone()),
+        entrance: Some((entrance.key.clone(), Guest::Outside)),
         ..Parties::of_caller(service.identity.clone(), gateway, entrance.port.port)
     };
     let relation = Arc::new(Relation::new(ground, &parties, service, entrance.port));

@@ -1,6 +1,7 @@
 //! What is told of an exchange that has ended.
 
 use http::HeaderValue;
+use weft_proto::service::ServiceName;
 
 use super::metrics::Finished;
 use super::{Open, Record, micros};
@@ -22,7 +23,11 @@ impl Open {
             protocol: self.protocol,
             method: asked.map(|asked| asked.method.to_string()).unwrap_or_default(),
             path: asked.map(|asked| asked.path.path().to_owned()).unwrap_or_default(),
-            host: asked.map(|asked| asked.host.compare.to_string()).unwrap_or_default(),
+            client: current.and_then(client),
+            host: match asked {
+                Some(asked) => asked.host.compare.to_string(),
+                None => self.host_of_stream(relation.map(|relation| &relation.service.name)),
+            },
             code: finished.code,
             reason: finished.reason,
             fault: self.fault,
@@ -32,7 +37,7 @@ impl Open {
                 .ruled
                 .as_ref()
                 .map(|ruled| &ruled.rule().name)
-                .or(self.stream_rule.as_deref())
+                .or(self.falls.as_ref().map(|falls| &falls.rule))
                 .map(ToString::to_string),
             mirror: self.copy,
             noted: self.noting.noted.iter().map(|noted| format!("{} {}", noted.policy, verb(noted.says))).collect(),
@@ -44,6 +49,22 @@ impl Open {
             trace_id: asked.and_then(|asked| asked.trace.as_ref()).and_then(trace_id),
         }
     }
+}
+
+impl Open {
+    /// What an opaque stream asks for: by SNI where a rule asks for that, else the host outside that it goes to.
+    fn host_of_stream(&self, callee: Option<&ServiceName>) -> String {
+        let asked = self.falls.as_ref().map(|falls| &*falls.name).filter(|name| !name.is_empty());
+        let outside = || callee.filter(|name| name.is_outside()).map(ServiceName::name);
+        asked.or_else(outside).unwrap_or_default().to_owned()
+    }
+}
+
+/// Who has come in at a gateway: a caller of the mesh by its principal, anybody else by the address that is meant.
+fn client(current: &Current) -> Option<String> {
+    let entered = current.gate.as_deref().or_else(|| current.relation.is_gate().then_some(current))?;
+    let known = entered.relation.known_caller().map(|caller| caller.identity().to_string());
+    Some(known.unwrap_or_else(|| entered.addresses.remote.to_string()))
 }
 
 fn instance(relation: &Relation, endpoint: Option<&Endpoint>) -> Option<String> {

@@ -9,6 +9,9 @@ pub struct Record {
     pub direction: &'static str,
     /// The caller: `namespace/name` of a service, else its principal.
     pub source: String,
+    /// At a gateway: who has come in there, a caller of the mesh by its principal, anybody else by its address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
     /// The callee, `namespace/name`; empty where none was found.
     pub destination: String,
     /// The callee's port.
@@ -19,7 +22,8 @@ pub struct Record {
     pub method: String,
     /// Path without its query.
     pub path: String,
-    /// Host that was asked for.
+    /// Host that was asked for: of an opaque stream of TLS by SNI, where a rule asks for that, or the host
+    /// outside that it goes to.
     pub host: String,
     /// HTTP status; 0 on an opaque stream that was let through.
     pub code: u16,

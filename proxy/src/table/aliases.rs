@@ -6,7 +6,7 @@ use weft_proto::service::ServiceName;
 
 use super::description::AliasDescription;
 use super::destinations::{self, Asker, Treatment};
-use super::routes::{Routes, StreamRoutes};
+use super::routes::{Called, Routes, StreamRoutes};
 
 /// A further name, compiled.
 #[derive(Debug)]
@@ -30,8 +30,9 @@ impl Alias {
         let known = before.iter().find(|alias| alias.name == name);
         let known = known.map(|alias| &alias.routes[..]).unwrap_or_default();
         let calls = &description.calls;
-        let routes = Routes::compile((&calls.routes, &calls.gateway_routes), &name, known);
-        let stream_routes = StreamRoutes::compile(&calls.routes, &calls.stream_routes, &name);
+        let called = Called { service: &name, entry: None };
+        let routes = Routes::compile((&calls.routes, &calls.gateway_routes), &called, known);
+        let stream_routes = StreamRoutes::compile(&calls.routes, &calls.stream_routes, &called);
         Some(Arc::new(Self { routes, stream_routes, name, description }))
     }
 

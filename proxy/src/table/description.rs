@@ -138,12 +138,16 @@ pub struct ServiceDescription {
 pub struct OutsideDescription {
     /// The namespace of its document.
     pub namespace: String,
+    /// The name of that.
+    pub document: String,
     /// The namespaces whose callers may call it; none: all.
     pub export_to: Vec<String>,
     /// Names of which its certificate must have one.
     pub names: Vec<String>,
     /// Its ports, and where they are there.
     pub targets: Vec<(u16, u16)>,
+    /// Whether it is known at whatever port.
+    pub any_port: bool,
 }
 
 /// What documents say of the calls of a service, or by a further name of one, the oldest first.
@@ -178,6 +182,8 @@ pub struct EndpointDescription {
     pub weight: u16,
     /// Whether its check passes.
     pub healthy: bool,
+    /// Whether it is a gateway: calls enter there, and go on as its own.
+    pub gateway: bool,
 }
 
 /// An instance that this node runs.

@@ -14,7 +14,9 @@ pub(crate) struct Endpoint {
     pub(crate) description: EndpointDescription,
     /// Which of the service's authorizations is its own.
     pub(crate) group: usize,
-    /// Whether it is this node.
+    /// Whether it is on this node.
+    pub(crate) own: bool,
+    /// Whether this node dials it itself: it is on it, and no gateway, which is entered by a link on its own node too.
     pub(crate) here: bool,
     /// Whether it is in this node's failure domain.
     pub(crate) same_zone: bool,

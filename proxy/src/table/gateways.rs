@@ -21,7 +21,10 @@ use hosts::Hosts;
 #[derive(Debug, Default)]
 pub(crate) struct Gateways {
     listeners: Vec<Arc<ListenerDescription>>,
-    ports: BTreeMap<u16, Port>,
+    /// By number, for callers from outside.
+    ports: BTreeMap<u16, Arc<Port>>,
+    /// By gateway and number, for callers of the mesh.
+    entrances: BTreeMap<(ServiceName, u16), Arc<Port>>,
     hosts: BTreeMap<Arc<str>, Arc<VirtualHost>>,
 }
 
@@ -90,6 +93,9 @@ pub(crate) struct VirtualHost {
     pub(crate) stream_routes: Option<Arc<StreamRoutes>>,
 }
 
+/// Where rules of listeners are: those of which gateway, else of a port, and of which listener where TLS tells them apart.
+type Place<'a> = (&'a str, Option<&'a Arc<str>>);
+
 /// A port where an older document serves something else.
 const TAKEN: &str = "an older document serves something else at this port";
 
@@ -105,43 +111,55 @@ impl Gateways {
             numbers.entry(one.port).or_default().push(one);
         }
         for (number, all) in numbers {
-            let first = all[0].speaks.family();
-            let own: Vec<&ListenerDescription> = all.into_iter().filter(|one| one.speaks.family() == first).collect();
-            let port = gateways.port_of(&own);
-            gateways.ports.insert(number, port);
+            let outside: Vec<_> = all.iter().copied().filter(|one| !one.addresses.is_empty()).collect();
+            let shared = gateways.port_of(&outside, "");
+            let services: BTreeSet<&ServiceName> = all.iter().map(|one| &one.service).collect();
+            for service in services {
+                let own: Vec<_> = all.iter().copied().filter(|one| one.service == *service).collect();
+                let same = own.len() == outside.len() && own.iter().zip(&outside).all(|(a, b)| std::ptr::eq(*a, *b));
+                let port = if same { shared.clone() } else { gateways.port_of(&own, &service.to_string()) };
+                gateways.entrances.extend(port.map(|port| ((service.clone(), number), port)));
+            }
+            gateways.ports.extend(shared.map(|port| (number, port)));
         }
         gateways.listeners = listeners;
         Arc::new(gateways)
     }
 
-    fn port_of(&mut self, own: &[&ListenerDescription]) -> Port {
-        match own[0].speaks {
-            Speaks::Http => Port::Http(self.hosts_of(own, None)),
-            Speaks::Tcp => Port::Tcp(self.stream(own[0], None)),
-            Speaks::Passthrough | Speaks::Tls(_) => Port::Tls(own.iter().map(|one| self.tls_listener(one)).collect()),
-        }
+    /// A port, of the listeners that can share one with the first of these; `side` tells those of a gateway from those of a port.
+    fn port_of(&mut self, all: &[&ListenerDescription], side: &str) -> Option<Arc<Port>> {
+        let first = all.first()?;
+        let own: Vec<_> = all.iter().copied().filter(|one| one.speaks.family() == first.speaks.family()).collect();
+        Some(Arc::new(match first.speaks {
+            Speaks::Http => Port::Http(self.hosts_of(&own, (side, None))),
+            Speaks::Tcp => Port::Tcp(self.stream(first, (side, None))),
+            Speaks::Passthrough | Speaks::Tls(_) => {
+                Port::Tls(own.iter().map(|one| self.tls_listener(one, side)).collect())
+            }
+        }))
     }
 
-    fn tls_listener(&mut self, one: &ListenerDescription) -> TlsListener {
+    fn tls_listener(&mut self, one: &ListenerDescription, side: &str) -> TlsListener {
         let name: Arc<str> = one.name.as_str().into();
+        let place = (side, Some(&name));
         let then = match &one.speaks {
             Speaks::Tls(edge) => match tls::edge::server_config(edge) {
                 Ok(config) => {
                     let ending = Ending { config, names: edge.names.clone().into() };
                     match edge.http {
-                        true => Then::Http(ending, self.hosts_of(&[one], Some(&name))),
-                        false => Then::Stream(ending, self.stream(one, Some(&name))),
+                        true => Then::Http(ending, self.hosts_of(&[one], place)),
+                        false => Then::Stream(ending, self.stream(one, place)),
                     }
                 }
                 Err(_) => Then::Refuse,
             },
-            _ => Then::Pass(self.stream(one, Some(&name))),
+            _ => Then::Pass(self.stream(one, place)),
         };
         TlsListener { name, hosts: one.hosts.clone(), then }
     }
 
     /// The hosts of listeners that share a port.
-    fn hosts_of(&mut self, own: &[&ListenerDescription], listener: Option<&Arc<str>>) -> Hosts {
+    fn hosts_of(&mut self, own: &[&ListenerDescription], place: Place<'_>) -> Hosts {
         let mut hosts = Hosts::default();
         let mut seen: BTreeSet<&str> = BTreeSet::new();
         // The Gateway API's documents go before those of Istio: what they name is theirs.
@@ -161,28 +179,28 @@ impl Gateways {
             let same: Vec<&ListenerDescription> =
                 all.iter().filter(|(other, _)| other == pattern).map(|(_, one)| *one).collect();
             let routes = Arc::new(rules(pattern, &same));
-            let host = self.keep(pattern, one, listener, (Some(routes), None));
+            let host = self.keep(pattern, one, place, (Some(routes), None));
             hosts.add(pattern, host);
         }
         hosts
     }
 
-    fn stream(&mut self, one: &ListenerDescription, listener: Option<&Arc<str>>) -> Arc<VirtualHost> {
+    fn stream(&mut self, one: &ListenerDescription, place: Place<'_>) -> Arc<VirtualHost> {
         let istio: Vec<_> = one.routes.iter().map(|(_, document)| document.clone()).collect();
         let passes = matches!(one.speaks, Speaks::Passthrough);
         let routes = StreamRoutes::at_gateway(&istio, &one.stream_routes, passes);
-        self.keep("", one, listener, (None, Some(Arc::new(routes))))
+        self.keep("", one, place, (None, Some(Arc::new(routes))))
     }
 
     fn keep(
         &mut self,
         pattern: &str,
         one: &ListenerDescription,
-        listener: Option<&Arc<str>>,
+        (side, listener): Place<'_>,
         (routes, stream_routes): (Option<Arc<Routes>>, Option<Arc<StreamRoutes>>),
     ) -> Arc<VirtualHost> {
         let key: Arc<str> =
-            format!("{} {} {pattern}", one.port, listener.map(|name| &**name).unwrap_or_default()).into();
+            format!("{side} {} {} {pattern}", one.port, listener.map(|name| &**name).unwrap_or_default()).into();
         let protocol = if routes.is_some() { Protocol::Http } else { Protocol::Tcp };
         let host = Arc::new(VirtualHost {
             key: key.clone(),
@@ -202,9 +220,12 @@ impl Gateways {
         served.flat_map(|one| one.addresses.iter().map(|address| (*address, one.port)))
     }
 
-    /// What is served at a port.
-    pub(crate) fn port(&self, number: u16) -> Option<&Port> {
-        self.ports.get(&number)
+    /// What is served at a door.
+    pub(crate) fn port(&self, door: &Door) -> Option<&Arc<Port>> {
+        match &door.gateway {
+            None => self.ports.get(&door.port),
+            Some(gateway) => self.entrances.get(&(gateway.clone(), door.port)),
+        }
     }
 
     /// The host of that key.
@@ -214,7 +235,7 @@ impl Gateways {
 
     /// The host that a connection means, by what each request names.
     pub(crate) fn enter(&self, door: &Door, host: Option<&str>) -> Option<&Arc<VirtualHost>> {
-        match (self.ports.get(&door.port)?, &door.listener) {
+        match (&**self.port(door)?, &door.listener) {
             (Port::Http(hosts), _) => hosts.find(host?),
             (Port::Tcp(stream), _) => Some(stream),
             (Port::Tls(listeners), Some(name)) => match &listeners.iter().find(|one| one.name == *name)?.then {
@@ -234,7 +255,7 @@ impl Gateways {
         name: &str,
     ) -> impl Iterator<Item = &Arc<VirtualHost>> {
         let ports = self.ports.iter().filter(move |(number, _)| port.is_none_or(|port| port == **number));
-        let found = ports.filter_map(move |(_, port)| match port {
+        let found = ports.filter_map(move |(_, port)| match &**port {
             Port::Http(hosts) => hosts.find(name),
             Port::Tcp(stream) => Some(stream),
             Port::Tls(listeners) => match &for_name(listeners, name)?.then {
@@ -270,7 +291,11 @@ pub fn settle(listeners: &mut [ListenerDescription]) {
     for at in 0..listeners.len() {
         let (before, rest) = listeners.split_at_mut(at);
         let own = &mut rest[0];
-        let mut same = before.iter().filter(|other| other.port == own.port && other.conflict.is_none());
+        let meets = |other: &&ListenerDescription| {
+            let outside = !other.addresses.is_empty() && !own.addresses.is_empty();
+            other.port == own.port && (outside || other.service == own.service)
+        };
+        let mut same = before.iter().filter(meets).filter(|other| other.conflict.is_none());
         let clash = same.find_map(|other| match (&other.speaks, &own.speaks) {
             (a, b) if a.family() != b.family() => Some(TAKEN.to_owned()),
             (Speaks::Tcp, _) => Some(TAKEN.to_owned()),

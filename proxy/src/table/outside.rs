@@ -6,6 +6,7 @@ use std::sync::Arc;
 use weft_proto::kinds::hosts::covers;
 use weft_proto::service::ServiceName;
 
+use super::service::Outside;
 use super::{Service, Table};
 use crate::place::is_elsewhere;
 
@@ -18,12 +19,13 @@ impl Table {
         }
         let seen = |one: &&Arc<Service>| one.outside().is_some_and(|outside| outside.is_seen_by(namespace));
         let known = self.service(&ServiceName::outside(host)).filter(seen);
-        if let Some(known) = known.filter(|one| one.port(port).is_some()) {
-            return Some(known.clone());
+        let takes = |one: &Service| one.port(port).is_some() || one.outside().is_some_and(Outside::takes_any_port);
+        if let Some(known) = known.filter(|one| takes(one)) {
+            return Some(if known.port(port).is_some() { known.clone() } else { Arc::new(known.aimed(host, port)) });
         }
         let patterns = self.services().take_while(|one| one.name.is_outside());
         let covering = patterns.filter(|one| one.name.name().starts_with('*') && covers(one.name.name(), host));
-        let fitting = covering.filter(seen).filter(|one| one.name.name() == ANY || one.port(port).is_some());
+        let fitting = covering.filter(seen).filter(|one| takes(one));
         let pattern = fitting.min_by_key(|one| Reverse(one.name.name().len()))?;
         Some(Arc::new(pattern.aimed(host, port)))
     }

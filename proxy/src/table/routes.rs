@@ -1,6 +1,7 @@
 //! Where calls of a service go, compiled: the one form that documents of every family take.
 
 mod attached;
+mod called;
 mod changes;
 mod cors;
 mod gateway;
@@ -30,6 +31,7 @@ use weft_proto::service::ServiceName;
 use crate::task::on_part;
 
 pub(crate) use attached::HostRank;
+pub(crate) use called::Called;
 pub(crate) use changes::{Changes, PathRewrite, Rewrite};
 pub(crate) use cors::{Cors, Preflight};
 pub(crate) use matching::{Asking, Match};
@@ -257,7 +259,7 @@ impl Routes {
     /// same documents is taken over.
     pub(super) fn compile(
         (istio, gateway): (&[Arc<RouteDocument>], &[Arc<GatewayDocument>]),
-        service: &ServiceName,
+        called: &Called<'_>,
         before: &[Arc<Self>],
     ) -> Vec<Arc<Self>> {
         let mut by_namespace: BTreeMap<&str, Vec<Arc<GatewayDocument>>> = BTreeMap::new();
@@ -265,11 +267,11 @@ impl Routes {
             by_namespace.entry(&document.key.namespace).or_default().push(document.clone());
         }
         // A caller's own routes go before those of the service, and those of the Gateway API before those of Istio.
-        let producers = by_namespace.remove(service.namespace());
+        let producers = by_namespace.remove(called.namespace());
         let groups = by_namespace.into_values().chain(producers);
         let groups = groups.map(|documents| {
             let known = before.iter().find(|routes| routes.source.is_of(&documents)).cloned();
-            known.unwrap_or_else(|| Arc::new(gateway::compile(documents, service)))
+            known.unwrap_or_else(|| Arc::new(gateway::compile(documents, called)))
         });
         let single = istio.iter().map(|document| {
             let same =

@@ -1,8 +1,8 @@
 //! One service, compiled: who may call it, where its instances are, under which settings.
 
+mod groups;
 mod outside;
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +16,9 @@ use super::authz::{Authorization, CompileError, PolicyDescription};
 use super::description::{EndpointDescription, LocalInstance, LocalPort, ServiceDescription};
 use super::destinations::{self, Asker, Treatment};
 use super::endpoints::{Endpoint, Statistics};
-use super::routes::{Routes, StreamRoutes};
+use super::routes::{Called, Routes, StreamRoutes};
 use crate::overload::Overload;
+use groups::{Groups, label_of};
 pub(crate) use outside::Outside;
 
 /// A service, compiled.
@@ -106,11 +107,11 @@ impl Context<'_> {
         {
             return Ok(service.clone());
         }
-        // Policies are about those who are called, and a host outside does not know of them.
-        let policies = if description.outside.is_some() { &[] } else { self.policies };
+        let policies = self.policies;
         let mut groups = Groups::new(policies, &description);
         let endpoint = |one: &EndpointDescription| Endpoint {
-            here: one.node == *self.node,
+            own: one.node == *self.node,
+            here: one.node == *self.node && !one.gateway,
             same_zone: zone(&one.zone).eq(zone(self.zone)),
             statistics: carried(before, one),
             group: groups.group(&one.labels, policies, &description),
@@ -124,6 +125,8 @@ impl Context<'_> {
         };
         let instances = local.into_iter().map(instance).collect();
         let selected = || groups.selected.iter().flatten();
+        let entry = description.outside.as_ref().map(|one| (one.namespace.as_str(), one.document.as_str()));
+        let called = Called { service: &description.name, entry };
         Ok(Arc::new(Service {
             name: description.name.clone(),
             identity: Identity::service(self.trust_domain.clone(), description.account.clone()),
@@ -136,95 +139,18 @@ impl Context<'_> {
             headers_matter: selected().any(|policy| asks_for_headers(&policy.policy)),
             routes: Routes::compile(
                 (&description.calls.routes, &description.calls.gateway_routes),
-                &description.name,
+                &called,
                 before.map(|service| &service.routes[..]).unwrap_or_default(),
             ),
-            stream_routes: StreamRoutes::compile(
-                &description.calls.routes,
-                &description.calls.stream_routes,
-                &description.name,
-            ),
+            stream_routes: StreamRoutes::compile(&description.calls.routes, &description.calls.stream_routes, &called),
             groups,
             outside: description.outside.as_ref().map(|one| Outside::compile(one, &description.calls.subsets)),
-            own_ip: endpoints.iter().find(|one| one.here).map(|one| one.description.address.ip()),
+            own_ip: endpoints.iter().find(|one| one.own).map(|one| one.description.address.ip()),
             endpoints,
             instances,
             description,
         }))
     }
-}
-
-/// Instances of a service by the policies that their labels select.
-#[derive(Debug, Clone)]
-struct Groups {
-    /// The policies of each group, by name.
-    selected: Vec<Vec<Arc<PolicyDescription>>>,
-    /// The group of instances with these labels of their own.
-    by_labels: BTreeMap<Labels, usize>,
-}
-
-impl Groups {
-    /// The first group is that of instances without labels.
-    fn new(policies: &[Arc<PolicyDescription>], service: &ServiceDescription) -> Self {
-        let mut groups = Self { selected: Vec::new(), by_labels: BTreeMap::new() };
-        groups.group(&Labels::new(), policies, service);
-        groups
-    }
-
-    /// The group of an instance with these labels of its own.
-    fn group(&mut self, labels: &Labels, policies: &[Arc<PolicyDescription>], service: &ServiceDescription) -> usize {
-        if let Some(known) = self.by_labels.get(labels) {
-            return *known;
-        }
-        let selected = Authorization::select(&service.name, label_of(service, labels), policies);
-        let group = self.selected.iter().position(|known| same(known, selected.iter().copied()));
-        let group = group.unwrap_or_else(|| {
-            self.selected.push(selected.into_iter().cloned().collect());
-            self.selected.len() - 1
-        });
-        self.by_labels.insert(labels.clone(), group);
-        group
-    }
-
-    /// Their authorizations; those of `before` where they are of the same policies.
-    fn compile(
-        &self,
-        before: Option<&Arc<Service>>,
-        deny_by_default: bool,
-    ) -> Result<Arc<Vec<Arc<Authorization>>>, CompileError> {
-        let known = |group: &Vec<Arc<PolicyDescription>>| {
-            let before = before?;
-            let at = before.groups.selected.iter().position(|known| same(known, group.iter()))?;
-            Some(before.authorizations[at].clone())
-        };
-        let compiled: Vec<Arc<Authorization>> = self
-            .selected
-            .iter()
-            .map(|group| match known(group) {
-                Some(known) => Ok(known),
-                None => Authorization::of(group, deny_by_default).map(Arc::new),
-            })
-            .collect::<Result<_, CompileError>>()?;
-        let unchanged = before.filter(|before| same(&before.authorizations, compiled.iter()));
-        Ok(unchanged.map_or_else(|| Arc::new(compiled), |before| before.authorizations.clone()))
-    }
-
-    /// Whether the policy is about any of them.
-    fn are_selected_by(&self, policy: &Arc<PolicyDescription>, service: &ServiceDescription) -> bool {
-        let one = std::slice::from_ref(policy);
-        self.by_labels
-            .keys()
-            .any(|labels| !Authorization::select(&service.name, label_of(service, labels), one).is_empty())
-    }
-}
-
-/// The labels of an instance: its own go before those of its service.
-fn label_of<'l>(service: &'l ServiceDescription, own: &'l Labels) -> impl Fn(&str) -> Option<&'l str> {
-    |name| own.get(name).or_else(|| service.labels.get(name)).map(String::as_str)
-}
-
-fn same<'a, T: 'a>(known: &[Arc<T>], others: impl ExactSizeIterator<Item = &'a Arc<T>>) -> bool {
-    known.len() == others.len() && known.iter().zip(others).all(|(a, b)| Arc::ptr_eq(a, b))
 }
 
 /// Region and zone of a locality.
@@ -273,6 +199,11 @@ impl Service {
     /// How many calls an instance of this node is given at once.
     fn overload(&self, name: &InstanceName) -> Option<Arc<Overload>> {
         self.instance(name).map(|at| self.instances[at].overload.clone())
+    }
+
+    /// Whether it is a gateway of this node.
+    pub(crate) fn is_entered_here(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.own && endpoint.description.gateway)
     }
 
     /// What an instance of this node speaks at the port.

@@ -314,6 +314,7 @@ impl<N: Net> Mesh<N> {
             ports: self.ports.iter().map(|(port, _)| port.port).collect(),
             weight: 1,
             healthy: true,
+            gateway: false,
         };
         let local = |instance: &TestInstance| LocalInstance {
             id: instance.id(),

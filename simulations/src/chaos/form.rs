@@ -71,6 +71,7 @@ impl Chaos {
                 caller: None,
                 weight: None,
                 gateway: false,
+                egress: false,
             };
             let added = self.client(host).add_service(&spec).await;
             added.map_err(|error| format!("n{host}: {} cannot be registered: {error}", service.name))?;

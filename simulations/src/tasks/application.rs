@@ -36,6 +36,10 @@ pub struct Behaviour {
     pub seen: PathBuf,
     /// Where it ends TLS itself: its certificate and key, PEM.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// The authority of its callers' certificates, PEM, where it answers nobody else.
+    pub callers: Option<PathBuf>,
+    /// What it answers, whatever it is asked for.
+    pub page: Option<String>,
 }
 
 /// What an instance received.
@@ -52,6 +56,26 @@ pub(super) struct Seen {
     pub(super) in_flight: usize,
     /// Which call it was on its connection.
     pub(super) nth: usize,
+    /// What is known of the connection.
+    #[serde(flatten)]
+    pub(super) connection: Connected,
+}
+
+/// What an application knows of a connection.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Connected {
+    /// The address that it comes from.
+    #[serde(default)]
+    pub(super) peer: String,
+    /// The port at which it has come in.
+    #[serde(default)]
+    pub(super) port: u16,
+    /// Where it is of TLS: the name that was asked for.
+    #[serde(default)]
+    pub(super) sni: Option<String>,
+    /// The names in the certificate of its caller.
+    #[serde(default)]
+    pub(super) certificate: Option<String>,
 }
 
 /// Another behaviour for a while, in a file beside what was seen.
@@ -68,17 +92,24 @@ pub(super) struct Variation {
 pub async fn serve(behaviour: Behaviour) -> Result<(), String> {
     let listener = TcpListener::bind(behaviour.listen).await.map_err(|error| error.to_string())?;
     let (behaviour, flying) = (Arc::new(behaviour), Arc::new(AtomicUsize::new(0)));
-    let acceptor = |asks| behaviour.tls.as_ref().map(|files| secured(files, asks)).transpose();
+    let acceptor = |asks| behaviour.tls.as_ref().map(|files| secured(files, asks, &behaviour)).transpose();
     let acceptors = acceptor(false)?.zip(acceptor(true)?);
     loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let Ok((stream, from)) = listener.accept().await else { continue };
         let (behaviour, flying) = (behaviour.clone(), flying.clone());
+        let connected =
+            Connected { peer: from.ip().to_string(), port: behaviour.listen.port(), ..Connected::default() };
         if let Some((plain, asking)) = &acceptors {
-            let acceptor = if variation(&behaviour).is_some_and(|one| one.asks) { asking } else { plain }.clone();
+            let asks = behaviour.callers.is_some() || variation(&behaviour).is_some_and(|one| one.asks);
+            let acceptor = if asks { asking } else { plain }.clone();
             tokio::spawn(async move {
                 if let Ok(stream) = acceptor.accept(stream).await {
+                    let session = stream.get_ref().1;
+                    let leaf = session.peer_certificates().and_then(|chain| chain.first());
+                    let sni = Some(session.server_name().unwrap_or_default().to_owned());
+                    let connected = Connected { sni, certificate: leaf.map(names_of), ..connected };
                     // Whoever goes away is served no more.
-                    drop(converse(stream, &behaviour, &flying).await);
+                    drop(converse(stream, (&behaviour, &connected), &flying).await);
                 }
             });
             continue;
@@ -95,7 +126,7 @@ pub async fn serve(behaviour: Behaviour) -> Result<(), String> {
                     let served = served.await;
                     served.map_err(std::io::Error::other)
                 }
-                _ => converse(stream, &behaviour, &flying).await,
+                _ => converse(stream, (&behaviour, &connected), &flying).await,
             };
             // Whoever goes away is served no more.
             drop(served);
@@ -122,7 +153,7 @@ async fn echo(mut stream: TcpStream, behaviour: &Behaviour) -> std::io::Result<(
 }
 
 /// TLS as any server ends it.
-fn secured((certificate, key): &(PathBuf, PathBuf), asks: bool) -> Result<TlsAcceptor, String> {
+fn secured((certificate, key): &(PathBuf, PathBuf), asks: bool, own: &Behaviour) -> Result<TlsAcceptor, String> {
     let told = |error: &dyn std::fmt::Display| error.to_string();
     let chain = CertificateDer::pem_file_iter(certificate).map_err(|error| told(&error))?;
     let chain = chain.collect::<Result<Vec<_>, _>>().map_err(|error| told(&error))?;
@@ -130,6 +161,10 @@ fn secured((certificate, key): &(PathBuf, PathBuf), asks: bool) -> Result<TlsAcc
     let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(chain.clone());
+    if let Some(authority) = &own.callers {
+        let read = CertificateDer::from_pem_file(authority).map_err(|error| told(&error))?;
+        roots.add_parsable_certificates([read]);
+    }
     let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone()).allow_unauthenticated();
     let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| told(&error))?;
@@ -141,7 +176,18 @@ fn secured((certificate, key): &(PathBuf, PathBuf), asks: bool) -> Result<TlsAcc
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-async fn converse<S>(stream: S, behaviour: &Behaviour, flying: &AtomicUsize) -> std::io::Result<()>
+/// The names in a certificate: texts that read like names of hosts, wherever they stand in it.
+fn names_of(certificate: &CertificateDer<'_>) -> String {
+    let readable = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    let parts = certificate.split(|byte| !readable(byte)).filter(|part| part.contains(&b'.') && part.len() > 3);
+    parts.map(|part| String::from_utf8_lossy(part).into_owned()).collect::<Vec<_>>().join(" ")
+}
+
+async fn converse<S>(
+    stream: S,
+    (behaviour, connected): (&Behaviour, &Connected),
+    flying: &AtomicUsize,
+) -> std::io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -161,15 +207,18 @@ where
             body: String::from_utf8_lossy(&request.body).into_owned(),
             in_flight,
             nth,
+            connection: connected.clone(),
             ..Seen::default()
         };
         note(behaviour, seen)?;
+        let unproven = behaviour.callers.is_some() && connected.certificate.is_none();
         let (status, text) = match variation(behaviour).filter(|one| !one.asks) {
             Some(variation) => {
                 sleep(Duration::from_millis(variation.milliseconds)).await;
                 (variation.status, "varied".to_owned())
             }
             None if behaviour.moved => (301, String::new()),
+            None if unproven => (400, "No required SSL certificate was sent\n".into()),
             None => answer(behaviour, &request, path).await,
         };
         flying.fetch_sub(1, Ordering::Relaxed);
@@ -203,6 +252,9 @@ fn note(behaviour: &Behaviour, seen: Seen) -> std::io::Result<()> {
 }
 
 async fn answer(behaviour: &Behaviour, request: &Message, path: &str) -> (u16, String) {
+    if let Some(page) = &behaviour.page {
+        return (200, page.clone());
+    }
     match behaviour.service.as_str() {
         "productpage" => (200, page(request).await),
         "details" => (200, json!({"id": 0, "author": "William Shakespeare"}).to_string()),

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::expect::Miss;
+use super::miss::Miss;
 
 /// Whether a document stands as it should.
 pub(super) fn stands(document: &Value, wanted: &Map<String, Value>) -> Result<(), Miss> {

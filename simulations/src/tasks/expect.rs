@@ -4,20 +4,17 @@ use serde_json::{Map, Value};
 
 use super::application::{Seen, Variation};
 use super::ask::Came;
+use super::logs;
+use super::miss::{Miss, matches, texts};
 
 /// What came of a check's calls.
 pub(super) struct Outcome<'a> {
     pub(super) came: &'a [Came],
     pub(super) seen: &'a [Seen],
-}
-
-/// Why a check does not hold.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Miss {
-    /// Something else came.
-    Failed(String),
-    /// This cannot be judged.
-    Unknown(String),
+    /// Who runs at an address.
+    pub(super) at: &'a dyn Fn(&str) -> Vec<String>,
+    /// The access records of whom that name means.
+    pub(super) records: &'a dyn Fn(&str) -> Vec<Value>,
 }
 
 /// Reads `v2 answers 500 after 3 s`.
@@ -72,6 +69,10 @@ pub(super) fn judge(expected: &Map<String, Value>, outcome: &Outcome<'_>) -> Res
         "fails_or_status" => every(outcome, |came| came.status == 0 || contains(wanted, came.status), "end", wanted),
         "protocol" => every(outcome, |came| speaks(wanted, came), "protocol", wanted),
         "tls" => tls(outcome, wanted),
+        "log" => {
+            let of = wanted.get("of").and_then(Value::as_str).unwrap_or_default();
+            logs::hold(&(outcome.records)(of), wanted)
+        }
         other => Err(Miss::Unknown(format!("expect.{other}"))),
     })
 }
@@ -96,10 +97,6 @@ fn number(value: &Value) -> u16 {
 
 fn contains(list: &Value, status: u16) -> bool {
     list.as_array().map_or(number(list) == status, |all| all.iter().any(|one| number(one) == status))
-}
-
-fn texts(value: &Value) -> impl Iterator<Item = &str> {
-    value.as_str().into_iter().chain(value.as_array().into_iter().flatten().filter_map(Value::as_str))
 }
 
 /// Whether a number is as `equals`, `min` and `max` say.
@@ -184,24 +181,6 @@ fn operator(wanted: &Value) -> Option<&str> {
     }
 }
 
-fn matches(wanted: &Value, value: Option<&str>) -> bool {
-    let text = |wanted: &Value| wanted.as_str().map_or_else(|| wanted.to_string(), str::to_owned);
-    match wanted {
-        Value::Object(fields) => fields.iter().all(|(name, wanted)| match name.as_str() {
-            "absent" => wanted.as_bool() == Some(value.is_none()),
-            // Some lists say what an own name may be.
-            "one_of" | "any_of" => match value {
-                Some(value) => texts(wanted).any(|one| one == value),
-                None => texts(wanted).any(|one| one.starts_with("absent")),
-            },
-            "matches" => value.is_some_and(|value| value.contains(&text(wanted))),
-            "contains" => value.is_some_and(|value| value.contains(&text(wanted))),
-            _ => value == Some(text(wanted).as_str()),
-        }),
-        wanted => value == Some(text(wanted).as_str()),
-    }
-}
-
 fn is_of(seen: &Seen, wanted: &Value) -> bool {
     let said = |name: &str| wanted.get(name).and_then(Value::as_str);
     said("service").is_none_or(|service| service == seen.service || service.split('.').next() == Some(&*seen.service))
@@ -252,6 +231,20 @@ fn saw(outcome: &Outcome<'_>, wanted: &Value) -> Result<(), Miss> {
                 "method" => all(|seen| &seen.method),
                 "host" => all(|seen| &seen.host),
                 "body" => all(|seen| &seen.body),
+                "port" => mine.iter().all(|seen| Some(u64::from(seen.connection.port)) == wanted.as_u64()),
+                "tls" => mine.iter().all(|seen| Some(seen.connection.sni.is_some()) == wanted.as_bool()),
+                "sni" => mine.iter().all(|seen| matches(wanted, seen.connection.sni.as_deref())),
+                "client_cert_subject_contains" => mine.iter().all(|seen| {
+                    let names = seen.connection.certificate.as_deref().unwrap_or_default();
+                    texts(wanted).all(|text| names.contains(text))
+                }),
+                "from" => {
+                    let is = |seen: &&Seen| {
+                        texts(wanted).all(|name| (outcome.at)(&seen.connection.peer).contains(&name.to_owned()))
+                    };
+                    !mine.is_empty() && mine.iter().all(is)
+                }
+                "connections" => within(wanted, mine.iter().filter(|seen| seen.nth == 1).count() as u64),
                 "max_in_flight" => {
                     mine.iter().map(|seen| seen.in_flight).max().unwrap_or(0) as u64 <= wanted.as_u64().unwrap_or(0)
                 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use serde_json::json;
 use tokio::process::Child;
 
 use super::certificates::Certificates;
@@ -60,6 +61,21 @@ impl Internet {
     }
 }
 
+/// The documents that say of hosts with names of services that they are outside: on Kubernetes these are services without a proxy
+/// beside them.
+pub(super) fn entries(services: &[Service]) -> String {
+    let port = |number: u16, name: &str| json!({ "number": number, "name": name, "protocol": name.to_uppercase() });
+    let entry = |service: &Service| {
+        let namespace = service.name.split('.').nth(1).unwrap_or("default");
+        let metadata = json!({ "name": service.name, "namespace": namespace });
+        let spec =
+            json!({ "hosts": [service.name], "ports": [port(80, "http"), port(443, "https")], "resolution": "DNS" });
+        let entry = json!({ "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry", "metadata": metadata, "spec": spec });
+        format!("---\n{entry}\n")
+    };
+    services.iter().filter(|service| service.external && service.name.contains(".svc.")).map(entry).collect()
+}
+
 /// Takes away what a namespace was told.
 pub(super) fn forget(namespace: &str) {
     // Most were told nothing.
@@ -74,6 +90,28 @@ pub(super) fn address(at: usize) -> String {
 /// The file of a host's certificate or key.
 pub(super) fn certificate(name: &str, ending: &str) -> String {
     format!("internet/{name}.{ending}")
+}
+
+impl Service {
+    /// The file of its certificate or key, as a host of the Internet: one that checks its callers has an authority with them. The hosts
+    /// of a pattern have one for all of it.
+    pub(super) fn certificate(&self, ending: &str) -> String {
+        let mut words = self.behaviour.split_whitespace();
+        match (self.behaviour.contains("of the same CA"), words.find(|word| word.starts_with("*."))) {
+            (true, _) => format!("{}.{ending}", self.name),
+            (false, Some(pattern)) => certificate(pattern, ending),
+            (false, None) => certificate(&self.name, ending),
+        }
+    }
+
+    /// What it answers by its description, whatever it is asked for.
+    pub(super) fn page(&self) -> Option<String> {
+        if self.behaviour.contains("200 text/html") {
+            return Some("<html></html>\n".to_owned());
+        }
+        let (_, said) = self.behaviour.split_once("answers \"")?;
+        said.split_once('"').map(|(text, _)| format!("{text}\n"))
+    }
 }
 
 fn directory(namespace: &str) -> PathBuf {

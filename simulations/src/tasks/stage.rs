@@ -1,10 +1,14 @@
 //! Hosts for a task: a network namespace, a node and an application for each workload.
 
+mod seen;
+
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
@@ -12,7 +16,6 @@ use weft::api::schema::{PortSpec, ServiceSpec, TokenRequest};
 use weft::client::Client;
 use weft_proto::service::Protocol;
 
-use super::application::{Seen, Variation};
 use super::ask::{Asking, Came};
 use super::certificates::Certificates;
 use super::form::Service;
@@ -31,10 +34,14 @@ pub(super) struct Stage {
     internet: Internet,
     /// Certificates of the task.
     pub(super) certificates: Certificates,
+    /// How long the access records of each host were when what was seen was forgotten.
+    logged: Mutex<BTreeMap<usize, usize>>,
 }
 
 struct Host {
     service: Service,
+    /// The names of what runs on it.
+    names: Vec<String>,
     /// What runs on it; ended with it.
     _processes: Vec<Child>,
 }
@@ -57,6 +64,7 @@ impl Stage {
             gateway: None,
             certificates,
             internet: Internet::default(),
+            logged: Mutex::default(),
         };
         let hub = stage.hub();
         for words in [
@@ -131,11 +139,18 @@ impl Stage {
         let node = self.node(at, first, names).await?;
         for gateway in gateways {
             let mut spec = Self::spec(gateway);
-            (spec.ports, spec.check, spec.caller, spec.gateway) = (Vec::new(), None, None, true);
+            // Those through which calls leave the mesh take none from outside.
+            let egress = gateway.name.contains("egress");
+            (spec.ports, spec.check, spec.caller) = (Vec::new(), None, None);
+            (spec.gateway, spec.egress) = (!egress, egress);
             let added = self.client(at).add_service(&spec).await;
             added.map_err(|error| format!("{}: {error}", gateway.name))?;
         }
-        self.hosts.push(Host { service: first.clone(), _processes: vec![node] });
+        let names = gateways.iter().flat_map(|one| {
+            let short = one.name.strip_suffix("-istio").map(str::to_owned);
+            std::iter::once(one.name.clone()).chain(short)
+        });
+        self.hosts.push(Host { service: first.clone(), names: names.collect(), _processes: vec![node] });
         self.gateway = Some(at);
         Ok(())
     }
@@ -155,7 +170,8 @@ impl Stage {
         }
         let added = self.client(at).add_service(&Self::spec(service)).await;
         added.map_err(|error| format!("{}: {error}", service.name))?;
-        self.hosts.push(Host { service: service.clone(), _processes: processes });
+        let names = vec![service.name.clone()];
+        self.hosts.push(Host { service: service.clone(), names, _processes: processes });
         Ok(())
     }
 
@@ -207,8 +223,14 @@ impl Stage {
                 command.args(["--port", &port.to_string(), "--seen"]).arg(self.seen_path(at));
                 command.stdin(Stdio::null()).kill_on_drop(true);
                 if port == 443 {
-                    command.arg("--certificate").arg(self.certificates.file(&internet::certificate(&name, "crt"))?);
-                    command.arg("--key").arg(self.certificates.file(&internet::certificate(&name, "key"))?);
+                    let file = |ending| self.certificates.file(&service.certificate(ending));
+                    command.arg("--certificate").arg(file("crt")?).arg("--key").arg(file("key")?);
+                    if service.behaviour.contains("demands client certificates") {
+                        command.arg("--callers").arg(self.certificates.file("example.com.crt")?);
+                    }
+                    if let Some(page) = service.page() {
+                        command.args(["--page", &page]);
+                    }
                 } else if service.behaviour.contains("301") {
                     command.arg("--moved");
                 }
@@ -274,6 +296,7 @@ impl Stage {
             caller: Some("any".to_owned()),
             weight: None,
             gateway: false,
+            egress: false,
         }
     }
 
@@ -315,37 +338,6 @@ impl Stage {
             timeout(ASKING, child.wait_with_output()).await.map_err(|_| "the caller does not end".to_owned())?;
         let output = output.map_err(|error| error.to_string())?;
         serde_json::from_slice(&output.stdout).map_err(|error| format!("the caller: {error}"))
-    }
-
-    /// What all applications have seen so far.
-    pub(super) fn seen(&self) -> Vec<Seen> {
-        let all = (0..self.hosts.len()).chain(self.internet.places());
-        let texts = all.filter_map(|at| fs::read_to_string(self.seen_path(at)).ok());
-        let lines: Vec<String> = texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
-        lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
-    }
-
-    /// Forgets what was seen.
-    pub(super) fn forget(&self) {
-        for at in (0..self.hosts.len()).chain(self.internet.places()) {
-            // A file that is not there has seen nothing.
-            let _ = fs::remove_file(self.seen_path(at));
-        }
-    }
-
-    /// Lets instances of a version behave differently, or as ever.
-    pub(super) fn vary(&self, version: &str, variation: Option<Variation>) -> Result<(), String> {
-        for (at, host) in self.hosts.iter().enumerate().filter(|(_, host)| host.service.version == version) {
-            let path = self.seen_path(at).with_extension("variation");
-            let changed = match variation {
-                Some(variation) => serde_json::to_vec(&variation)
-                    .map_err(|error| error.to_string())
-                    .and_then(|text| fs::write(&path, text).map_err(|error| format!("{}: {error}", host.service.name))),
-                None => fs::remove_file(&path).map_err(|error| error.to_string()),
-            };
-            changed?;
-        }
-        Ok(())
     }
 }
 

@@ -30,24 +30,24 @@ fn listener(
     server: &Server,
 ) -> ListenerDescription {
     let tls = server.tls.as_ref();
-    let speaks = match server.port.protocol.to_ascii_uppercase().as_str() {
-        "HTTPS" | "TLS" => secured(wanted, own, tls, server.speaks_http()),
-        _ if server.speaks_http() => Speaks::Http,
-        _ => Speaks::Tcp,
+    // TLS of the mesh's own ends with the link.
+    let of_mesh = tls.is_some_and(|tls| tls.mode == Some(TlsMode::IstioMutual));
+    let speaks = match (server.is_secured() && !of_mesh, server.speaks_http()) {
+        (true, http) => secured(wanted, own, tls, http),
+        (false, true) => Speaks::Http,
+        (false, false) => Speaks::Tcp,
     };
-    let mesh_only = tls.is_some_and(|tls| tls.mode == Some(TlsMode::IstioMutual));
     let bind: Option<IpAddr> = server.bind.parse().ok();
     let (streams, http) = (!server.speaks_http(), server.speaks_http());
     ListenerDescription {
         service: own.service.clone(),
         name: format!("{}/{} {}", key.namespace, key.name, server.label()),
         port: server.port.number,
-        addresses: ground.addresses(server.port.number, bind.as_slice()),
+        addresses: ground.addresses((server.port.number, of_mesh || own.within), bind.as_slice()),
         hosts: server.names().map(str::to_owned).collect(),
         redirects: http && tls.is_some_and(|tls| tls.https_redirect),
         strict: false,
-        conflict: mesh_only
-            .then(|| "ISTIO_MUTUAL is for callers of the mesh, which need no port of the host".to_owned()),
+        conflict: None,
         routes: attached::of_istio(ground.specs, key, server, streams),
         gateway_routes: Vec::new(),
         stream_routes: Vec::new(),

@@ -49,28 +49,41 @@ fn listener(
 ) -> ListenerDescription {
     let (key, spec) = (&document.key, &document.spec);
     let ips: Vec<IpAddr> = spec.addresses.iter().filter_map(|address| address.value.parse().ok()).collect();
+    // TLS of the mesh's own ends with the link.
+    let of_mesh = is_of_mesh(listener);
     let speaks = match (listener.protocol.as_str(), listener.passes_through()) {
         ("HTTP", _) => Speaks::Http,
         ("TCP", _) => Speaks::Tcp,
+        (protocol, false) if of_mesh => {
+            if protocol == "HTTPS" {
+                Speaks::Http
+            } else {
+                Speaks::Tcp
+            }
+        }
         (_, true) => Speaks::Passthrough,
         (protocol, false) => Speaks::Tls(secured(ground, wanted, (key, spec), (listener, protocol == "HTTPS"))),
     };
     let host = listener.hostname.clone().filter(|host| !host.is_empty()).unwrap_or_else(|| "*".into());
-    let own_tls = option(listener) == Some("ISTIO_MUTUAL");
     ListenerDescription {
         service: own.service.clone(),
         name: format!("{}/{} {}", key.namespace, key.name, listener.name),
         port: listener.port,
-        addresses: ground.addresses(listener.port, &ips),
+        addresses: ground.addresses((listener.port, of_mesh || own.within || spec.within), &ips),
         redirects: false,
         strict: true,
-        conflict: own_tls.then(|| "ISTIO_MUTUAL is for callers of the mesh, which need no port of the host".to_owned()),
+        conflict: None,
         routes: Vec::new(),
         gateway_routes: attached::http(ground.specs, key, (listener, &host)),
         stream_routes: attached::streams(ground.specs, key, (listener, &host)),
         hosts: vec![host],
         speaks,
     }
+}
+
+/// Whether its TLS is that of the mesh itself.
+pub(super) fn is_of_mesh(listener: &Listener) -> bool {
+    option(listener) == Some("ISTIO_MUTUAL")
 }
 
 fn option(listener: &Listener) -> Option<&str> {

@@ -24,6 +24,8 @@ pub(super) struct GatewaySpecs {
     secrets: BTreeMap<ResourceKey, Kept<Document<Secret>>>,
     entries: BTreeMap<ResourceKey, Kept<Document<ServiceEntry>>>,
     mesh: BTreeMap<ResourceKey, Kept<Document<MeshConfig>>>,
+    /// Whether gateways are others than when that was asked last.
+    moves: bool,
 }
 
 impl GatewaySpecs {
@@ -32,10 +34,11 @@ impl GatewaySpecs {
         let mut others = false;
         match kind.key() {
             key if key == IstioGateway::KIND.key() => {
-                keep_document(&mut self.istio, kind, resource, |spec: IstioGateway| spec);
+                self.moves |= keep_document(&mut self.istio, kind, resource, |spec: IstioGateway| spec);
             }
             key if key == Gateway::KIND.key() => {
-                keep_document(&mut self.standard, kind, resource, |spec: Gateway| spec);
+                let form = |spec: Gateway| spec.annotated(&resource.annotations);
+                self.moves |= keep_document(&mut self.standard, kind, resource, form);
             }
             key if key == Secret::KIND.key() => {
                 keep_document(&mut self.secrets, kind, resource, |spec: Secret| spec);
@@ -53,11 +56,15 @@ impl GatewaySpecs {
 
     /// Forgets documents that are gone; whether hosts outside were among them.
     pub(super) fn retain(&mut self, there: impl Fn(&ResourceKey) -> bool) -> bool {
-        self.istio.retain(|key, _| there(key));
-        self.standard.retain(|key, _| there(key));
+        self.moves |= retain(&mut self.istio, &there) | retain(&mut self.standard, &there);
         self.secrets.retain(|key, _| there(key));
         self.mesh.retain(|key, _| there(key));
         retain(&mut self.entries, there)
+    }
+
+    /// Whether gateways are others than when that was asked last.
+    pub(super) fn moved(&mut self) -> bool {
+        std::mem::take(&mut self.moves)
     }
 
     /// Hosts outside the mesh, the oldest document first.

@@ -1,7 +1,7 @@
 //! The rules that policies keep beyond their form.
 
 use super::{Action, AuthorizationPolicy, Condition, Faults, Operation, Source, TargetRef};
-use crate::identity::label;
+use crate::identity::{label, subdomain};
 
 /// The header that a condition's key names: `request.headers[x-tenant]` names `x-tenant`.
 pub fn header_name(key: &str) -> Option<&str> {
@@ -44,15 +44,17 @@ fn check_target(path: &str, target: &TargetRef, faults: &mut Faults) {
     let known = match target.kind.as_str() {
         "Service" => matches!(target.group.as_str(), "" | "core" | "weft"),
         "Gateway" => target.group == "gateway.networking.k8s.io",
+        "ServiceEntry" => target.group == "networking.istio.io",
         _ => false,
     };
     if !known {
         faults.push((
             format!("{path}.kind"),
-            format!("{}/{} is not supported; name a Service or a Gateway", target.group, target.kind),
+            format!("{}/{} is not supported; name a Service, a Gateway or a ServiceEntry", target.group, target.kind),
         ));
     }
-    if let Err(error) = label(&target.name, "name") {
+    let named = if target.kind == "ServiceEntry" { subdomain } else { label };
+    if let Err(error) = named(&target.name, "name") {
         faults.push((format!("{path}.name"), error.to_string()));
     }
 }

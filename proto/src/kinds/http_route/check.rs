@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    BackendRef, Filter, HeaderModifier, HttpRoute, LifetimeType, Match, NamedMatch, ParentRef, PathModifier, PathType,
-    RequestMirror, Rule, SessionType, ValueType,
+    BackendRef, ENTRY, Filter, HOSTNAME, HeaderModifier, HttpRoute, ISTIO_GROUP, LifetimeType, Match, NamedMatch,
+    ParentRef, PathModifier, PathType, RequestMirror, Rule, SessionType, ValueType,
 };
 use crate::kinds::Faults;
 use crate::kinds::hosts::is_host_name;
@@ -32,18 +32,20 @@ pub(in crate::kinds) fn parents(parents: &[ParentRef], faults: &mut Faults) {
         let known = match parent.kind.as_str() {
             "Service" => group.is_none_or(is_core),
             "Gateway" => group.is_none_or(|group| group == "gateway.networking.k8s.io"),
+            ENTRY => group == Some(ISTIO_GROUP),
             _ => false,
         };
         if !known {
-            let text = "a Service (of the group \"\") or a Gateway (of gateway.networking.k8s.io)";
+            let text = "a Service (of the group \"\"), a Gateway (of gateway.networking.k8s.io) or a ServiceEntry (of \
+                        networking.istio.io)";
             faults.push((format!("{path}.kind"), text.into()));
         }
         let namespace = parent.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
         if parent.kind == "Service" && ServiceName::new(namespace, &parent.name).is_err() {
             faults.push((format!("{path}.name"), "it is not the name of a service".into()));
         }
-        if parent.kind == "Service" && parent.section_name.is_some() {
-            faults.push((format!("{path}.sectionName"), "a service has none: name its port".into()));
+        if matches!(parent.kind.as_str(), "Service" | ENTRY) && parent.section_name.is_some() {
+            faults.push((format!("{path}.sectionName"), "only gateways have sections: name its port".into()));
         }
         if parents[..at].contains(parent) {
             faults.push((path, "it is listed twice".into()));
@@ -183,11 +185,8 @@ fn filters(filters: &[Filter], path: &str, faults: &mut Faults) {
 
 fn mirror(to: &RequestMirror, path: &str, faults: &mut Faults) {
     let backend = &to.backend_ref;
-    if backend.kind != "Service" || !is_core(&backend.group) {
-        let text = "only a Service (of the group \"\") can be a backend";
-        faults.push((format!("{path}.requestMirror.backendRef.kind"), text.into()));
-    }
-    if ServiceName::new(backend.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE), &backend.name).is_err() {
+    backend_kind((&backend.kind, &backend.group), &format!("{path}.requestMirror.backendRef"), faults);
+    if backend.service(DEFAULT_NAMESPACE).is_none() {
         faults.push((format!("{path}.requestMirror.backendRef.name"), "it is not the name of a service".into()));
     }
     if to.percent.is_some() && to.fraction.is_some() {
@@ -214,10 +213,10 @@ fn headers(modifier: &HeaderModifier, path: &str, faults: &mut Faults) {
 }
 
 pub(in crate::kinds) fn backend(to: &BackendRef, path: &str, faults: &mut Faults) {
-    if to.kind != "Service" || !is_core(&to.group) {
-        faults.push((format!("{path}.kind"), "only a Service (of the group \"\") can be a backend".into()));
-    }
-    if ServiceName::new(to.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE), &to.name).is_err() {
+    backend_kind((&to.kind, &to.group), path, faults);
+    if to.kind == HOSTNAME {
+        host(to, path, faults);
+    } else if to.service(DEFAULT_NAMESPACE).is_none() {
         faults.push((format!("{path}.name"), "it is not the name of a service".into()));
     }
     for (at, filter) in to.filters.iter().enumerate() {
@@ -226,6 +225,30 @@ pub(in crate::kinds) fn backend(to: &BackendRef, path: &str, faults: &mut Faults
         }
     }
     filters(&to.filters, path, faults);
+}
+
+fn backend_kind((kind, group): (&str, &str), path: &str, faults: &mut Faults) {
+    let known = match kind {
+        "Service" => is_core(group),
+        HOSTNAME => group == ISTIO_GROUP,
+        _ => false,
+    };
+    if !known {
+        let text = "a backend is a Service (of the group \"\") or a Hostname (of networking.istio.io)";
+        faults.push((format!("{path}.kind"), text.into()));
+    }
+}
+
+fn host(to: &BackendRef, path: &str, faults: &mut Faults) {
+    if !is_host_name(&to.name) || to.name.starts_with('*') || !to.name.contains('.') {
+        faults.push((format!("{path}.name"), format!("{:?} is not the whole name of a host", to.name)));
+    }
+    if to.namespace.is_some() {
+        faults.push((format!("{path}.namespace"), "a host has none".into()));
+    }
+    if to.port.is_none() {
+        faults.push((format!("{path}.port"), "a host needs one".into()));
+    }
 }
 
 fn is_core(group: &str) -> bool {

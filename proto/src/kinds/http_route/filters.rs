@@ -60,19 +60,19 @@ pub struct RequestMirror {
     pub fraction: Option<Fraction>,
 }
 
-/// A service that copies go to.
+/// Where copies go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MirrorRef {
-    /// Empty or `core`: that of `Service`.
+    /// Empty or `core`: that of `Service`; `networking.istio.io`: that of `Hostname`.
     #[serde(default)]
     pub group: String,
-    /// `Service`.
+    /// `Service`, or `Hostname` for a host by its whole name.
     #[serde(default = "service_kind")]
     pub kind: String,
-    /// The service.
+    /// The service, or the host.
     pub name: String,
-    /// Its namespace. Unset: that of the route.
+    /// The namespace of a service. Unset: that of the route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// Its port.

@@ -85,6 +85,7 @@ impl Script {
             ports: ports.iter().map(|port| port.port).collect(),
             weight: 100,
             healthy: true,
+            gateway: false,
         };
         let service = ServiceDescription {
             name: name.clone(),

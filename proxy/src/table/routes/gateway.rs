@@ -18,17 +18,17 @@ use super::cors::{Allowed, joined};
 use super::index::Index;
 use super::matching::{PathMatch, Text};
 use super::{
-    Action, BackendRef, Backends, Carrier, Chance, Changes, Cors, GatewayDocument, HostRank, Match, Redirect, RetryOn,
-    RetryPolicy, Rewrite, Routes, Rule, Seen, Session, Share, Shares, Sides, Source,
+    Action, BackendRef, Backends, Called, Carrier, Chance, Changes, Cors, GatewayDocument, HostRank, Match, Redirect,
+    RetryOn, RetryPolicy, Rewrite, Routes, Rule, Seen, Session, Share, Shares, Sides, Source,
 };
 
 /// The rules of documents of one namespace for the calls of a service, which callers of another see if it is the service's
 /// own.
-pub(super) fn compile(documents: Vec<Arc<GatewayDocument>>, service: &ServiceName) -> Routes {
+pub(super) fn compile(documents: Vec<Arc<GatewayDocument>>, called: &Called<'_>) -> Routes {
     let (mut backends, mut ranked) = (Backends::default(), Vec::new());
     for document in &documents {
         for (at, rule) in document.spec.rules.iter().enumerate() {
-            for port in ports(document, service) {
+            for port in called.ports(&document.spec.parent_refs, &document.key.namespace) {
                 ranked.extend(flat(document, (at, rule), port, &mut backends));
             }
         }
@@ -36,7 +36,7 @@ pub(super) fn compile(documents: Vec<Arc<GatewayDocument>>, service: &ServiceNam
     // The sort keeps the order of what is alike: that of age, of names and of places in the document.
     ranked.sort_by_key(|(rank, _)| Reverse(*rank));
     let namespace = documents.first().map(|one| one.key.namespace.clone()).unwrap_or_default();
-    let seen = if namespace == service.namespace() { Seen::ByAll } else { Seen::From(namespace) };
+    let seen = if namespace == called.namespace() { Seen::ByAll } else { Seen::From(namespace) };
     let rules: Vec<Rule> = ranked.into_iter().map(|(_, rule)| rule).collect();
     Routes {
         source: Source::Gateway(documents),
@@ -61,14 +61,6 @@ pub(super) fn at_gateway(documents: &[(HostRank, Arc<GatewayDocument>)]) -> Rout
     ranked.sort_by_key(|(rank, _)| Reverse(*rank));
     let rules = ranked.into_iter().map(|(_, rule)| rule).collect();
     Routes::attached(rules, backends.into_list(), StatusCode::INTERNAL_SERVER_ERROR)
-}
-
-/// The ports of a service that a document is about; none: all.
-fn ports(document: &GatewayDocument, service: &ServiceName) -> Vec<Option<u16>> {
-    let namespace = &document.key.namespace;
-    let parents = document.spec.parent_refs.iter();
-    let parents = parents.filter(|parent| parent.service(namespace).as_ref() == Some(service));
-    parents.map(|parent| parent.port.map(std::num::NonZeroU16::get)).collect()
 }
 
 /// How specific a match is: by its path, by its method, by fields, by parameters.
@@ -167,25 +159,26 @@ fn action(document: &GatewayDocument, rule: &gateway::Rule, backends: &mut Backe
     }
     let parents = document.spec.services(&document.key.namespace);
     let shares = rule.backend_refs.iter().filter(|to| to.weight > 0).map(|to| {
-        let backend = backends.place(backend(&document.key, &parents, (to.namespace.as_deref(), &to.name), to.port));
+        let service = to.service(&document.key.namespace);
+        let backend = backends.place(backend(&document.key, &parents, (&to.kind, service), to.port));
         Share { weight: to.weight as usize, backend, changes: sides(&to.filters) }
     });
     Action::Forward(Shares::of(shares.collect()))
 }
 
-/// Where a document of the kind leads. To go on to what it is attached to needs no grant: its calls go there anyway.
+/// Where a document of the kind leads. To go on to what it is attached to needs no grant: its calls go there anyway; nor does a host
+/// by its whole name.
 pub(super) fn backend(
     document: &ResourceKey,
     parents: &BTreeSet<ServiceName>,
-    (namespace, name): (Option<&str>, &str),
+    (to, service): (&str, Option<ServiceName>),
     port: Option<std::num::NonZeroU16>,
 ) -> BackendRef {
-    let namespace = namespace.unwrap_or(&document.namespace);
     let kinds = ["HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute"];
     let kind = kinds.into_iter().find(|kind| *kind == document.kind.name).unwrap_or_default();
-    let service = ServiceName::new(namespace, name).ok();
-    let goes_on = service.as_ref().is_some_and(|service| parents.contains(service));
-    let by = (*namespace != document.namespace && !goes_on).then(|| (kind, document.namespace.as_str().into()));
+    let foreign = |service: &ServiceName| service.namespace() != document.namespace && !parents.contains(service);
+    let granted = to == "Service" && service.as_ref().is_some_and(foreign);
+    let by = granted.then(|| (kind, document.namespace.as_str().into()));
     BackendRef { service, subset: None, port: port.map(std::num::NonZeroU16::get), by }
 }
 
@@ -196,7 +189,8 @@ fn mirrors(document: &GatewayDocument, rule: &gateway::Rule, backends: &mut Back
         let part = to.fraction.map(|part| f64::from(part.numerator) / f64::from(part.denominator.max(1)) * 100.0);
         let percent = to.percent.map(f64::from).or(part).unwrap_or(100.0);
         let at = &to.backend_ref;
-        let backend = backends.place(backend(&document.key, &parents, (at.namespace.as_deref(), &at.name), at.port));
+        let service = at.service(&document.key.namespace);
+        let backend = backends.place(backend(&document.key, &parents, (&at.kind, service), at.port));
         Some((Chance::of(percent), backend))
     };
     rule.filters.iter().filter_map(mirror).collect()

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode};
-use weft_proto::kinds::istio::{StringMatch, anywhere, expression, grpc_code, is_host, service_of};
+use weft_proto::kinds::hosts::meant;
+use weft_proto::kinds::istio::{StringMatch, anywhere, expression, grpc_code, is_host};
 use weft_proto::kinds::virtual_service as istio;
-use weft_proto::service::ServiceName;
 
 use super::changes::PathRewrite;
 use super::cors::{Allowed, joined};
@@ -115,16 +115,11 @@ fn action(document: &RouteDocument, rule: &istio::HttpRoute, backends: &mut Back
 
 pub(super) fn backend(document: &RouteDocument, to: &istio::Destination) -> BackendRef {
     BackendRef {
-        service: service_of(&to.host, &document.key.namespace).or_else(|| outside(&to.host)),
+        service: meant(&to.host, &document.key.namespace),
         subset: Some(&*to.subset).filter(|subset| !subset.is_empty()).map(Into::into),
         port: to.port.map(|port| port.number.get()),
         by: None,
     }
-}
-
-/// A host outside the mesh.
-fn outside(host: &str) -> Option<ServiceName> {
-    host.contains('.').then(|| ServiceName::outside(&host.to_ascii_lowercase()))
 }
 
 fn mirrors(document: &RouteDocument, rule: &istio::HttpRoute, backends: &mut Backends) -> Vec<(Chance, usize)> {

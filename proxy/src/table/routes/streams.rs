@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use weft_proto::kinds::istio::is_exported;
 use weft_proto::kinds::virtual_service::{L4Match, StreamDestination, TlsMatch};
-use weft_proto::service::{Labels, ServiceName};
+use weft_proto::service::Labels;
 
-use super::{BackendRef, Backends, RouteDocument, Share, Shares, Sides, StreamDocument, gateway, istio};
+use super::{BackendRef, Backends, Called, RouteDocument, Share, Shares, Sides, StreamDocument, gateway, istio};
 
 /// Rules that count together.
 #[derive(Debug)]
@@ -74,15 +74,15 @@ impl StreamRoutes {
     pub(in crate::table) fn compile(
         istio: &[Arc<RouteDocument>],
         gateway: &[Arc<StreamDocument>],
-        service: &ServiceName,
+        called: &Called<'_>,
     ) -> Vec<Arc<Self>> {
         let mut by_namespace: BTreeMap<&str, Vec<&StreamDocument>> = BTreeMap::new();
         for document in gateway {
             by_namespace.entry(&document.key.namespace).or_default().push(document);
         }
-        let producers = by_namespace.remove(service.namespace()).map(|own| of_gateway(&own, Seen::ByAll, service));
+        let producers = by_namespace.remove(called.namespace()).map(|own| of_gateway(&own, Seen::ByAll, called));
         let consumers = by_namespace.into_iter();
-        let routes = consumers.map(|(own, documents)| of_gateway(&documents, Seen::From(own.to_owned()), service));
+        let routes = consumers.map(|(own, documents)| of_gateway(&documents, Seen::From(own.to_owned()), called));
         let speaks = |document: &&Arc<RouteDocument>| !(document.spec.tcp.is_empty() && document.spec.tls.is_empty());
         let rules = istio.iter().filter(speaks).map(of_istio);
         routes.chain(producers).chain(rules).map(Arc::new).collect()
@@ -232,13 +232,12 @@ fn istio_rules(document: &RouteDocument, backends: &mut Backends) -> Vec<StreamR
 }
 
 /// The documents of a namespace, the oldest first.
-fn of_gateway(documents: &[&StreamDocument], seen: Seen, service: &ServiceName) -> StreamRoutes {
+fn of_gateway(documents: &[&StreamDocument], seen: Seen, called: &Called<'_>) -> StreamRoutes {
     let mut backends = Backends::default();
     let mut rules: Vec<((u8, Reverse<usize>), StreamRule)> = Vec::new();
     for document in documents {
         let (key, spec) = (&document.key, &document.spec);
-        let own = spec.parent_refs.iter().filter(|parent| parent.service(&key.namespace).as_ref() == Some(service));
-        let ports: Vec<Option<u16>> = own.map(|parent| parent.port.map(std::num::NonZeroU16::get)).collect();
+        let ports = called.ports(&spec.parent_refs, &key.namespace);
         // A name of its own for each block: a longer one of another document may stand between them.
         let names: Vec<Names> = match &spec.hostnames {
             None => vec![Names::Any],
@@ -267,7 +266,12 @@ fn of_document(
         for names in names {
             let shares = rule.backend_refs.iter().filter(|to| to.weight > 0).map(|to| Share {
                 weight: to.weight as usize,
-                backend: backends.place(gateway::backend(key, &parents, (to.namespace.as_deref(), &to.name), to.port)),
+                backend: backends.place(gateway::backend(
+                    key,
+                    &parents,
+                    (&to.kind, to.service(&key.namespace)),
+                    to.port,
+                )),
                 changes: Sides::default(),
             });
             let rule = StreamRule {

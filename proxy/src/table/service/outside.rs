@@ -41,6 +41,11 @@ impl Outside {
         &self.description.namespace
     }
 
+    /// Whether it is known at whatever port.
+    pub(crate) fn takes_any_port(&self) -> bool {
+        self.description.any_port
+    }
+
     /// Whether callers of a namespace may call it.
     pub(crate) fn is_seen_by(&self, namespace: &str) -> bool {
         is_exported(&self.description.export_to, &self.description.namespace, namespace)

@@ -118,6 +118,12 @@ enum Cmd {
         /// The key of that
         #[arg(long)]
         key: Option<PathBuf>,
+        /// The authority of its callers' certificates, where it answers nobody else
+        #[arg(long)]
+        callers: Option<PathBuf>,
+        /// What it answers, whatever it is asked for
+        #[arg(long)]
+        page: Option<String>,
     },
     /// Who calls on a host of a task
     #[command(hide = true)]
@@ -238,9 +244,10 @@ fn main() -> ExitCode {
         Cmd::Shrink { seed, options } => shrink(seed, options),
         Cmd::Chaos { options } => chaos(&options),
         Cmd::Tasks { files, weft, quiet } => tasks(&files, weft, quiet),
-        Cmd::Behave { service, version, address, port, moved, seen, certificate, key } => {
+        Cmd::Behave { service, version, address, port, moved, seen, certificate, key, callers, page } => {
             let (listen, tls) = (SocketAddr::new(address, port), certificate.zip(key));
-            real(application::serve(Behaviour { service, version, listen, moved, seen, tls })).map(|()| true)
+            let behaviour = Behaviour { service, version, listen, moved, seen, tls, callers, page };
+            real(application::serve(behaviour)).map(|()| true)
         }
         Cmd::Ask => real(ask::ask()).map(|()| true),
         Cmd::Inhabit => real(chaos::inhabitant::live()).map(|()| true),

@@ -44,6 +44,10 @@ pub enum Bug {
     RetriedBlindly,
     /// A failure that a rule makes is not made.
     FaultLeftOut,
+    /// Who comes in at a gateway is not judged there.
+    GateOpen,
+    /// Calls of hosts outside go past the rules for them.
+    GoesPast,
     /// Any node gets a certificate for any service.
     GrantsUnchecked,
     /// A revoked token admits.
@@ -57,7 +61,7 @@ pub enum Bug {
 }
 
 /// All of them, with the names by which they are asked for.
-pub const BUGS: [(&str, Bug); 24] = [
+pub const BUGS: [(&str, Bug); 26] = [
     ("flush-skipped", Bug::FlushSkipped),
     ("vote-not-kept", Bug::VoteNotKept),
     ("checksum-ignored", Bug::ChecksumIgnored),
@@ -77,6 +81,8 @@ pub const BUGS: [(&str, Bug); 24] = [
     ("rejudging-skipped", Bug::RejudgingSkipped),
     ("retried-blindly", Bug::RetriedBlindly),
     ("fault-left-out", Bug::FaultLeftOut),
+    ("gate-open", Bug::GateOpen),
+    ("goes-past", Bug::GoesPast),
     ("grants-unchecked", Bug::GrantsUnchecked),
     ("revoked-token-taken", Bug::RevokedTokenTaken),
     ("expired-token-taken", Bug::ExpiredTokenTaken),

@@ -7,6 +7,7 @@ pub(crate) mod links;
 pub(crate) mod listeners;
 pub(crate) mod local;
 pub(crate) mod named;
+mod preface;
 pub(crate) mod quic;
 pub(crate) mod sniff;
 pub(crate) mod streams;

@@ -47,6 +47,8 @@ pub(crate) enum Peer {
 pub(crate) struct Outside {
     /// What it has asked for by SNI.
     pub(crate) server_name: Box<str>,
+    /// Who has called whoever stands before this node, where that has said so.
+    pub(crate) behind: Option<IpAddr>,
 }
 
 /// Where a connection has come in at a gateway.

@@ -265,6 +265,12 @@ impl Table {
         self.node_ip.unwrap_or(NO_ADDRESS)
     }
 
+    /// Whether what stands before a port of gateways says who calls.
+    pub(crate) fn is_introduced(&self, port: u16) -> bool {
+        let gateway = self.gateways.behind(port).and_then(|gateway| self.service(gateway));
+        gateway.is_some_and(|service| service.settings.introduced)
+    }
+
     /// Every service, by name.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.services.iter()

@@ -1,6 +1,6 @@
 //! What runs behind the nodes: applications that answer, and tell what reaches them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub struct Arrived {
     pub service: usize,
     /// Whether this is a later part of an answer that goes on.
     pub goes_on: bool,
+    /// Where its connection comes from.
+    pub peer: IpAddr,
 }
 
 /// How long an application takes for what is not a GET.
@@ -67,39 +69,42 @@ impl<N: Net> Application<N> {
                     _ = open.wait_for(|open| !*open) => break,
                     accepted = listener.accept() => match accepted {
                         Err(_) => return,
-                        Ok(accepted) => drop(tokio::spawn(self.clone().answer(accepted.stream))),
+                        Ok(accepted) => {
+                            let peer = accepted.theirs.ip();
+                            drop(tokio::spawn(self.clone().answer(accepted.stream, peer)));
+                        }
                     },
                 }
             }
         }
     }
 
-    async fn answer(self, stream: N::Stream) {
+    async fn answer(self, stream: N::Stream, peer: IpAddr) {
         match self.protocol {
-            Protocol::Http => self.http(stream).await,
-            Protocol::Tcp => self.opaque(stream).await,
+            Protocol::Http => self.http(stream, peer).await,
+            Protocol::Tcp => self.opaque(stream, peer).await,
         }
     }
 
-    fn saw(&self, number: u64, goes_on: bool) {
-        self.seen.lock().push(Seen::Arrived(Arrived { number, service: self.service, goes_on }));
+    fn saw(&self, number: u64, goes_on: bool, peer: IpAddr) {
+        self.seen.lock().push(Seen::Arrived(Arrived { number, service: self.service, goes_on, peer }));
     }
 
     /// A line with a number, answered by a line.
-    async fn opaque(self, mut stream: N::Stream) {
+    async fn opaque(self, mut stream: N::Stream, peer: IpAddr) {
         let mut line = String::new();
         while !line.ends_with('\n') {
             let Ok(byte) = stream.read_u8().await else { return };
             line.push(char::from(byte));
         }
         let Ok(number) = line.trim().parse() else { return };
-        self.saw(number, false);
+        self.saw(number, false, peer);
         tokio::time::sleep(WORK).await;
         // Who asked may be gone.
         let _ = stream.write_all(b"ok\n").await;
     }
 
-    async fn http(self, mut stream: N::Stream) {
+    async fn http(self, mut stream: N::Stream, peer: IpAddr) {
         let mut head = Vec::new();
         loop {
             let Ok(byte) = stream.read_u8().await else { return };
@@ -109,9 +114,9 @@ impl<N: Net> Application<N> {
             }
             let Some((method, number, long)) = read_request(&String::from_utf8_lossy(&head)) else { return };
             head.clear();
-            self.saw(number, false);
+            self.saw(number, false, peer);
             if long {
-                return self.go_on(stream, number).await;
+                return self.go_on(stream, (number, peer)).await;
             }
             if method != "GET" {
                 tokio::time::sleep(WORK).await;
@@ -123,7 +128,7 @@ impl<N: Net> Application<N> {
     }
 
     /// An answer in parts, until it is whole or nobody takes it any more.
-    async fn go_on(self, mut stream: N::Stream, number: u64) {
+    async fn go_on(self, mut stream: N::Stream, (number, peer): (u64, IpAddr)) {
         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LONG_PARTS}\r\n\r\n");
         if stream.write_all(head.as_bytes()).await.is_err() {
             return;
@@ -139,7 +144,7 @@ impl<N: Net> Application<N> {
             if stream.write_all(b".").await.is_err() {
                 return;
             }
-            self.saw(number, true);
+            self.saw(number, true, peer);
         }
     }
 }

@@ -18,6 +18,9 @@ pub struct Call {
     pub method: String,
     /// Its path; empty on an opaque stream.
     pub path: String,
+    /// The host of the gateway at which a stranger comes in.
+    #[serde(default)]
+    pub via: Option<usize>,
     /// Whether its answer comes in parts, for a while.
     pub long: bool,
     /// When it began.
@@ -46,6 +49,7 @@ impl Call {
     pub fn describe(&self, mesh: &Mesh) -> String {
         let from = match self.from {
             Caller::Outside => "outside",
+            Caller::Stranger => "a stranger",
             Caller::Service(service) => &mesh.services[service].name,
         };
         let what = format!("{} {}", self.method, self.path);

@@ -8,10 +8,14 @@ use weft_proxy::net::{Net, Stream};
 
 use crate::application::{LONG_PARTS, LONG_PAUSE};
 use crate::call::Call;
-use crate::mesh::{Protocol, Service};
+use crate::mesh::assertion::Caller;
+use crate::mesh::{Protocol, Role, Service};
+use crate::world::network::SimNet;
 
 /// Where local callers reach the mesh.
 pub const PROXY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15_001);
+/// Where gateways take strangers.
+const GATEWAY_PORT: u16 = 80;
 /// Bound on a call that may be made again.
 const TIMEOUT: Duration = Duration::from_secs(4);
 /// Bound on a call whose caller waits longer than a link takes to be given up.
@@ -29,10 +33,16 @@ pub fn make<N: Net>(
         (false, true) => PATIENT_TIMEOUT,
         (false, false) => TIMEOUT,
     };
-    let (name, protocol) = (format!("{}.mesh:{}", to.name, to.port), to.protocol);
+    let name = match (call.from, to.role) {
+        (Caller::Stranger, _) => format!("{}.example", to.name),
+        (_, Role::External) => format!("{}.example:{}", to.name, to.port),
+        _ => format!("{}.mesh:{}", to.name, to.port),
+    };
+    let protocol = to.protocol;
+    let way = call.via.map_or(PROXY, |host| SocketAddr::new(SimNet::address(host), GATEWAY_PORT));
     async move {
         let exchange = async {
-            let stream = net.dial(PROXY).await.ok()?;
+            let stream = net.dial(way).await.ok()?;
             match protocol {
                 Protocol::Http => http(stream, number, &call, &name).await,
                 Protocol::Tcp => opaque(stream, number, &name).await,
@@ -55,8 +65,9 @@ pub async fn intrude<N: Net>(net: N, address: SocketAddr, what: &[u8]) -> Option
 async fn http<S: Stream>(mut stream: S, number: u64, call: &Call, name: &str) -> Option<u16> {
     let Call { method, path, .. } = call;
     let long = if call.long { "&long" } else { "" };
+    let place = if call.via.is_some() { String::new() } else { format!("http://{name}") };
     let head = format!(
-        "{method} http://{name}{path}?{number}{long} HTTP/1.1\r\nHost: {name}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        "{method} {place}{path}?{number}{long} HTTP/1.1\r\nHost: {name}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).await.ok()?;
     let mut answer = Vec::new();

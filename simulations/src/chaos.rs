@@ -141,6 +141,9 @@ impl From<Breach> for Stop {
 
 /// Runs. `keep` is where the nodes' logs are left.
 pub async fn run(setup: Setup, keep: Option<PathBuf>) -> Result<Report, String> {
+    if !setup.mesh.is_plain() {
+        return Err(format!("{} has gateways or servers outside, which only the simulation knows", setup.mesh.name));
+    }
     let (sender, told) = mpsc::unbounded_channel();
     let stage = Stage::make(&setup.weft, &setup.mesh, setup.nodes, sender).await?;
     let mut chaos = Chaos {
@@ -264,7 +267,7 @@ impl Chaos {
     async fn make(&mut self, number: u64) -> Result<(), String> {
         let Some(call) = self.load.get(number).cloned() else { return Ok(()) };
         let service = match call.from {
-            Caller::Outside => None,
+            Caller::Outside | Caller::Stranger => None,
             Caller::Service(service) => Some(service),
         };
         self.stage.order(call.host, service, &Order::Call(number, call.clone())).await

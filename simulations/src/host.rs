@@ -24,7 +24,7 @@ use crate::application::{self, Seen};
 use crate::call::Call;
 use crate::caller::{self, PROXY};
 use crate::mesh::assertion::Caller;
-use crate::mesh::{Mesh, Protocol};
+use crate::mesh::{Mesh, Protocol, Role};
 use crate::world::SimWorld;
 use crate::world::disk::SimDisk;
 use crate::world::network::{HostId, Network, SimNet};
@@ -148,10 +148,15 @@ impl Host {
         let config = self.config(how);
         let (world, stage) = (self.world.clone(), self.stage.clone());
         let parts = self.parts();
-        for service in &self.runs {
+        let serves =
+            |service: &&usize| matches!(self.mesh.services[**service].role, Role::Application | Role::External);
+        for service in self.runs.iter().filter(serves) {
+            let external = self.mesh.services[*service].role == Role::External;
+            let own = target(*service);
+            let anywhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), own.port());
             let application = application::Application {
                 net: world.net().clone(),
-                address: target(*service),
+                address: if external { anywhere } else { own },
                 service: *service,
                 protocol: self.mesh.services[*service].protocol,
                 seen: self.seen.clone(),
@@ -199,8 +204,10 @@ impl Host {
     /// What is registered on the host.
     fn parts(&self) -> HostParts {
         let mut local = Local { read: true, ..Local::default() };
-        for service in &self.runs {
+        let inside = |service: &&usize| self.mesh.services[**service].role != Role::External;
+        for service in self.runs.iter().filter(inside) {
             let it = &self.mesh.services[*service];
+            let gate = matches!(it.role, Role::Gateway | Role::Egress);
             let protocol = match it.protocol {
                 Protocol::Http => weft_proto::service::Protocol::Http,
                 Protocol::Tcp => weft_proto::service::Protocol::Tcp,
@@ -210,13 +217,16 @@ impl Host {
                 labels: BTreeMap::new(),
                 service_account: None,
                 name: it.name.clone(),
-                ports: vec![PortSpec { port: it.port, target: Some(target(*service).to_string()), protocol }],
-                check: Some("tcp".into()),
+                ports: match gate {
+                    true => Vec::new(),
+                    false => vec![PortSpec { port: it.port, target: Some(target(*service).to_string()), protocol }],
+                },
+                check: (!gate).then(|| "tcp".into()),
                 user: Some(it.name.clone()),
                 caller: None,
                 weight: None,
-                gateway: false,
-                egress: false,
+                gateway: it.role == Role::Gateway,
+                egress: it.role == Role::Egress,
             };
             let instance = registry::parse(&spec, &Names { user: &|_| Some(user(*service)), address: &|_| None })
                 .expect("a good specification");
@@ -286,7 +296,7 @@ impl Host {
     /// Makes a call from here.
     pub fn call(&self, number: u64, call: &Call) {
         let net = match call.from {
-            Caller::Outside => self.world.net().clone(),
+            Caller::Outside | Caller::Stranger => self.world.net().clone(),
             Caller::Service(service) => self.world.net().of_user(user(service)),
         };
         let (seen, to) = (self.seen.clone(), &self.mesh.services[call.to]);

@@ -4,6 +4,7 @@ pub mod admission;
 pub mod agreement;
 pub mod bounds;
 pub mod claims;
+pub mod departures;
 pub mod durability;
 pub mod leadership;
 pub mod once;

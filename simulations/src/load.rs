@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::call::Call;
 use crate::dice::Dice;
 use crate::mesh::assertion::{Caller, Calls, Claim, When};
-use crate::mesh::{Mesh, Protocol};
+use crate::mesh::{Mesh, Protocol, Role};
 
 /// How long calls are remembered, in milliseconds.
 const REMEMBERED: u64 = 120_000;
@@ -105,7 +105,13 @@ impl Load {
         let (mesh, count) = (self.mesh.clone(), self.hosts);
         let served = |to| (0..count).any(|host| host != lost && mesh.runs_on(to, host, count) && mesh.admits(host, to));
         let mut choices = Vec::new();
-        for (calls, _) in self.wanted(false).into_iter().filter(|(_, allowed)| *allowed) {
+        // What goes through gateways has only so many ways.
+        let direct = |calls: &Calls| {
+            let external = |to: usize| mesh.services[to].role == Role::External;
+            calls.from != Caller::Stranger && !calls.to.is_some_and(external)
+        };
+        let allowed = self.wanted(false).into_iter().filter(|(calls, allowed)| *allowed && direct(calls));
+        for (calls, _) in allowed {
             let wanted = |to: &usize| between.is_none_or(|between| between == (calls.from, *to)) && served(*to);
             for to in mesh.callees(calls.to).into_iter().filter(wanted) {
                 let hosts = mesh.hosts_of(calls.from, count).into_iter().filter(|host| *host != lost);
@@ -145,7 +151,10 @@ impl Load {
 
     fn add(&mut self, now: u64, host: usize, calls: &Calls, (to, method, long): (usize, String, bool)) -> u64 {
         let path = calls.path.clone().unwrap_or_else(|| "/".into());
-        let mut call = Call { host, from: calls.from, to, method, path, long, began: now, ended: None };
+        let gateways = self.mesh.gateways(Role::Gateway, self.hosts);
+        let own = usize::try_from(self.last).unwrap_or(0) % gateways.len().max(1);
+        let via = gateways.get(own).copied().filter(|_| calls.from == Caller::Stranger);
+        let mut call = Call { host, from: calls.from, to, method, path, via, long, began: now, ended: None };
         if self.mesh.services[to].protocol == Protocol::Tcp {
             (call.method, call.path, call.long) = (String::new(), String::new(), false);
         }

@@ -40,6 +40,23 @@ pub struct Service {
     pub port: u16,
     /// What the port speaks.
     pub protocol: Protocol,
+    /// What it is.
+    #[serde(default)]
+    pub role: Role,
+}
+
+/// What a service is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Role {
+    /// An application of the mesh.
+    #[default]
+    Application,
+    /// A gateway, at which strangers come in.
+    Gateway,
+    /// One that takes only callers of the mesh.
+    Egress,
+    /// A server outside the mesh, `NAME.example`, that stands beside these hosts.
+    External,
 }
 
 /// Hosts of a service. One that is not there, in a smaller mesh, is left out.
@@ -73,6 +90,13 @@ pub struct Document {
     pub text: String,
 }
 
+impl Service {
+    /// Whether it is a server outside the mesh.
+    pub fn is_external(&self) -> bool {
+        self.role == Role::External
+    }
+}
+
 impl Mesh {
     /// Whether the service runs on that host of so many. One without any place runs on the first.
     pub fn runs_on(&self, service: usize, host: usize, hosts: usize) -> bool {
@@ -100,7 +124,7 @@ impl Mesh {
     /// Hosts that a caller calls from, of so many.
     pub fn hosts_of(&self, caller: Caller, hosts: usize) -> Vec<usize> {
         match caller {
-            Caller::Outside => (0..hosts).collect(),
+            Caller::Outside | Caller::Stranger => (0..hosts).collect(),
             Caller::Service(service) => {
                 (0..hosts).filter(|host| self.runs_on(service, *host, hosts) && self.admits(*host, service)).collect()
             }
@@ -109,7 +133,22 @@ impl Mesh {
 
     /// Services that the calls of an assertion go to.
     pub fn callees(&self, to: Option<usize>) -> Vec<usize> {
-        to.map_or_else(|| (0..self.services.len()).collect(), |to| vec![to])
+        let called = |at: &usize| !matches!(self.services[*at].role, Role::Gateway | Role::Egress);
+        to.map_or_else(|| (0..self.services.len()).filter(called).collect(), |to| vec![to])
+    }
+
+    /// The hosts of gateways of a role, of so many.
+    pub fn gateways(&self, role: Role, hosts: usize) -> Vec<usize> {
+        let of = |host: &usize| {
+            let own = |at: usize| self.services[at].role == role && self.runs_on(at, *host, hosts);
+            (0..self.services.len()).any(own)
+        };
+        (0..hosts).filter(of).collect()
+    }
+
+    /// Whether it is all of applications.
+    pub fn is_plain(&self) -> bool {
+        self.services.iter().all(|service| service.role == Role::Application)
     }
 
     /// All documents: those that are kept, then the switches.

@@ -177,7 +177,7 @@ impl Run<'_> {
             return Err(Miss::Unknown(format!("the place {}", text("url"))));
         }
         let follows = one.get("follow_redirects").and_then(Value::as_bool) == Some(true);
-        if follows || text("url").starts_with("https://") {
+        if follows || one.contains_key("haproxy_protocol") || text("url").starts_with("https://") {
             return self.secured(one, from).await;
         }
         let locality = one.get("from_locality").and_then(Value::as_str);
@@ -281,7 +281,8 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>, String> {
 }
 
 /// What a request may say.
-const REQUESTS: [&str; 21] = [
+const REQUESTS: [&str; 22] = [
+    "haproxy_protocol",
     "from",
     "method",
     "url",

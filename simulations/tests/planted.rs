@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use weft_proto::planted::BUGS;
 
 /// A bug, a seed of two minutes that catches it, the invariant that breaks, and options beyond those.
-const CAUGHT: [Caught; 24] = [
+const CAUGHT: [Caught; 26] = [
     ("flush-skipped", "24", "equal states at equal indexes", &["--nodes", "1", "--faults", "blackout,slow-disk,power"]),
     ("vote-not-kept", "1", "one leader a term", &["--faults", "kill,partition,blackout,isolate"]),
     ("checksum-ignored", "6", "equal states at equal indexes", &[]),
@@ -38,6 +38,8 @@ const CAUGHT: [Caught; 24] = [
     ("rejudging-skipped", "1", "what is denied does not arrive", &[]),
     ("retried-blindly", "29", "a POST arrives at most once", &[]),
     ("fault-left-out", "1", "what is denied does not arrive", &["--scenario", "routes"]),
+    ("gate-open", "1", "what is denied does not arrive", &["--scenario", "gateways"]),
+    ("goes-past", "1", "calls leave by gateways", &["--scenario", "gateways"]),
     ("grants-unchecked", "1", "certificates only as admitted", &[]),
     ("revoked-token-taken", "1", "joining takes a good token", &[]),
     ("expired-token-taken", "1", "joining takes a good token", &[]),

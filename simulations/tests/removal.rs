@@ -26,6 +26,7 @@ impl Stage {
             to: CALLEE,
             method: "GET".into(),
             path: "/".into(),
+            via: None,
             long,
             began: self.network.now(),
             ended: None,

@@ -14,6 +14,13 @@ fn seeds_hold() {
 }
 
 #[test]
+fn gateways_hold() {
+    let arguments = ["sweep", "--from", "1", "--to", "3", "--minutes", "1", "--scenario", "gateways"];
+    let (held, told) = simulate(&arguments);
+    assert!(held, "{told}see one again: cargo run -p weft-simulations -- replay SEED --minutes 1 --scenario gateways");
+}
+
+#[test]
 fn a_seed_repeats_itself() {
     for seed in ["7", "8"] {
         let run = || simulate(&["run", "--seed", seed, "--minutes", "1", "--trace"]).1;

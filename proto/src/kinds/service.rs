@@ -50,7 +50,15 @@ pub struct GatewayTopology {
     /// Proxies that are trusted: who calls is what the first of them has written into `X-Forwarded-For`.
     #[serde(default)]
     pub num_trusted_proxies: u32,
+    /// Set where what stands before it says by the PROXY protocol who calls, on every connection: one on which nothing is said is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
 }
+
+/// How the PROXY protocol is taken: as Istio has it, there is nothing to be said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyProtocol {}
 
 impl Spec for ServiceSettings {
     const KIND: Kind = Kind::new::<Self>(Names {

@@ -10,7 +10,7 @@ use weft_proto::service::Protocol;
 
 use super::local::Told;
 use super::sniff::Sniffing;
-use super::{http1, http2, local};
+use super::{http1, http2, local, preface};
 use crate::call::{Destination, Door, Outside};
 use crate::connection::Connection;
 use crate::core::Core;
@@ -22,19 +22,28 @@ use crate::tls::{self, ALPN_H2};
 
 /// Serves a connection from outside at the port of that number.
 pub(crate) async fn serve<N: Net>(core: Arc<Core<N>>, accepted: Accepted<N::Stream>, taken: Taken, port: u16) {
-    let Accepted { stream, ours, theirs } = accepted;
+    let Accepted { mut stream, ours, theirs } = accepted;
     let door = Door { port, gateway: None, listener: None };
+    let (found, introduced) = {
+        let table = core.shared.table.load();
+        (table.gateways.port(&door).cloned(), table.is_introduced(port))
+    };
+    let behind = match introduced {
+        false => None,
+        true => match timeout(PATIENCE, preface::read(&mut stream)).await {
+            Ok(Ok(said)) => said,
+            Ok(Err(_)) | Err(_) => return stream.abort(),
+        },
+    };
     let mut near = Near::io(stream);
-    let found = core.shared.table.load().gateways.port(&door).cloned();
     let enter = |door: Door, outside: Outside| Connection::outside(&core, door, outside, (ours, theirs), taken);
     let Some(port) = found else { return near.abort() };
+    let anybody = Outside { behind, ..Outside::default() };
     match &*port {
-        Port::Http(_) => local::serve(enter(door, Outside::default()), near, Protocol::Http).await,
-        Port::Tcp(_) => {
-            local::opaque(&enter(door, Outside::default()), Sniffing::new(near), Told::ByPort).await;
-        }
+        Port::Http(_) => local::serve(enter(door, anybody), near, Protocol::Http).await,
+        Port::Tcp(_) => local::opaque(&enter(door, anybody), Sniffing::new(near), Told::ByPort).await,
         Port::Tls(_) => {
-            let enter = |listener, server_name| enter(Door { listener, ..door }, Outside { server_name });
+            let enter = |listener, server_name| enter(Door { listener, ..door }, Outside { server_name, behind });
             secured(&core, port, Sniffing::new(near), enter).await;
         }
     }

@@ -220,6 +220,12 @@ impl Gateways {
         served.flat_map(|one| one.addresses.iter().map(|address| (*address, one.port)))
     }
 
+    /// The gateway that a port is of: that of the oldest document, where several share it.
+    pub(crate) fn behind(&self, port: u16) -> Option<&ServiceName> {
+        let mut served = self.listeners.iter().filter(|one| one.port == port && !one.addresses.is_empty());
+        served.find(|one| one.conflict.is_none()).map(|one| &one.service)
+    }
+
     /// What is served at a door.
     pub(crate) fn port(&self, door: &Door) -> Option<&Arc<Port>> {
         match &door.gateway {

@@ -78,6 +78,8 @@ pub(crate) struct Settings {
     pub(crate) overload: OnOverload,
     /// Of a gateway: how many proxies that are trusted stand before it.
     pub(crate) trusted_proxies: usize,
+    /// Whether what stands before a gateway says who calls, by the PROXY protocol.
+    pub(crate) introduced: bool,
 }
 
 /// What services are compiled with.
@@ -305,6 +307,7 @@ impl Settings {
             underscore_headers: settings.underscore_headers,
             overload: settings.overload,
             trusted_proxies: settings.gateway_topology.num_trusted_proxies as usize,
+            introduced: settings.gateway_topology.proxy_protocol.is_some(),
         }
     }
 }

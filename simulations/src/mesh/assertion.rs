@@ -6,6 +6,8 @@
 //! between LOW and HIGH % of calls from CALLER to SERVICE [METHOD] [PATH] are denied [while DOCUMENT | unless DOCUMENT]
 //! after any one host is lost, PERCENT % of calls [from CALLER to SERVICE] succeed within SECONDS s
 //! ```
+//!
+//! A caller is a service, `outside` for processes of no service, or `strangers` for those who come in at a gateway.
 
 use std::fmt;
 
@@ -80,6 +82,8 @@ pub enum Caller {
     Service(usize),
     /// A process of a host that belongs to no service.
     Outside,
+    /// Somebody outside the mesh, who comes in at a gateway.
+    Stranger,
 }
 
 /// A condition.
@@ -157,6 +161,9 @@ impl Words<'_> {
     }
 
     fn caller(&mut self) -> Result<Caller, String> {
+        if self.next_is("strangers") {
+            return Ok(Caller::Stranger);
+        }
         if self.next_is("outside") { Ok(Caller::Outside) } else { self.service().map(Caller::Service) }
     }
 
@@ -296,6 +303,15 @@ mod tests {
                     calls: all(Caller::Outside, None),
                     allowed: false,
                     when: When::While("closed".into()),
+                    at_caller: false,
+                },
+            ),
+            (
+                "strangers may call web",
+                Claim::Calls {
+                    calls: all(Caller::Stranger, Some(1)),
+                    allowed: true,
+                    when: When::Always,
                     at_caller: false,
                 },
             ),

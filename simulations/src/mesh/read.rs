@@ -8,10 +8,11 @@ use weft_proto::document;
 use weft_proto::kinds::Kinds;
 
 use super::assertion::{Assertion, Claim, When};
-use super::{Document, Mesh, Place, Protocol, Service};
+use super::{Document, Mesh, Place, Protocol, Role, Service};
 
 /// Meshes that come with the program.
-const SCENARIOS: [(&str, &str); 3] = [
+const SCENARIOS: [(&str, &str); 4] = [
+    ("gateways", include_str!("../../meshes/gateways.yaml")),
     ("routes", include_str!("../../meshes/routes.yaml")),
     ("shop", include_str!("../../meshes/shop.yaml")),
     ("tiers", include_str!("../../meshes/tiers.yaml")),
@@ -64,6 +65,18 @@ struct ServiceSpec {
     port: u16,
     #[serde(default)]
     protocol: ProtocolSpec,
+    #[serde(default)]
+    role: RoleSpec,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RoleSpec {
+    #[default]
+    Application,
+    Gateway,
+    Egress,
+    External,
 }
 
 #[derive(Default, Deserialize)]
@@ -186,11 +199,11 @@ fn simulated(document: Value, documents: &[&str]) -> Result<Mesh, Vec<String>> {
 fn services(specs: Vec<ServiceSpec>, faults: &mut Vec<String>) -> Vec<Service> {
     let mut services: Vec<Service> = Vec::new();
     for (at, service) in specs.into_iter().enumerate() {
-        let (path, ServiceSpec { name, hosts, port, protocol }) = (format!("spec.services[{at}]"), service);
+        let (path, ServiceSpec { name, hosts, port, protocol, role }) = (format!("spec.services[{at}]"), service);
         if let Err(error) = name.parse::<weft_proto::service::ServiceName>() {
             faults.push(format!("{path}.name: {error}"));
         }
-        if services.iter().any(|other| other.name == name) || name == "outside" {
+        if services.iter().any(|other| other.name == name) || ["outside", "strangers"].contains(&name.as_str()) {
             faults.push(format!("{path}.name: {name:?} is taken"));
         }
         if port == 0 {
@@ -207,7 +220,13 @@ fn services(specs: Vec<ServiceSpec>, faults: &mut Vec<String>) -> Vec<Service> {
             ProtocolSpec::Http => Protocol::Http,
             ProtocolSpec::Tcp => Protocol::Tcp,
         };
-        services.push(Service { name, hosts: places, port, protocol });
+        let role = match role {
+            RoleSpec::Application => Role::Application,
+            RoleSpec::Gateway => Role::Gateway,
+            RoleSpec::Egress => Role::Egress,
+            RoleSpec::External => Role::External,
+        };
+        services.push(Service { name, hosts: places, port, protocol, role });
     }
     services
 }
@@ -257,7 +276,7 @@ mod tests {
             let mesh = Mesh::scenario(name).expect(name);
             assert!(!mesh.assertions.is_empty(), "{name}");
         }
-        assert!(Mesh::scenario("none").expect_err("unknown").contains("there are: routes, shop, tiers"));
+        assert!(Mesh::scenario("none").expect_err("unknown").contains("there are: gateways, routes, shop, tiers"));
     }
 
     #[test]

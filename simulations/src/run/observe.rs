@@ -5,7 +5,7 @@ use weft_consensus::status::Role;
 use super::{Run, Told};
 use crate::application::{Arrived, Seen};
 use crate::host::{Host, Stage};
-use crate::invariants::{Breach, admission, strangers, waiting};
+use crate::invariants::{Breach, admission, departures, strangers, waiting};
 use crate::trace::Kind;
 
 impl Run {
@@ -80,7 +80,11 @@ impl Run {
                 self.once.arrived(arrived.number)?;
             }
         }
-        admission::arrived(host, call, mesh)?;
+        if mesh.services[arrived.service].is_external() {
+            departures::left(arrived.peer, call, mesh, self.hosts.len())?;
+        } else {
+            admission::arrived(host, call, mesh)?;
+        }
         self.claims.arrived(host, call, now)
     }
 

@@ -37,6 +37,9 @@ impl Call {
         if one.get("follow_redirects").and_then(Value::as_bool) == Some(true) {
             add(&["-L"]);
         }
+        if one.contains_key("haproxy_protocol") {
+            add(&["--haproxy-protocol"]);
+        }
         match text("method") {
             "HEAD" => add(&["-I"]),
             "" | "GET" => {}

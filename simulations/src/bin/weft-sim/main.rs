@@ -157,7 +157,7 @@ struct Options {
     /// Faults that may be drawn, comma-separated, or `none` [default: all]
     #[arg(long, value_name = "LIST")]
     faults: Option<String>,
-    /// What runs, of the meshes that come with the program: routes, shop, tiers
+    /// What runs, of the meshes that come with the program: gateways, routes, shop, tiers
     #[arg(long, value_name = "NAME", default_value = DEFAULT_SCENARIO, conflicts_with = "mesh")]
     scenario: String,
     /// What runs: YAML files with a document of kind Simulation, and resources as for `weft apply`

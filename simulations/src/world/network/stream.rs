@@ -55,7 +55,8 @@ impl SimNet {
         ))
     }
 
-    fn host_of(address: IpAddr) -> Option<HostId> {
+    /// The host of an address.
+    pub fn host_of(address: IpAddr) -> Option<HostId> {
         let IpAddr::V4(address) = address else { return None };
         let [10, 0, high, low] = address.octets() else { return None };
         Some(usize::from(high) * 250 + usize::from(low).checked_sub(1)?)

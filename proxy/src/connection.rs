@@ -10,6 +10,7 @@ use crate::core::Core;
 use crate::host::Host;
 use crate::lane::Leg;
 use crate::net::Net;
+use crate::reject::Reject;
 use crate::room::Taken;
 use crate::table::Table;
 
@@ -127,6 +128,12 @@ impl<N: Net> Connection<N> {
     /// Whether it is one of another node, or of any holder of an SVID.
     pub(crate) fn is_link(&self) -> bool {
         matches!(self.peer, Peer::Svid(_))
+    }
+
+    /// Whether the other end is told that a node has refused, so that it may try elsewhere: what fails behind a gateway has been tried
+    /// from there already, and is its answer.
+    pub(crate) fn is_told(&self, reject: &Reject) -> bool {
+        self.is_link() && (self.end() == End::Callee || *reject == Reject::Denied)
     }
 
     /// Whether policies ask for what only a request has, so that the verdict on a stream says nothing of requests.

@@ -69,7 +69,7 @@ pub(crate) async fn http<N: Net>(
         (Err(reject), _) | (_, Err(reject)) => {
             let reject = hold.blame(reject);
             open.rejected(&reject);
-            let response = refusal::response(&reject, version, grpc, connection.is_link());
+            let response = refusal::response(&reject, version, grpc, connection.is_told(&reject));
             Outcome { response: response.map(|body| Tracked::new(body, open, None)), tunnel: None, wanted: false }
         }
     };

@@ -192,7 +192,7 @@ pub struct Token {
 }
 
 /// An instance that this host runs: a file in `services.d/` has the same fields, in YAML.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServiceSpec {
     /// Its service: `web`, or `prod/web`.

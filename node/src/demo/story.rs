@@ -1,6 +1,8 @@
 //! The steps of the demo, in the order in which they are told.
 
 mod canary;
+mod edge;
+mod renewal;
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -15,7 +17,7 @@ use weft_proto::Index;
 use weft_proto::service::{DEFAULT_NAMESPACE, Protocol};
 
 use super::applications::Applications;
-use super::stage::{NODES, Node, Stage, local};
+use super::stage::{NODES, Stage, local};
 use super::traffic::{Load, call};
 use super::words::{instance, is_voter, measured, milliseconds, roles, say, seconds, step, text};
 use crate::api::schema::{ApplyRequest, ExplainRequest, PortSpec, ServiceSpec, Text, TokenRequest};
@@ -58,6 +60,7 @@ pub(super) async fn tell(stage: &mut Stage) -> Told<()> {
     mesh.first_calls(stage).await?;
     mesh.restrict(&stage.nodes[0].client).await?;
     mesh.canary(&stage.nodes[0].client).await?;
+    mesh.open_a_gateway(stage).await?;
     mesh.lose_a_node(stage).await?;
     mesh.bring_it_back(stage).await?;
     mesh.renew(stage).await?;
@@ -222,9 +225,9 @@ impl Mesh {
         Ok(())
     }
 
-    /// 6: a node dies under load.
+    /// 7: a node dies under load.
     async fn lose_a_node(&self, stage: &Stage) -> Told<()> {
-        step(6, "Node c, with one of api's two instances, is killed (kill -9) under load.");
+        step(7, "Node c, with one of api's two instances, is killed (kill -9) under load.");
         let [a, _, c] = &stage.nodes;
         let load = Load::start(self.proxy, &self.uri("api", "/")?);
         until("both instances of api serve", async || {
@@ -263,9 +266,9 @@ impl Mesh {
         Ok(())
     }
 
-    /// 7: the node comes back and enforces what was decided while it was away, before it serves.
+    /// 8: the node comes back and enforces what was decided while it was away, before it serves.
     async fn bring_it_back(&self, stage: &Stage) -> Told<()> {
-        step(7, "The policy is deleted while c is away; then c starts again from its disk.");
+        step(8, "The policy is deleted while c is away; then c starts again from its disk.");
         let [a, _, c] = &stage.nodes;
         let applied =
             a.client.delete_resource("AuthorizationPolicy", DEFAULT_NAMESPACE, "db", None).await.map_err(text)?;
@@ -287,50 +290,6 @@ impl Mesh {
             "3 of 3 nodes enforce index {} after {enforcing}; api on c serves after {}",
             applied.index,
             seconds(start)
-        ));
-        Ok(())
-    }
-
-    /// 8: new certificates under load.
-    async fn renew(&self, stage: &Stage) -> Told<()> {
-        step(8, "Node b renews its certificates under load.");
-        let [a, b, _] = &stage.nodes;
-        let before = expiry(&a.client, b).await?;
-        let load = Load::start(self.proxy, &self.uri("db", "/")?);
-        let steady = async |calls: u64| {
-            until("traffic is steady", async || {
-                let tally = load.tally();
-                if tally.served_in_a_row >= calls { Ok(tally) } else { Err(tally.failures_text()) }
-            })
-            .await
-        };
-        let calls = steady(STEADY_CALLS).await?.served_in_a_row;
-        let start = Instant::now();
-        let renewed = b.client.renew_certificates().await.map_err(text)?;
-        let took = milliseconds(start.elapsed());
-        let renewed = renewed.get("renewed").and_then(serde_json::Value::as_u64).unwrap_or_default();
-        if renewed == 0 {
-            return Err("no certificate was renewed".to_owned());
-        }
-        let after = until("the mesh hears of the new certificates", async || {
-            let after = expiry(&a.client, b).await?;
-            if after > before { Ok(after) } else { Err("their end has not moved".to_owned()) }
-        })
-        .await?;
-        steady(calls + STEADY_CALLS).await?;
-        let tally = load.stop().await;
-        if tally.failed > 0 {
-            return Err(format!(
-                "{} of {} calls failed: {}",
-                tally.failed,
-                tally.served + tally.failed,
-                tally.failures_text()
-            ));
-        }
-        let moved = (after - before) / 1000;
-        measured(&format!(
-            "{renewed} new certificates after {took:.0} ms, valid {moved} s longer; {} calls, none failed",
-            tally.served
         ));
         Ok(())
     }
@@ -391,10 +350,4 @@ async fn enforced_by_all(client: &Client, index: Index, nodes: usize) -> Told<us
 async fn healthy_instances(client: &Client) -> Told<usize> {
     let services = client.services().await.map_err(text)?.services;
     Ok(services.iter().flat_map(|service| &service.instances).filter(|instance| instance.healthy).count())
-}
-
-async fn expiry(client: &Client, node: &Node) -> Told<u64> {
-    let members = client.members().await.map_err(text)?;
-    let member = members.iter().find(|member| member.name == node.name);
-    member.map(|member| member.certificate_expires).ok_or_else(|| format!("node {} is not a member", node.name))
 }

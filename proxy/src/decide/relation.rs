@@ -231,6 +231,9 @@ impl Relation {
     /// What came of a try.
     pub(crate) fn ended(&self, endpoint: usize, outcome: Outcome, now: Instant) {
         let Some(upstream) = &self.upstream else { return };
+        // What fails behind a gateway says nothing of that.
+        let gateway = self.service.endpoints[endpoint].description.gateway && self.treatment.ejection.probes;
+        let outcome = if gateway && matches!(outcome, Outcome::Status(_)) { Outcome::Status(200) } else { outcome };
         let all = (&self.hosts[..], &self.candidates[..]);
         for (at, span) in upstream.outliers.ended((endpoint, outcome), all, &self.treatment.ejection, now) {
             let one = &self.service.endpoints[at].description;

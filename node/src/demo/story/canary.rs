@@ -97,8 +97,9 @@ impl Mesh {
     }
 }
 
-async fn apply(client: &Client, documents: &str) -> Told<()> {
-    let texts = vec![Text { source: "canary".to_owned(), text: documents.to_owned() }];
+/// Applies documents, and waits until they are in force everywhere.
+pub(super) async fn apply(client: &Client, documents: &str) -> Told<()> {
+    let texts = vec![Text { source: "demo".to_owned(), text: documents.to_owned() }];
     let applied = client.apply(&ApplyRequest { texts }, false).await.map_err(text)?;
     enforced_by_all(client, applied.index, NODES.len()).await.map(drop)
 }

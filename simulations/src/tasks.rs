@@ -70,7 +70,7 @@ pub async fn run(file: &Path, weft: &Path, mut told: impl FnMut(&str, &str, &Ver
     let folder = file.parent().unwrap_or(Path::new("."));
     let stage = Stage::make(weft, &task.services, &gateways::of(&task, folder)).await?;
     let run = Run { stage: &stage, folder, ports: Mutex::default() };
-    let entries = internet::entries(&task.services);
+    let entries = internet::entries(&task);
     if !entries.is_empty() {
         run.put("hosts outside", entries).await?;
     }

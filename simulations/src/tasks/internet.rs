@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::PathBuf;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::process::Child;
 
 use super::certificates::Certificates;
-use super::form::Service;
+use super::form::{Service, Task};
 
 /// The hosts that stand for those of the Internet.
 #[derive(Default)]
@@ -62,8 +62,16 @@ impl Internet {
 }
 
 /// The documents that say of hosts with names of services that they are outside: on Kubernetes these are services without a proxy
-/// beside them.
-pub(super) fn entries(services: &[Service]) -> String {
+/// beside them. Those that the task names itself are its own matter.
+pub(super) fn entries(task: &Task) -> String {
+    let texts = task.steps.iter().filter_map(|step| step.apply.as_deref());
+    let documents = texts.flat_map(|text| serde_saphyr::from_multiple::<Value>(text).unwrap_or_default());
+    let named: Vec<Value> =
+        documents.filter(|one| one["kind"] == "ServiceEntry").map(|one| one["spec"]["hosts"].clone()).collect();
+    let own = |service: &&Service| {
+        let named = named.iter().any(|hosts| hosts.as_array().is_some_and(|all| all.contains(&json!(service.name))));
+        service.external && service.name.contains(".svc.") && !named
+    };
     let port = |number: u16, name: &str| json!({ "number": number, "name": name, "protocol": name.to_uppercase() });
     let entry = |service: &Service| {
         let namespace = service.name.split('.').nth(1).unwrap_or("default");
@@ -73,7 +81,7 @@ pub(super) fn entries(services: &[Service]) -> String {
         let entry = json!({ "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry", "metadata": metadata, "spec": spec });
         format!("---\n{entry}\n")
     };
-    services.iter().filter(|service| service.external && service.name.contains(".svc.")).map(entry).collect()
+    task.services.iter().filter(own).map(entry).collect()
 }
 
 /// Takes away what a namespace was told.

@@ -14,6 +14,7 @@ use weft_proto::kinds::core_service::CoreService;
 use weft_proto::kinds::destination_rule::DestinationRule;
 use weft_proto::kinds::gateway::Gateway;
 use weft_proto::kinds::grpc_route::GrpcRoute;
+use weft_proto::kinds::hosts::reading_as;
 use weft_proto::kinds::http_route::HttpRoute;
 use weft_proto::kinds::istio_gateway::IstioGateway;
 use weft_proto::kinds::reference_grant::ReferenceGrant;
@@ -176,12 +177,9 @@ impl Ground<'_> {
 
     /// Whether it is known that there is no such service, and no host outside of that name.
     fn lacks(&self, name: &ServiceName) -> bool {
-        let host = format!("{}.{}", name.name(), name.namespace());
         let known = match name.is_outside() {
             true => self.outside.contains(name.name()),
-            false => {
-                ["", ".svc", ".svc.cluster.local"].iter().any(|end| self.outside.contains(&format!("{host}{end}")))
-            }
+            false => reading_as(name).any(|host| self.outside.contains(&host)),
         };
         self.services.is_some() && !known && self.service(name).is_none()
     }

@@ -89,31 +89,30 @@ impl<N: Net> Connection<N> {
 
     /// The same connection, for something else than what it came for.
     pub(crate) fn towards(&self, destination: Destination) -> Arc<Self> {
+        self.again(destination, self.peer.clone())
+    }
+
+    /// The same connection of a caller of the mesh, at the door of a gateway that the name means which it asks for by SNI.
+    pub(crate) fn entering(&self, door: Door, server_name: Box<str>) -> Arc<Self> {
+        let peer = match &self.peer {
+            Peer::Svid(caller) => {
+                Peer::Svid(Arc::new(Caller { identity: caller.identity.clone(), server_name, instance: None }))
+            }
+            other => other.clone(),
+        };
+        self.again(Destination::Gateway(door), peer)
+    }
+
+    fn again(&self, destination: Destination, peer: Peer) -> Arc<Self> {
         Arc::new(Self {
             core: self.core.clone(),
             destination,
             _taken: self._taken.clone(),
-            peer: self.peer.clone(),
+            peer,
             ours: self.ours,
             theirs: self.theirs,
             memory: Mutex::default(),
             owner: self.owner.clone(),
-        })
-    }
-
-    /// The same connection, on which that name is asked for by SNI.
-    pub(crate) fn asking_for(self: Arc<Self>, server_name: Box<str>) -> Arc<Self> {
-        let Peer::Svid(caller) = &self.peer else { return self };
-        let caller = Caller { identity: caller.identity.clone(), server_name, instance: None };
-        Arc::new(Self {
-            core: self.core.clone(),
-            destination: self.destination.clone(),
-            _taken: self._taken.clone(),
-            peer: Peer::Svid(Arc::new(caller)),
-            ours: self.ours,
-            theirs: self.theirs,
-            memory: Mutex::default(),
-            owner: OnceLock::new(),
         })
     }
 

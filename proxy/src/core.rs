@@ -68,10 +68,10 @@ impl<N: Net> Core<N> {
     /// The leg of these parties under a table.
     pub(crate) fn leg(&self, table: &Table, parties: Parties, service: &Arc<Service>, port: ServicePort) -> Arc<Leg> {
         self.lanes.leg(table.generation, parties, &self.recorder, |parties| {
-            let asking = if parties.entrance.is_some() { &service.identity } else { &parties.caller };
-            let certified = parties.end == End::Callee || self.shared.identities.holds(asking);
             let ground = Ground { table, place: self.place, upstreams: &self.shared.upstreams };
-            (Relation::new(ground, parties, service, port), certified)
+            let relation = Relation::new(ground, parties, service, port);
+            let certified = parties.end == End::Callee || self.shared.identities.holds(relation.onward());
+            (relation, certified)
         })
     }
 }

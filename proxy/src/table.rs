@@ -21,6 +21,7 @@ use std::sync::atomic::{self, AtomicU64};
 
 use weft_proto::Index;
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
+use weft_proto::kinds::hosts::reading_as;
 use weft_proto::service::{ServiceName, ServicePort};
 
 use aliases::Alias;
@@ -224,14 +225,12 @@ impl Table {
         Some(Meant { service, port, called, subset: Some(format!("{ALIAS}{name}{by}").into()) })
     }
 
-    /// A host outside whose name reads like one of a service: `example.com` is `example` in the namespace `com`.
+    /// A host outside whose name reads like one of a service.
     fn known_outside(&self, name: &ServiceName) -> Option<&Arc<Service>> {
         if self.alias(name).is_some() || !self.services.first().is_some_and(|first| first.name.is_outside()) {
             return None;
         }
-        let forms = ["", ".svc", ".svc.cluster.local"].into_iter();
-        let hosts = forms.map(|end| format!("{}.{}{end}", name.name(), name.namespace()));
-        hosts.filter_map(|host| self.service(&ServiceName::outside(&host))).next()
+        reading_as(name).find_map(|host| self.service(&ServiceName::outside(&host)))
     }
 
     /// The further name that a subset is, and by what port it is called, where that is said.

@@ -6,7 +6,7 @@ use weft_proto::kinds::Spec;
 use weft_proto::kinds::gateway::{Gateway, Listener, ObjectRef};
 use weft_proto::kinds::hosts::meeting;
 use weft_proto::kinds::http_route::ParentRef;
-use weft_proto::kinds::istio_gateway::{IstioGateway, TlsMode};
+use weft_proto::kinds::istio_gateway::IstioGateway;
 use weft_proto::kinds::virtual_service::{MESH, VirtualService};
 use weft_proto::resource::Resource;
 
@@ -52,7 +52,7 @@ fn hosts(
 pub(super) fn certificates(ground: &Ground<'_>, findings: &mut Findings) {
     for one in &ground.istio_gateways {
         for (at, server) in one.spec.servers.iter().enumerate() {
-            let Some(tls) = server.tls.as_ref().filter(|tls| tls.mode != Some(TlsMode::IstioMutual)) else { continue };
+            let Some(tls) = server.tls.as_ref().filter(|_| !server.is_of_mesh()) else { continue };
             let named =
                 std::iter::once(&tls.credential_name).chain(&tls.credential_names).filter(|name| !name.is_empty());
             // Where the gateway is that serves it is not known here: any namespace will do.

@@ -1,5 +1,6 @@
 //! Hosts outside the mesh: each is a service of which every node has the instances itself.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -33,48 +34,33 @@ pub(super) fn services(
     sources: &mut BTreeSet<Source>,
 ) -> (Vec<ServiceDescription>, Vec<LocalInstance>) {
     let (mut services, mut instances) = (BTreeMap::new(), Vec::new());
-    for document in ground.specs.entries() {
-        for host in &document.spec.hosts {
-            let name = ServiceName::outside(host);
-            // Of several documents about a host the oldest counts.
-            if services.contains_key(&name) {
-                continue;
-            }
-            let (mut service, own) = service(ground, &document, host);
-            let calls = ground.specs.calls(&name).cloned().unwrap_or_default();
-            service.calls = calls;
-            for one in &mut service.calls.subsets {
-                *one = with_held(ground, one, sources);
-            }
-            services.insert(name, service);
-            instances.extend(own);
-        }
-    }
-    let passes = ground.specs.mesh().outbound_traffic_policy.mode == OutboundMode::AllowAny;
-    for host in ground.specs.ruled_hosts() {
-        let name = ServiceName::outside(&host);
-        if services.contains_key(&name) {
-            continue;
-        }
-        let covering = ground.specs.entries().into_iter().filter_map(|document| {
-            let patterns = document.spec.hosts.iter().filter(|pattern| covers(pattern, &host));
-            patterns.map(String::len).max().map(|length| (length, document.clone()))
-        });
-        let (mut service, own) = match covering.max_by_key(|(length, _)| *length) {
-            Some((_, document)) => service(ground, &document, &host),
-            None => at_any_port(ground, &host, passes),
-        };
-        service.calls = ground.specs.calls(&name).cloned().unwrap_or_default();
+    let mut add = |(mut service, own): (ServiceDescription, Vec<LocalInstance>)| {
+        // Of several documents about a host the oldest counts.
+        let Entry::Vacant(place) = services.entry(service.name.clone()) else { return };
+        service.calls = ground.specs.calls(&service.name).cloned().unwrap_or_default();
         for one in &mut service.calls.subsets {
             *one = with_held(ground, one, sources);
         }
-        services.insert(name, service);
+        place.insert(service);
         instances.extend(own);
+    };
+    let entries = ground.specs.entries();
+    for document in &entries {
+        document.spec.hosts.iter().for_each(|host| add(service(ground, document, host)));
+    }
+    let passes = ground.specs.mesh().outbound_traffic_policy.mode == OutboundMode::AllowAny;
+    for host in ground.specs.ruled_hosts() {
+        let covering = entries.iter().filter_map(|document| {
+            let patterns = document.spec.hosts.iter().filter(|pattern| covers(pattern, &host));
+            patterns.map(String::len).max().map(|length| (length, document))
+        });
+        add(match covering.max_by_key(|(length, _)| *length) {
+            Some((_, document)) => service(ground, document, &host),
+            None => at_any_port(ground, &host, passes),
+        });
     }
     if passes {
-        let (service, own) = at_any_port(ground, ANY, true);
-        services.insert(service.name.clone(), service);
-        instances.extend(own);
+        add(at_any_port(ground, ANY, true));
     }
     (services.into_values().collect(), instances)
 }

@@ -31,6 +31,11 @@ pub fn meant(host: &str, namespace: &str) -> Option<ServiceName> {
     service_of(host, namespace).or_else(outside)
 }
 
+/// The hosts outside whose names read like that of a service: `example.com` is `example` in the namespace `com`.
+pub fn reading_as(name: &ServiceName) -> impl Iterator<Item = String> {
+    ["", ".svc", ".svc.cluster.local"].into_iter().map(|end| format!("{}.{}{end}", name.name(), name.namespace()))
+}
+
 /// Whether a host, or pattern of hosts, can be none of the mesh by its form.
 pub fn is_foreign(host: &str) -> bool {
     let own = host.ends_with(MESH_SUFFIX) || host.ends_with(".svc") || host.contains(".svc.");

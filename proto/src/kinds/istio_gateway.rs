@@ -162,6 +162,11 @@ impl Server {
         matches!(self.port.protocol.to_ascii_uppercase().as_str(), "HTTPS" | "TLS")
     }
 
+    /// Whether its TLS is that of the mesh itself, which ends with the link.
+    pub fn is_of_mesh(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.mode == Some(TlsMode::IstioMutual))
+    }
+
     /// What a document of another namespace may serve here of a host: the narrower one of both.
     pub fn meets<'a>(&'a self, own: &str, host: &'a str, namespace: &str) -> Vec<&'a str> {
         let admitted = |one: &'a String| {

@@ -53,10 +53,7 @@ pub(crate) async fn serve<N: Net>(core: Arc<Core<N>>, accepted: Accepted<N::Stre
 pub(super) async fn serve_stream<N: Net>(connection: Arc<Connection<N>>, near: Near, port: Arc<Port>) {
     match (&*port, &connection.destination) {
         (Port::Tls(_), Destination::Gateway(door)) => {
-            let enter = |listener, name| {
-                let door = Door { listener, ..door.clone() };
-                connection.towards(Destination::Gateway(door)).asking_for(name)
-            };
+            let enter = |listener, name| connection.entering(Door { listener, ..door.clone() }, name);
             secured(&connection.core, port, Sniffing::new(near), enter).await;
         }
         _ => local::opaque(&connection, Sniffing::new(near), Told::ByPort).await,

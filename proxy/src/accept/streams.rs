@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::header::CONTENT_LENGTH;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response};
 use http_body::Body as HttpBody;
 use tokio::time::timeout;
 use weft_proto::service::{Protocol, ServiceName};
@@ -111,15 +111,22 @@ async fn enter<N: Net>(
         }
         Some(port) => port,
     };
-    let mut response = Response::new(());
-    *response.status_mut() = StatusCode::OK;
+    if let Some(near) = tell_open(responder, received, probe).await {
+        super::enter(connection, near, port).await;
+    }
+}
+
+/// Tells the other end that its stream is open; of a probe that is all.
+async fn tell_open(mut responder: Responder, mut received: Source, probe: bool) -> Option<Near> {
+    let response = Response::new(());
     if probe {
-        return answer(&mut responder, &mut received, response).await;
+        answer(&mut responder, &mut received, response).await;
+        return None;
     }
-    let Ok(mut sink) = responder.send(response, false) else { return };
-    if poll_fn(|cx| sink.poll_flush(cx)).await.is_ok() {
-        super::enter(connection, Near::stream(received, sink), port).await;
-    }
+    let mut sink = responder.send(response, false).ok()?;
+    // The caller's node sends nothing before it has heard that the callee is there; neither does a silent callee.
+    poll_fn(|cx| sink.poll_flush(cx)).await.ok()?;
+    Some(Near::stream(received, sink))
 }
 
 async fn tunnel<N: Net>(mut connection: Arc<Connection<N>>, request: Request<Source>, mut responder: Responder) {
@@ -160,18 +167,9 @@ async fn tunnel<N: Net>(mut connection: Arc<Connection<N>>, request: Request<Sou
         Ok(opened) => opened,
         Err(reject) => return refuse(&mut responder, &mut received, &reject).await,
     };
-    let mut response = Response::new(());
-    *response.status_mut() = StatusCode::OK;
-    if probe {
-        return answer(&mut responder, &mut received, response).await;
+    if let Some(near) = tell_open(responder, received, probe).await {
+        local::serve_opened(connection, near, protocol, opened).await;
     }
-    let Ok(mut sink) = responder.send(response, false) else { return };
-    // The caller's node sends nothing before it has heard that the callee is there; neither does a silent callee.
-    if poll_fn(|cx| sink.poll_flush(cx)).await.is_err() {
-        return;
-    }
-    let near = Near::stream(received, sink);
-    local::serve_opened(connection, near, protocol, opened).await;
 }
 
 async fn refuse(responder: &mut Responder, received: &mut Source, reject: &Reject) {

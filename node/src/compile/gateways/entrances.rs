@@ -1,6 +1,6 @@
 //! Gateways as services of the mesh: the ports at which callers of the mesh enter are those that documents say.
 
-use weft_proto::kinds::istio_gateway::{Server, TlsMode};
+use weft_proto::kinds::istio_gateway::Server;
 use weft_proto::service::{Protocol, ServicePort};
 use weft_proxy::table::description::ServiceDescription;
 
@@ -43,8 +43,7 @@ fn entrances(specs: &Specs, own: &Own<'_>) -> Vec<ServicePort> {
 
 /// TLS of the mesh's own ends with the link: what is in it is what is spoken.
 fn protocol(server: &Server) -> Protocol {
-    let of_mesh = server.tls.as_ref().is_some_and(|tls| tls.mode == Some(TlsMode::IstioMutual));
-    of(server.speaks_http() && (of_mesh || !server.is_secured()))
+    of(server.speaks_http() && (server.is_of_mesh() || !server.is_secured()))
 }
 
 fn of(http: bool) -> Protocol {

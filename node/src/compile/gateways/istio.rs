@@ -30,8 +30,7 @@ fn listener(
     server: &Server,
 ) -> ListenerDescription {
     let tls = server.tls.as_ref();
-    // TLS of the mesh's own ends with the link.
-    let of_mesh = tls.is_some_and(|tls| tls.mode == Some(TlsMode::IstioMutual));
+    let of_mesh = server.is_of_mesh();
     let speaks = match (server.is_secured() && !of_mesh, server.speaks_http()) {
         (true, http) => secured(wanted, own, tls, http),
         (false, true) => Speaks::Http,

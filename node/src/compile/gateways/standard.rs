@@ -54,13 +54,8 @@ fn listener(
     let speaks = match (listener.protocol.as_str(), listener.passes_through()) {
         ("HTTP", _) => Speaks::Http,
         ("TCP", _) => Speaks::Tcp,
-        (protocol, false) if of_mesh => {
-            if protocol == "HTTPS" {
-                Speaks::Http
-            } else {
-                Speaks::Tcp
-            }
-        }
+        ("HTTPS", false) if of_mesh => Speaks::Http,
+        (_, false) if of_mesh => Speaks::Tcp,
         (_, true) => Speaks::Passthrough,
         (protocol, false) => Speaks::Tls(secured(ground, wanted, (key, spec), (listener, protocol == "HTTPS"))),
     };

@@ -15,8 +15,9 @@ use super::Specs;
 impl Specs {
     /// Hosts outside the mesh that documents name.
     pub(super) fn outside_hosts(&self) -> BTreeSet<String> {
-        let named = self.gateways.entries().iter().flat_map(|one| one.spec.hosts.clone()).collect::<BTreeSet<_>>();
-        named.into_iter().chain(self.ruled_hosts()).collect()
+        let mut hosts = self.ruled_hosts();
+        hosts.extend(self.gateways.entries().iter().flat_map(|one| one.spec.hosts.clone()));
+        hosts
     }
 
     /// Hosts for which there are rules within the mesh, and whose names are none of the mesh's own.

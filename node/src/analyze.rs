@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use weft_proto::kinds::Spec;
 use weft_proto::kinds::authorization_policy::APP_LABEL;
+use weft_proto::kinds::certificate::Certificate;
 use weft_proto::kinds::core_service::CoreService;
 use weft_proto::kinds::destination_rule::DestinationRule;
 use weft_proto::kinds::gateway::Gateway;
@@ -141,6 +142,11 @@ pub fn analyze(resources: &[Resource], services: Option<&Services>) -> Vec<Findi
         secrets: read::<Secret>(resources)
             .into_iter()
             .map(|one| (one.resource.key.namespace.clone(), one.resource.key.name.clone()))
+            // What is ordered comes.
+            .chain(read::<Certificate>(resources).into_iter().map(|one| {
+                let Read { resource, spec } = one;
+                (resource.key.namespace.clone(), spec.secret_name)
+            }))
             .collect(),
         outside: read::<ServiceEntry>(resources).into_iter().flat_map(|one| one.spec.hosts).collect(),
     };

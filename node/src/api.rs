@@ -2,6 +2,7 @@
 //!
 //! It listens on a Unix socket that only the node's own user may open. [`schema`] lists the calls.
 
+mod certificates;
 mod gateways;
 mod look;
 pub mod operations;

@@ -153,6 +153,7 @@ impl Compiler {
             caller_any,
             binds: self.site.binds.clone(),
             gateways: self.gateways.clone(),
+            challenges: if self.gateways.is_empty() { Vec::new() } else { self.specs.challenges() },
         })
     }
 

@@ -57,7 +57,8 @@ impl<W: World> Credentials<W> {
                 let found = match source {
                     Source::Secret { namespace, name } => self.secret(&state, namespace, name).await,
                     Source::Files { chain, key, authorities } => self.files([chain, key, authorities]),
-                    Source::System => self.system(),
+                    Source::System => system_authorities(&self.world)
+                        .map(|found| Credential { authorities: Some(found), ..Credential::default() }),
                 };
                 let checked = found.and_then(|credential| check_credential(&credential).map(|()| credential));
                 held.insert(source.clone(), checked);
@@ -127,13 +128,6 @@ impl<W: World> Credentials<W> {
         serde_json::from_slice(&self.keys.open(&sealed).ok()?).ok()
     }
 
-    /// The authorities that this host trusts, from where distributions keep them.
-    fn system(&self) -> Result<Credential, String> {
-        let read = BUNDLES.iter().find_map(|path| self.world.read_file(path.as_ref()).ok());
-        let authorities = read.ok_or("this host has no authorities that it trusts (ca-certificates)")?;
-        Ok(Credential { authorities: Some(authorities), ..Credential::default() })
-    }
-
     fn files(&self, [chain, key, authorities]: [&String; 3]) -> Result<Credential, String> {
         let read = |path: &String| match path.as_str() {
             "" => Ok(None),
@@ -141,4 +135,10 @@ impl<W: World> Credentials<W> {
         };
         Ok(Credential { chain: read(chain)?, key: read(key)?, authorities: read(authorities)?, revoked: None })
     }
+}
+
+/// The authorities that this host trusts, PEM, from where distributions keep them.
+pub(crate) fn system_authorities(world: &impl World) -> Result<Vec<u8>, String> {
+    let read = BUNDLES.iter().find_map(|path| world.read_file(path.as_ref()).ok());
+    read.ok_or_else(|| "this host has no authorities that it trusts (ca-certificates)".into())
 }

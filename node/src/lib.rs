@@ -5,6 +5,7 @@
 //! A node lives in this order: [`join`] → [`start()`] → [`registry`] and [`certificates`] → perhaps voter
 //! ([`reconcile`]) → stopped.
 
+pub(crate) mod acme;
 pub(crate) mod advertise;
 pub mod analyze;
 pub mod api;

@@ -208,6 +208,7 @@ fn empty_table(site: &Site, trust_domain: &TrustDomain) -> Result<Table, StartEr
         grants: Vec::new(),
         binds: Vec::new(),
         gateways: Vec::new(),
+        challenges: Vec::new(),
     };
     Table::build(description, None).map_err(|error| StartError::Consensus(error.to_string()))
 }

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use weft_proto::UnixMillis;
 use weft_proxy::plane::Handover;
 
+use crate::acme;
 use crate::advertise::{advertise, let_go, remember_peers};
 use crate::certificates::Certificates;
 use crate::compile::{Compiler, Held};
@@ -86,6 +87,7 @@ pub(crate) fn spawn<W: World>(node: &Arc<Node<W>>, tasks: &mut JoinSet<()>, part
     let (world, name, replica) = (node.world.clone(), node.name().clone(), node.replica.clone());
     tasks.spawn(Registry { world, name, replica, local: node.local.clone() }.run());
     tasks.spawn(advertise(node.clone(), wanted_sender));
+    tasks.spawn(acme::keep(node.clone()));
     tasks.spawn(let_go(node.clone()));
     tasks.spawn(remember_peers(node.clone(), store));
 }

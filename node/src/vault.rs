@@ -11,7 +11,7 @@ use weft_proto::identity::NodeName;
 use weft_proto::kinds::reference_grant::ReferenceGrant;
 use weft_proto::kinds::secret::Secret;
 use weft_proto::kinds::{Kind, Spec};
-use weft_proto::resource::ResourceKey;
+use weft_proto::resource::{Resource, ResourceKey};
 use weft_proto::wire::cluster::{
     ControlRequest, SecretReply, SecretRequest, SecretValue, control_request, control_response,
 };
@@ -58,6 +58,12 @@ impl<W: World> Vault<W> {
         self.ask(request((&key.namespace, &key.name), &Values::new())).await
     }
 
+    /// Opens the values of a secret for the mesh's own use, where this node holds the authority's key.
+    pub fn open_own(&self, secret: &Resource) -> Result<Values, String> {
+        let key = self.issuer.authority().and_then(|authority| key(&authority.secret()));
+        open_with(&key.ok_or(NO_KEY)?, secret)
+    }
+
     /// Answers another node.
     pub fn answer(&self, from: &NodeName, request: &SecretRequest) -> SecretReply {
         let named = (request.namespace.as_str(), request.name.as_str());
@@ -69,7 +75,7 @@ impl<W: World> Vault<W> {
             let values = request.values.iter().map(|one| (one.name.clone(), one.value.to_vec())).collect();
             self.seal_here(named, &values)
         };
-        match done.unwrap_or_else(|| Err("this node does not hold the authority's key; ask a voter".into())) {
+        match done.unwrap_or_else(|| Err(NO_KEY.into())) {
             Ok(values) => SecretReply { error: String::new(), values: listed(&values) },
             Err(error) => SecretReply { error, values: Vec::new() },
         }
@@ -95,17 +101,7 @@ impl<W: World> Vault<W> {
             return Some(Err(format!("{node} serves no gateway that may have {document}")));
         }
         let Some(resource) = state.resources.get(document) else { return Some(Err(format!("there is no {document}"))) };
-        let named = (document.namespace.as_str(), document.name.as_str());
-        let open = |(name, sealed): (String, Vec<u8>)| {
-            let damaged = || format!("{name} of {document} was not sealed by this mesh: apply it again");
-            let (nonce, text) = sealed.split_at_checked(NONCE_LEN).ok_or_else(damaged)?;
-            let nonce: [u8; NONCE_LEN] = nonce.try_into().map_err(|_| damaged())?;
-            let mut text = text.to_vec();
-            let opened = key.open_in_place(Nonce::from(&nonce), Aad::from(bound(named, &name)), &mut text);
-            let value = opened.map_err(|_| damaged())?.to_vec();
-            Ok((name, value))
-        };
-        Some(Secret::of(resource).and_then(|secret| secret.boxes().into_iter().map(open).collect()))
+        Some(open_with(&key, resource))
     }
 
     /// Asks the voters in turn, the leader first.
@@ -128,6 +124,23 @@ impl<W: World> Vault<W> {
         Err(why)
     }
 }
+
+/// Opens what is sealed in a secret.
+fn open_with(key: &LessSafeKey, secret: &Resource) -> Result<Values, String> {
+    let named = (secret.key.namespace.as_str(), secret.key.name.as_str());
+    let open = |(name, sealed): (String, Vec<u8>)| {
+        let damaged = || format!("{name} of {} was not sealed by this mesh: apply it again", secret.key);
+        let (nonce, text) = sealed.split_at_checked(NONCE_LEN).ok_or_else(damaged)?;
+        let nonce: [u8; NONCE_LEN] = nonce.try_into().map_err(|_| damaged())?;
+        let mut text = text.to_vec();
+        let opened = key.open_in_place(Nonce::from(&nonce), Aad::from(bound(named, &name)), &mut text);
+        let value = opened.map_err(|_| damaged())?.to_vec();
+        Ok((name, value))
+    };
+    Secret::of(secret).and_then(|secret| secret.boxes().into_iter().map(open).collect())
+}
+
+const NO_KEY: &str = "this node does not hold the authority's key; ask a voter";
 
 fn request((namespace, name): (&str, &str), values: &Values) -> SecretRequest {
     SecretRequest { namespace: namespace.to_owned(), name: name.to_owned(), values: listed(values) }

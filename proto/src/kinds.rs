@@ -2,15 +2,18 @@
 //! `ALL`.
 
 pub mod authorization_policy;
+pub mod certificate;
 pub mod core_service;
 pub mod destination_rule;
 pub mod gateway;
 pub mod grpc_route;
 pub mod hosts;
 pub mod http_route;
+pub mod issuer;
 pub mod istio;
 pub mod istio_gateway;
 pub mod mesh_config;
+pub mod order;
 pub mod reference_grant;
 pub mod secret;
 pub mod service;
@@ -24,13 +27,16 @@ use serde_json::Value;
 
 use crate::resource::{KindName, Resource};
 use authorization_policy::AuthorizationPolicy;
+use certificate::Certificate;
 use core_service::CoreService;
 use destination_rule::DestinationRule;
 use gateway::Gateway;
 use grpc_route::GrpcRoute;
 use http_route::HttpRoute;
+use issuer::{ClusterIssuer, Issuer};
 use istio_gateway::IstioGateway;
 use mesh_config::MeshConfig;
+use order::Order;
 use reference_grant::ReferenceGrant;
 use secret::Secret;
 use service::ServiceSettings;
@@ -40,6 +46,7 @@ use tls_route::TlsRoute;
 use virtual_service::VirtualService;
 
 pub use crate::typed::Faults;
+pub use secret::from_base64;
 
 /// A kind: how documents and command lines name it, and what makes a `spec` of it good.
 #[derive(Debug)]
@@ -155,14 +162,18 @@ fn hints<T: Spec>(spec: &str) -> Vec<String> {
     serde_json::from_str::<T>(spec).map(|spec| spec.hints()).unwrap_or_default()
 }
 
-static ALL: [Kind; 15] = [
+static ALL: [Kind; 19] = [
     AuthorizationPolicy::KIND,
+    Certificate::KIND,
+    ClusterIssuer::KIND,
     DestinationRule::KIND,
     Gateway::KIND,
     IstioGateway::KIND,
     GrpcRoute::KIND,
     HttpRoute::KIND,
+    Issuer::KIND,
     MeshConfig::KIND,
+    Order::KIND,
     ReferenceGrant::KIND,
     Secret::KIND,
     ServiceSettings::KIND,
@@ -230,7 +241,7 @@ mod tests {
             assert_eq!(Kinds::ALL.named(text).expect(text).name, "AuthorizationPolicy");
         }
         let error = Kinds::ALL.named("gizmo").expect_err("unknown");
-        assert!(error.contains("MeshConfig, ReferenceGrant, Secret, Service"), "{error}");
+        assert!(error.contains("MeshConfig, Order, ReferenceGrant, Secret, Service"), "{error}");
         assert_eq!(Kinds::ALL.named("service.core").expect("it is one").group, "");
         assert_eq!(Kinds::ALL.named("svc").expect("it is one").group, "weft");
         assert!(Kinds::lacking(&["AuthorizationPolicy"]).named("ap").is_err());

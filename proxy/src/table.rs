@@ -5,6 +5,7 @@
 
 pub(crate) mod aliases;
 pub mod authz;
+pub(crate) mod challenges;
 pub mod description;
 pub(crate) mod destinations;
 pub mod endpoints;
@@ -26,6 +27,7 @@ use weft_proto::service::{ServiceName, ServicePort};
 
 use aliases::Alias;
 use authz::{CompileError, PolicyDescription};
+use challenges::Challenges;
 use description::{Bind, Description, LocalInstance};
 use gateways::Gateways;
 use routes::GrantDocument;
@@ -59,6 +61,8 @@ pub struct Table {
     grants: Vec<Arc<GrantDocument>>,
     /// What this node serves of gateways.
     pub(crate) gateways: Arc<Gateways>,
+    /// What proves to certificate authorities that names are ours.
+    pub(crate) challenges: Arc<Challenges>,
     deny_by_default: bool,
     policies: Arc<Vec<Arc<PolicyDescription>>>,
     /// In the order of their names.
@@ -145,6 +149,7 @@ impl Table {
             aliases,
             grants: description.grants,
             gateways: Gateways::compile(description.gateways, previous.map(|table| &table.gateways)),
+            challenges: Challenges::compile(description.challenges, previous.map(|table| &table.challenges)),
             deny_by_default: description.deny_by_default,
             policies,
             services,
@@ -174,6 +179,7 @@ impl Table {
             && self.aliases.iter().zip(&other.aliases).all(|(new, old)| Arc::ptr_eq(new, old))
             && self.grants == other.grants
             && Arc::ptr_eq(&self.gateways, &other.gateways)
+            && Arc::ptr_eq(&self.challenges, &other.challenges)
     }
 
     /// Services whose service account has another name, and who their instances are.

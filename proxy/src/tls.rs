@@ -5,10 +5,11 @@
 pub(crate) mod edge;
 mod names;
 pub(crate) mod originate;
+pub(crate) mod proof;
 mod validity;
 mod verify;
 
-pub use edge::{EdgeClients, EdgeTls, check_credential, credential_end, credential_names};
+pub use edge::{EdgeClients, EdgeTls, check_credential, credential_names, credential_validity};
 pub use names::{Target, TlsError, expiry, peer_identity, validity};
 pub use validity::Revoked;
 pub(crate) use validity::Validity;

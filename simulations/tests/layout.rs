@@ -19,7 +19,7 @@ const IMPORTS: [(&str, &[&str]); 5] = [
 ];
 
 /// Where a library may be named, as path prefixes; replacing it means editing those.
-const LIBRARIES: [(&str, &[&str]); 4] = [
+const LIBRARIES: [(&str, &[&str]); 5] = [
     (
         "openraft",
         &[
@@ -37,6 +37,7 @@ const LIBRARIES: [(&str, &[&str]); 4] = [
     ),
     ("chitchat", &["consensus/src/gossip"]),
     ("sled", &["node/src/os/disk.rs"]),
+    ("instant_acme", &["node/src/acme/"]),
     (
         "quinn",
         &[

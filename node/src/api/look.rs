@@ -11,21 +11,15 @@ use tokio::time::Instant;
 use weft_consensus::status::Role;
 use weft_proto::facts::NodeFacts;
 use weft_proto::identity::{Identity, NodeName};
-use weft_proto::kinds::Spec;
 use weft_proto::kinds::hosts::called;
-use weft_proto::kinds::secret::Secret;
 use weft_proto::planted::{Bug, planted};
-use weft_proto::resource::Resource;
 use weft_proto::service::{DEFAULT_NAMESPACE, ServiceName};
 use weft_proto::wire::cluster::{ControlRequest, EnforcedReply, EnforcedRequest, control_request, control_response};
 use weft_proto::{Index, UnixMillis};
 use weft_proxy::explain::{Explanation, Spoken};
-use weft_proxy::tls::{self, credential_end, credential_names};
 
 use super::operations::{Answered, DECISION_TIMEOUT, Failure};
-use super::schema::{
-    Certificate, Enforced, ExplainRequest, Lagging, Listen, Listened, ListenedService, Member, Status,
-};
+use super::schema::{Enforced, ExplainRequest, Lagging, Listen, Listened, ListenedService, Member, Status};
 use crate::node::Node;
 use crate::serve::wait_enforced;
 use crate::world::World;
@@ -115,6 +109,11 @@ impl<W: World> Node<W> {
         let index = index.unwrap_or_else(|| self.state().index);
         let timeout = number("timeout_ms").map_err(|_| Failure::bad("timeout_ms is a number"))?;
         let bound = Duration::from_millis(timeout.unwrap_or(0).min(ENFORCED_TIMEOUT_MAX_MS));
+        Ok(self.enforced_at(index, bound).await)
+    }
+
+    /// Which live nodes enforce an index, waited for up to the bound.
+    pub(crate) async fn enforced_at(&self, index: Index, bound: Duration) -> Enforced {
         let start = Instant::now();
         let live = self.live();
         let asked = live.keys().map(|name| self.ask_enforced(name, index, start + bound));
@@ -128,7 +127,7 @@ impl<W: World> Node<W> {
         let absent: Vec<String> =
             self.state().nodes.keys().filter(|name| !live.contains_key(*name)).map(ToString::to_string).collect();
         let took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(Enforced { index, nodes: live.len(), enforced: live.len() - lagging.len(), lagging, absent, took_ms })
+        Enforced { index, nodes: live.len(), enforced: live.len() - lagging.len(), lagging, absent, took_ms }
     }
 
     /// What a node enforces, waited for until it enforces the index.
@@ -211,31 +210,6 @@ impl<W: World> Node<W> {
                 }
             }
         }
-    }
-
-    /// `GET /v1/certificates`
-    pub fn api_certificates(&self) -> Vec<Certificate> {
-        let state = self.state();
-        let secrets = state.resources.values().filter(|one| one.key.kind == Secret::KIND.key());
-        let secret = |one: &Arc<Resource>| {
-            let credential = Secret::of(one).ok()?.credential(&BTreeMap::new());
-            credential.chain.as_ref()?;
-            Some(Certificate {
-                kind: "secret".into(),
-                name: format!("{}/{}", one.key.namespace, one.key.name),
-                names: credential_names(&credential),
-                expires: credential_end(&credential).unwrap_or(0),
-            })
-        };
-        let mut all: Vec<Certificate> = secrets.filter_map(secret).collect();
-        let held = self.identities.current();
-        all.extend(held.certificates.iter().map(|(identity, key)| Certificate {
-            kind: "svid".into(),
-            name: identity.to_string(),
-            names: Vec::new(),
-            expires: tls::expiry(&key.cert).unwrap_or(0),
-        }));
-        all
     }
 
     /// `POST /v1/certificates/renew`: answers once every certificate of this node is a new one.

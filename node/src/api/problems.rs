@@ -9,6 +9,7 @@ use weft_proto::UnixMillis;
 use weft_proto::facts::{Live, NodeFacts};
 use weft_proto::identity::NodeName;
 
+use super::certificates::failing;
 use crate::authority::LEAF_LIFETIME_MS;
 use crate::node::Node;
 use crate::world::{OFFSET_MAX_MS, World};
@@ -67,6 +68,7 @@ impl<W: World> Node<W> {
         problems.extend(unreached(&self.plane.unreached(), &live));
         problems.extend(behind(&status));
         problems.extend(certificates(*self.expires.borrow(), self.world.now()));
+        problems.extend(failing(&state).into_iter().map(|text| Problem { kind: "certificate", text }));
         let offsets = self.book.offsets().into_iter().filter(|(name, _)| live.contains_key(name)).collect();
         problems.extend(clocks(&offsets));
         problems

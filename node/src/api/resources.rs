@@ -9,12 +9,14 @@ use weft_consensus::state::State;
 use weft_proto::Index;
 use weft_proto::command::{Command, Outcome, Proposal, ResourceAction, ResourceChange};
 use weft_proto::document;
+use weft_proto::kinds::certificate::Certificate;
 use weft_proto::kinds::secret::Secret;
 use weft_proto::kinds::{Kind, Spec};
 use weft_proto::resource::{KindName, Resource, ResourceKey};
 use weft_proxy::table::Table;
 use weft_proxy::tls::check_credential;
 
+use super::certificates::standing;
 use super::operations::{Answered, Failure, refused};
 use super::schema::{Applied, ApplyRequest};
 use super::status::{GATEWAYS, serving, status};
@@ -56,6 +58,9 @@ impl<W: World> Node<W> {
                 document["status"] = status(resource, &hints, &told, &own);
                 if GATEWAYS.contains(&resource.key.kind.group.as_str()) && resource.key.kind.name == "Gateway" {
                     serving(&mut document["status"], (resource, &all), &self.live());
+                }
+                if resource.key.kind == Certificate::KIND.key() {
+                    standing(&mut document["status"], (&state, resource), self.world.now());
                 }
             }
         }

@@ -85,14 +85,17 @@ pub struct Status {
 /// A certificate: one that gateways show, or one of this node or its services.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Certificate {
-    /// `secret` or `svid`.
+    /// `secret` or `svid`; `order` where it is ordered and not there yet.
     pub kind: String,
     /// The document, or whom it names.
     pub name: String,
     /// Hosts that it is for.
     pub names: Vec<String>,
-    /// When it ends; 0 where it cannot be read.
+    /// When it ends; 0 where that is not known.
     pub expires: UnixMillis,
+    /// When the mesh orders it next; 0 where it does not.
+    #[serde(default)]
+    pub renews: UnixMillis,
 }
 
 /// Services whose loopback addresses this host is to listen on.

@@ -70,7 +70,12 @@ fn read(path: &Path) -> Result<String, Stopped> {
 fn list(all: &[Certificate], now: u64) -> String {
     let row = |one: &Certificate| {
         let end = if one.expires == 0 { "?".to_owned() } else { moment(one.expires, now) };
-        [one.kind.clone(), one.name.clone(), end, one.names.join(" ")]
+        let ordered = match one.renews {
+            0 if one.kind != "order" => String::new(),
+            at if at <= now => "now".to_owned(),
+            at => moment(at, now),
+        };
+        [one.kind.clone(), one.name.clone(), end, ordered, one.names.join(" ")]
     };
-    table(["KIND", "NAME", "ENDS", "NAMES"], &all.iter().map(row).collect::<Vec<_>>())
+    table(["KIND", "NAME", "ENDS", "ORDERED", "NAMES"], &all.iter().map(row).collect::<Vec<_>>())
 }

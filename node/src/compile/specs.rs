@@ -1,14 +1,15 @@
 //! What documents say, read once a version. Of a document that cannot be read the last form that could is kept.
 
 mod gateways;
+mod issuing;
 mod kept;
 mod outside;
+mod unenforced;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use weft_consensus::state::State;
-use weft_proto::Index;
 use weft_proto::identity::TrustDomain;
 use weft_proto::kinds::authorization_policy::{AuthorizationPolicy, DRY_RUN_ANNOTATION};
 use weft_proto::kinds::core_service::CoreService;
@@ -20,15 +21,15 @@ use weft_proto::kinds::http_route::HttpRoute;
 use weft_proto::kinds::istio::is_exported;
 use weft_proto::kinds::istio_gateway::IstioGateway;
 use weft_proto::kinds::mesh_config::MeshConfig;
+use weft_proto::kinds::order::Challenge;
 use weft_proto::kinds::reference_grant::ReferenceGrant;
 use weft_proto::kinds::service::{GatewayTopology, ServiceSettings};
 use weft_proto::kinds::tcp_route::TcpRoute;
 use weft_proto::kinds::tls_route::TlsRoute;
 use weft_proto::kinds::virtual_service::{Delegate, MESH, VirtualService, with_delegates};
 use weft_proto::kinds::{Kinds, Spec};
-use weft_proto::resource::{KindName, Resource, ResourceKey};
+use weft_proto::resource::{Resource, ResourceKey};
 use weft_proto::service::ServiceName;
-use weft_proto::wire::cluster as wire;
 use weft_proxy::table::authz::{Authorization, PolicyDescription};
 use weft_proxy::table::description::{AliasDescription, Calls};
 use weft_proxy::table::routes::{
@@ -36,40 +37,10 @@ use weft_proxy::table::routes::{
 };
 
 use gateways::GatewaySpecs;
+use issuing::IssuingSpecs;
+pub use unenforced::Unenforced;
+
 use kept::{Kept, by_age, keep, keep_document, retain, supported};
-
-/// A document that is not enforced on this node, as it is or at all.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unenforced {
-    /// The document.
-    pub key: ResourceKey,
-    /// Index of its last change.
-    pub version: Index,
-    /// Why, and what is in force in its place.
-    pub why: String,
-}
-
-impl Unenforced {
-    fn unknown(resource: &Resource) -> Self {
-        let why = format!("this version of weft does not know the kind {}: upgrade it", resource.key.kind);
-        Self { key: resource.key.clone(), version: resource.version, why }
-    }
-}
-
-impl From<Unenforced> for wire::Unenforced {
-    fn from(one: Unenforced) -> Self {
-        let Unenforced { key: ResourceKey { kind, namespace, name }, version, why } = one;
-        Self { group: kind.group, kind: kind.name, namespace, name, version, why }
-    }
-}
-
-impl From<wire::Unenforced> for Unenforced {
-    fn from(message: wire::Unenforced) -> Self {
-        let kind = KindName { group: message.group, name: message.kind };
-        let key = ResourceKey { kind, namespace: message.namespace, name: message.name };
-        Self { key, version: message.version, why: message.why }
-    }
-}
 
 /// What this build makes of documents.
 #[derive(Debug)]
@@ -85,6 +56,7 @@ pub struct Specs {
     aliases: BTreeMap<ResourceKey, Kept<AliasDocument>>,
     grants: BTreeMap<ResourceKey, Kept<GrantDocument>>,
     gateways: GatewaySpecs,
+    issuing: IssuingSpecs,
     /// Documents with the rules of those that they delegate to, the oldest first.
     joined: Vec<Arc<RouteDocument>>,
     /// What of those applies within the mesh, where only a part of them does.
@@ -107,6 +79,7 @@ impl Specs {
             aliases: BTreeMap::new(),
             grants: BTreeMap::new(),
             gateways: GatewaySpecs::default(),
+            issuing: IssuingSpecs::default(),
             joined: Vec::new(),
             within: BTreeMap::new(),
             calls: BTreeMap::new(),
@@ -123,6 +96,7 @@ impl Specs {
         self.aliases.retain(|key, _| there(key));
         self.grants.retain(|key, _| there(key));
         let mut others = self.gateways.retain(there);
+        self.issuing.retain(there);
         others |= retain(&mut self.routes, there);
         others |= retain(&mut self.gateway_routes, there);
         others |= retain(&mut self.stream_routes, there);
@@ -163,6 +137,7 @@ impl Specs {
                 Some(kind) if kind.key() == DestinationRule::KIND.key() => {
                     others |= keep_document(&mut self.subsets, kind, resource, |spec: DestinationRule| spec);
                 }
+                Some(kind) if self.issuing.read(kind, resource) => {}
                 kind => match kind.and_then(|kind| self.gateways.read(kind, resource)) {
                     Some(changed) => others |= changed,
                     None => self.unknown.push(Unenforced::unknown(resource)),
@@ -281,6 +256,11 @@ impl Specs {
         self.gateways.moved()
     }
 
+    /// What gateways are asked to prove.
+    pub(super) fn challenges(&self) -> Vec<Challenge> {
+        self.issuing.challenges()
+    }
+
     /// Istio's gateways, the oldest first.
     pub(super) fn istio_gateways(&self) -> Vec<Arc<Document<IstioGateway>>> {
         self.gateways.istio()
@@ -358,6 +338,7 @@ impl Specs {
             .chain(aliases)
             .chain(grants)
             .chain(self.gateways.unenforced())
+            .chain(self.issuing.unenforced())
             .chain(self.unknown.iter().cloned())
             .collect()
     }
@@ -395,6 +376,7 @@ fn describe(resource: &Resource, policy: AuthorizationPolicy) -> PolicyDescripti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use weft_proto::Index;
     use weft_proto::document::parse;
 
     fn state(documents: &str, index: Index) -> State {

@@ -111,36 +111,38 @@ impl FromStr for GoDuration {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let error = || format!("{text:?} is not a duration: write it like 1h30m, 2s, 0.5s or 250ms, at most 24h");
-        let (mut seconds, mut rest) = (0.0f64, text);
-        if text == "0" {
-            return Ok(Self(Duration::ZERO));
-        }
-        while !rest.is_empty() {
-            let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(error)?;
-            let unit =
-                rest[number..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |at| number + at);
-            let count: f64 = rest[..number].parse().map_err(|_| error())?;
-            seconds += count
-                * match &rest[number..unit] {
-                    "h" => 3600.0,
-                    "m" => 60.0,
-                    "s" => 1.0,
-                    "ms" => 1e-3,
-                    "us" | "µs" => 1e-6,
-                    "ns" => 1e-9,
-                    _ => return Err(error()),
-                };
-            rest = &rest[unit..];
-        }
-        if text.is_empty() || seconds > super::service::DURATION_MAX.as_secs_f64() {
-            return Err(error());
-        }
-        // To the microsecond: sums of decimal parts are not exact.
-        Ok(Self(Duration::from_micros(
-            Duration::from_secs_f64(seconds).as_nanos().div_ceil(1000).try_into().map_err(|_| error())?,
-        )))
+        let known = go_duration(text).filter(|length| *length <= super::service::DURATION_MAX);
+        known
+            .map(Self)
+            .ok_or_else(|| format!("{text:?} is not a duration: write it like 1h30m, 2s, 0.5s or 250ms, at most 24h"))
     }
+}
+
+/// Reads a duration as Go writes it, to the microsecond.
+pub(in crate::kinds) fn go_duration(text: &str) -> Option<Duration> {
+    let (mut seconds, mut rest) = (0.0f64, text);
+    if text.is_empty() || text == "0" {
+        return (!text.is_empty()).then_some(Duration::ZERO);
+    }
+    while !rest.is_empty() {
+        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let unit = rest[number..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |at| number + at);
+        let count: f64 = rest[..number].parse().ok()?;
+        seconds += count
+            * match &rest[number..unit] {
+                "h" => 3600.0,
+                "m" => 60.0,
+                "s" => 1.0,
+                "ms" => 1e-3,
+                "us" | "µs" => 1e-6,
+                "ns" => 1e-9,
+                _ => return None,
+            };
+        rest = &rest[unit..];
+    }
+    // Sums of decimal parts are not exact.
+    let exact = Duration::try_from_secs_f64(seconds).ok()?;
+    Some(Duration::from_micros(exact.as_nanos().div_ceil(1000).try_into().ok()?))
 }
 
 impl fmt::Display for GoDuration {

@@ -59,7 +59,7 @@ impl std::fmt::Debug for Credential {
 impl Secret {
     /// Its values that anyone may see, and those that must be sealed.
     pub fn values(&self) -> (BTreeMap<String, Vec<u8>>, BTreeMap<String, Vec<u8>>) {
-        let encoded = self.data.iter().filter_map(|(name, text)| Some((name.clone(), decode(text)?)));
+        let encoded = self.data.iter().filter_map(|(name, text)| Some((name.clone(), from_base64(text)?)));
         let plain = self.string_data.iter().map(|(name, text)| (name.clone(), text.clone().into_bytes()));
         let all: BTreeMap<String, Vec<u8>> = encoded.chain(plain).collect();
         all.into_iter().partition(|(name, _)| PUBLIC.contains(&name.as_str()))
@@ -76,7 +76,7 @@ impl Secret {
 
     /// Its values that are sealed.
     pub fn boxes(&self) -> BTreeMap<String, Vec<u8>> {
-        self.sealed.iter().filter_map(|(name, text)| Some((name.clone(), decode(text)?))).collect()
+        self.sealed.iter().filter_map(|(name, text)| Some((name.clone(), from_base64(text)?))).collect()
     }
 
     /// What it holds under the names of Kubernetes or of Istio; `opened` has the values that were sealed.
@@ -109,7 +109,7 @@ impl Spec for Secret {
 
     fn check(&self, faults: &mut Faults) {
         for (name, text) in &self.data {
-            if decode(text).is_none() {
+            if from_base64(text).is_none() {
                 faults.push((format!("spec.data.{name}"), "it is not base64".into()));
             }
         }
@@ -129,14 +129,20 @@ impl Spec for Secret {
             "Opaque" | "" => {}
             _ => faults.push(("spec.type".into(), "kubernetes.io/tls or Opaque".into())),
         }
-        if !(has("tls.crt") || has("cert") || has("ca.crt") || has("cacert")) {
-            let text = "there is neither tls.crt (or cert) nor ca.crt (or cacert) in it, and nothing else is of use";
-            faults.push(("spec.data".into(), text.into()));
+    }
+
+    fn hints(&self) -> Vec<String> {
+        let names = || self.data.keys().chain(self.string_data.keys()).chain(self.sealed.keys());
+        if names().any(|name| USED.contains(&name.as_str())) {
+            return Vec::new();
         }
+        let text = "there is neither tls.crt (or cert) nor ca.crt (or cacert) in it: no gateway has a use for it";
+        vec![text.into()]
     }
 }
 
-fn decode(text: &str) -> Option<Vec<u8>> {
+/// Reads base64, which may be broken into lines.
+pub fn from_base64(text: &str) -> Option<Vec<u8>> {
     // Tools that write it may break it into lines.
     let joined: String = text.split_ascii_whitespace().collect();
     STANDARD.decode(joined).ok()
@@ -148,5 +154,7 @@ fn opaque() -> String {
 
 /// Values that anyone may see: certificates, and lists of what was revoked.
 const PUBLIC: [&str; 6] = ["tls.crt", "ca.crt", "ca.crl", "cert", "cacert", "crl"];
+/// What gateways and ACME accounts take up.
+const USED: [&str; 7] = ["tls.crt", "ca.crt", "cert", "cacert", "tls.key", "secret", "ca.crl"];
 /// Most bytes of all values.
 const LENGTH_MAX: usize = 1 << 20;

@@ -69,8 +69,14 @@ async fn secured<N: Net>(
 ) {
     let Port::Tls(listeners) = &*port else { return sniffing.abort() };
     let patience = core.shared.room.silence_max().min(PATIENCE);
-    let Ok(Ok(Some(name))) = timeout(patience, sniffing.server_name()).await else { return sniffing.abort() };
-    let name = name.to_ascii_lowercase();
+    let Ok(Ok(Some(hello))) = timeout(patience, sniffing.hello()).await else { return sniffing.abort() };
+    let name = hello.server_name.to_ascii_lowercase();
+    if hello.proof {
+        match prove(core, sniffing, &name, patience).await {
+            Ok(()) => return,
+            Err(unasked) => sniffing = unasked,
+        }
+    }
     let Some(listener) = for_name(listeners, &name) else { return refuse(sniffing, UNRECOGNIZED_NAME).await };
     let connection = enter(Some(listener.name.clone()), name.into());
     let (ending, http) = match &listener.then {
@@ -90,6 +96,16 @@ async fn secured<N: Net>(
         (true, false) => http1::serve(connection, stream).await,
         (false, _) => local::opaque(&connection, Sniffing::new(Near::io(stream)), Told::ByPort).await,
     }
+}
+
+/// Proves to a certificate authority that the name is ours, where it is asked for at present. Nothing follows (RFC 8737, 3).
+async fn prove<N: Net>(core: &Core<N>, sniffing: Sniffing, name: &str, patience: Duration) -> Result<(), Sniffing> {
+    let config = core.shared.table.load().challenges.handshake(name).cloned();
+    let Some(config) = config else { return Err(sniffing) };
+    let proved = async { TlsAcceptor::from(config).accept(sniffing.into_stream()).await?.shutdown().await };
+    // Who asks closes too.
+    let _ = timeout(patience, proved).await;
+    Ok(())
 }
 
 type Ended = tokio_rustls::server::TlsStream<crate::net::rejoined::Rejoined<Box<dyn Stream>>>;

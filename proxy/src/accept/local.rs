@@ -160,13 +160,14 @@ pub(super) enum Told {
 
 pub(super) async fn opaque<N: Net>(connection: &Arc<Connection<N>>, mut sniffing: Sniffing, told: Told) {
     let place = connection.core.enter();
-    let name = match asks_for_names(connection) {
+    let hello = match asks_for_names(connection) {
         // Where a server speaks first its client is silent, and asks for no name.
-        true => timeout(AUTO_BOUND, sniffing.server_name()).await.unwrap_or(Ok(None)),
+        true => timeout(AUTO_BOUND, sniffing.hello()).await.unwrap_or(Ok(None)),
         false => Ok(None),
     };
-    let Ok(name) = name else { return };
-    let Ok(tunnel) = tunnel::stream(connection, &place.hold, name.as_deref()).await else { return sniffing.abort() };
+    let Ok(hello) = hello else { return };
+    let name = hello.as_ref().map(|hello| &*hello.server_name);
+    let Ok(tunnel) = tunnel::stream(connection, &place.hold, name).await else { return sniffing.abort() };
     let (near, first) = sniffing.into_near();
     match told {
         Told::ByPort => tunnel.join_behind(first, near).await,

@@ -12,6 +12,7 @@ use crate::forward::bytes::End as Near;
 use crate::net::Stream;
 use crate::net::rejoined::Rejoined;
 use crate::speech::{Speech, is_likely, told};
+use crate::tls::proof::ALPN_PROOF;
 
 /// The near end of a connection that is being listened to.
 pub(crate) struct Sniffing {
@@ -48,10 +49,10 @@ impl Sniffing {
         }
     }
 
-    /// The name that a stream of TLS asks for, empty where it asks for none; nothing where it is none of TLS.
-    pub(crate) async fn server_name(&mut self) -> io::Result<Option<String>> {
+    /// What a stream of TLS asks for; nothing where it is none of TLS.
+    pub(crate) async fn hello(&mut self) -> io::Result<Option<Hello>> {
         loop {
-            if let Some(told) = asked_name(&self.first) {
+            if let Some(told) = hello(&self.first) {
                 return Ok(told);
             }
             if self.first.len() > HELLO_MAX || !poll_fn(|cx| self.near.poll_first(cx, &mut self.first)).await? {
@@ -76,8 +77,16 @@ impl Sniffing {
     }
 }
 
-/// The name that bytes ask for which begin as TLS does (RFC 8446, 4.1.2); nothing while they do not tell yet.
-fn asked_name(bytes: &[u8]) -> Option<Option<String>> {
+/// What a stream of TLS asks for.
+pub(crate) struct Hello {
+    /// The name; empty where it asks for none.
+    pub(crate) server_name: String,
+    /// Whether it asks for proof that the name is ours.
+    pub(crate) proof: bool,
+}
+
+/// What bytes ask for which begin as TLS does (RFC 8446, 4.1.2); nothing while they do not tell yet.
+fn hello(bytes: &[u8]) -> Option<Option<Hello>> {
     if bytes.first()? != &HANDSHAKE {
         return Some(None);
     }
@@ -87,7 +96,11 @@ fn asked_name(bytes: &[u8]) -> Option<Option<String>> {
             return Some(None);
         }
         match acceptor.accept() {
-            Ok(Some(accepted)) => return Some(Some(accepted.client_hello().server_name().unwrap_or("").to_owned())),
+            Ok(Some(accepted)) => {
+                let asked = accepted.client_hello();
+                let proof = asked.alpn().is_some_and(|mut offered| offered.any(|one| one == ALPN_PROOF));
+                return Some(Some(Hello { server_name: asked.server_name().unwrap_or("").to_owned(), proof }));
+            }
             Ok(None) => {}
             Err(_) => return Some(None),
         }

@@ -177,6 +177,7 @@ impl Script {
             grants: Vec::new(),
             binds: Vec::new(),
             gateways: Vec::new(),
+            challenges: Vec::new(),
         };
         self.table = Some(Table::build(description, self.table.as_ref())?);
         Ok(String::new())

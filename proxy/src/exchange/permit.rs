@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::header::HeaderValue;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Response, Version};
+use http::{HeaderMap, HeaderName, Response, StatusCode, Version};
 use http_body::Body as HttpBody;
 use weft_proto::service::Protocol;
 
@@ -20,6 +20,7 @@ use crate::call::{Asked, Destination, End};
 use crate::connection::Connection;
 use crate::decide::route::Ruled;
 use crate::forward::answer::AnswerBody;
+use crate::forward::made;
 use crate::forward::outgoing::Outgoing;
 use crate::hold::Hold;
 use crate::identify;
@@ -30,6 +31,7 @@ use crate::record::Open;
 use crate::reject::Reject;
 use crate::request::{self, Origin, Received};
 use crate::retry::Tries;
+use crate::table::challenges::WELL_KNOWN;
 use crate::upload::Upload;
 
 /// A request that may be sent, or is answered here.
@@ -84,13 +86,9 @@ pub(super) fn permit<N: Net>(
         // What comes before what is spoken then has no end that is known.
         (upgrade, _) => *upgrade = None,
     }
-    let leg = identify::leg(connection, Some(&received.host))?;
-    received.check_names(settings(&leg).underscore_headers)?;
-    let asked = received.normalise(settings(&leg).escaped_slashes)?;
-    gate::pass(connection, &leg, Some((&asked, &mut received.head.headers)), open)?;
-    let Obeyed { mut next, delay, origin: shared, copies, session } = match &leg.relation.routes {
-        None => Obeyed::of(authorize(connection, (leg, None), Some((asked, &received.head.headers)), open)?),
-        Some(_) => follow(connection, leg, (&mut received, asked), open)?,
+    let Obeyed { mut next, delay, origin: shared, copies, session } = match proof(connection, &received) {
+        Some(answer) => answer,
+        None => judge(connection, &mut received, open)?,
     };
     let mut cookie = None;
     let (limit, repeats) = match &mut next {
@@ -123,6 +121,29 @@ pub(super) fn permit<N: Net>(
     let mut outgoing = Outgoing::new(received, upload, informed);
     outgoing.spare = spare;
     Ok(Permitted { next, outgoing, delay, limit, extras })
+}
+
+/// The answer to a certificate authority that asks a gateway for proof that a name is ours: to anybody, whatever rules say.
+fn proof<N: Net>(connection: &Connection<N>, received: &Received) -> Option<Obeyed> {
+    let path = received.head.uri.path();
+    if !path.starts_with(WELL_KNOWN) || !matches!(connection.destination, Destination::Gateway(_)) {
+        return None;
+    }
+    let table = connection.core.shared.table.load();
+    let answer = made::text(StatusCode::OK, table.challenges.answer(&received.host.compare, path)?);
+    Some(Obeyed::with(Next::Answer(Box::new(answer)), None))
+}
+
+/// Where the request goes, and whether it may.
+fn judge<N: Net>(connection: &Connection<N>, received: &mut Received, open: &mut Open) -> Result<Obeyed, Reject> {
+    let leg = identify::leg(connection, Some(&received.host))?;
+    received.check_names(settings(&leg).underscore_headers)?;
+    let asked = received.normalise(settings(&leg).escaped_slashes)?;
+    gate::pass(connection, &leg, Some((&asked, &mut received.head.headers)), open)?;
+    match &leg.relation.routes {
+        None => Ok(Obeyed::of(authorize(connection, (leg, None), Some((asked, &received.head.headers)), open)?)),
+        Some(_) => follow(connection, leg, (received, asked), open),
+    }
 }
 
 /// What a rule makes of a request.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use weft_proto::Index;
 use weft_proto::identity::{NodeName, TrustDomain};
+use weft_proto::kinds::order::Challenge;
 use weft_proto::kinds::service::ServiceSettings;
 use weft_proto::service::{InstanceId, InstanceName, Labels, Protocol, ServiceName, ServicePort};
 
@@ -44,6 +45,8 @@ pub struct Description {
     pub binds: Vec<Bind>,
     /// What this node serves of gateways, the oldest document first.
     pub gateways: Vec<Arc<ListenerDescription>>,
+    /// What proves to certificate authorities that names are ours, at gateways.
+    pub challenges: Vec<Challenge>,
 }
 
 /// A port of a gateway that this node serves, as one document has it.

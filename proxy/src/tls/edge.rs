@@ -8,6 +8,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
+use weft_proto::UnixMillis;
 use weft_proto::kinds::secret::Credential;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
@@ -146,10 +147,9 @@ pub fn check_credential(credential: &Credential) -> Result<(), String> {
     }
 }
 
-/// When a credential's certificate ends, in milliseconds since 1970; none where it cannot be read.
-pub fn credential_end(credential: &Credential) -> Option<weft_proto::UnixMillis> {
-    let leaf = certificates(credential.chain.as_deref()?).ok()?.into_iter().next()?;
-    super::expiry(std::slice::from_ref(&leaf))
+/// When a credential's certificate begins and ends, in milliseconds since 1970; none where it cannot be read.
+pub fn credential_validity(credential: &Credential) -> Option<(UnixMillis, UnixMillis)> {
+    super::validity(&certificates(credential.chain.as_deref()?).ok()?)
 }
 
 /// The hosts that a credential's certificate is for.

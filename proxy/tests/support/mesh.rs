@@ -398,6 +398,7 @@ fn empty(node: &str) -> Description {
         grants: Vec::new(),
         binds: Vec::new(),
         gateways: Vec::new(),
+        challenges: Vec::new(),
     }
 }
 

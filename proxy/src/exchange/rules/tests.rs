@@ -153,6 +153,7 @@ impl Script {
             grants: self.grants.clone(),
             binds: Vec::new(),
             gateways: Vec::new(),
+            challenges: Vec::new(),
         };
         Ok(Table::build(description, None)?)
     }

@@ -1,0 +1,108 @@
+//! Certificates that the mesh orders from an ACME server (RFC 8555) and renews. The leader orders, one after the other; the state
+//! carries what is to be proved to every gateway, and the certificate, with its key sealed, to those that need it.
+
+mod account;
+mod client;
+mod order;
+pub(crate) mod wish;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+use weft_consensus::status::Role;
+use weft_proto::Index;
+use weft_proto::command::{Command, Outcome, Proposal, ResourceAction, ResourceChange};
+use weft_proto::kinds::order::{Order, OrderState};
+use weft_proto::kinds::{Kind, Spec};
+use weft_proto::resource::{Resource, ResourceKey};
+
+use crate::node::Node;
+use crate::world::{World, random};
+use wish::{Wish, wishes};
+
+/// How often the leader looks.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Bound on the log's decision about a change.
+const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bound on an order from its begin to its end.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Keeps certificates that are to be ordered, and those that were. Runs on every node, and acts on the leader.
+pub(crate) async fn keep<W: World>(node: Arc<Node<W>>) {
+    let mut ticks = tokio::time::interval(LOOK_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if node.raft_status().role != Role::Leader {
+            continue;
+        }
+        let state = node.state();
+        let left: Vec<ResourceChange> = wish::left_over(&state).into_iter().map(delete).collect();
+        if !left.is_empty()
+            && let Err(error) = change(&node, left).await
+        {
+            tracing::warn!(error, "orders of certificates that nobody wants any more stay for now");
+        }
+        let now = node.world.now();
+        if let Some(wish) = wishes(&state).into_iter().find(|wish| wish.due().0 <= now) {
+            attend(&node, &wish).await;
+        }
+    }
+}
+
+/// Orders a certificate; where that fails it is said in the state, so that whoever leads then waits.
+async fn attend<W: World>(node: &Node<W>, wish: &Wish) {
+    let (key, why) = (&wish.key, wish.due().1);
+    tracing::info!(certificate = %key, why, "a certificate is ordered");
+    let ordered = tokio::time::timeout(ORDER_TIMEOUT, order::order(node, wish)).await;
+    let failed = match ordered {
+        Ok(Ok(())) => return tracing::info!(certificate = %key, "a certificate has been issued"),
+        Ok(Err(error)) => error,
+        Err(_) => format!("it took longer than {} s", ORDER_TIMEOUT.as_secs()),
+    };
+    let order = Order {
+        certificate: wish.version,
+        issuer: wish.issuer,
+        state: OrderState::Errored,
+        reason: failed.clone(),
+        failures: wish.failures() + 1,
+        tried: node.world.now(),
+        challenges: Vec::new(),
+    };
+    tracing::warn!(certificate = %key, error = failed, failures = order.failures, "a certificate could not be ordered");
+    if let Err(error) = change(node, vec![put(wish.order_key(), &order)]).await {
+        tracing::warn!(certificate = %key, error, "nor could that be said to others");
+    }
+}
+
+/// Changes documents: all or none.
+async fn change<W: World>(node: &Node<W>, changes: Vec<ResourceChange>) -> Result<Index, String> {
+    let command = Command::ChangeResources(changes);
+    let proposal = Proposal { key: random(&node.world), at: node.world.now(), command };
+    match node.replica.propose(proposal, DECISION_TIMEOUT).await {
+        Ok((_, Outcome::Refused(refusal))) => Err(refusal.detail),
+        Ok((index, _)) => Ok(index),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn delete(key: ResourceKey) -> ResourceChange {
+    ResourceChange { action: ResourceAction::Delete(key), expected: None }
+}
+
+fn put<S: Spec + serde::Serialize>(key: ResourceKey, spec: &S) -> ResourceChange {
+    ResourceChange { action: ResourceAction::Put(document(key, &S::KIND, spec)), expected: None }
+}
+
+fn document(key: ResourceKey, kind: &Kind, spec: &impl serde::Serialize) -> Resource {
+    Resource {
+        key,
+        api_version: kind.api_versions().next().unwrap_or_default(),
+        labels: Default::default(),
+        annotations: Default::default(),
+        spec: serde_json::to_value(spec).unwrap_or_default().to_string(),
+        created: 0,
+        version: 0,
+    }
+}

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 
 use crate::copied::{Copied, Incomplete};
 use crate::headers;
+use crate::quic::http3::Http3Error;
 use crate::reject::Reject;
 use crate::stream::{Fault, GivenUp, Source};
 
@@ -56,9 +57,8 @@ impl BodyError {
     /// What the exchange ends with whose request body it was: the caller is to blame.
     pub(crate) fn reject(&self) -> Reject {
         match self {
-            Self::Http1(error) if is_malformed(error) => {
-                Reject::BadRequest("the request's body is not framed as its head says")
-            }
+            Self::Http1(error) if is_malformed(error) => MALFORMED,
+            Self::Stream(Fault::Http3(Http3Error::Length)) => MALFORMED,
             Self::Http1(_) | Self::Stream(_) | Self::Unwanted | Self::Incomplete => Reject::Gone,
             Self::Deadline => Reject::Timeout,
             Self::Revoked => Reject::Revoked,
@@ -73,6 +73,8 @@ impl BodyError {
         }
     }
 }
+
+const MALFORMED: Reject = Reject::BadRequest("the request's body is not framed as its head says");
 
 /// Whether what arrived breaks the rules of framing, rather than not arriving.
 fn is_malformed(error: &hyper::Error) -> bool {

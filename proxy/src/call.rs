@@ -49,6 +49,8 @@ pub(crate) struct Outside {
     pub(crate) server_name: Box<str>,
     /// Who has called whoever stands before this node, where that has said so.
     pub(crate) behind: Option<IpAddr>,
+    /// Whether it is told that it may speak HTTP/3 here.
+    pub(crate) http3: bool,
 }
 
 /// Where a connection has come in at a gateway.

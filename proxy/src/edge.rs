@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use http::HeaderMap;
-use http::header::{FORWARDED, HeaderName, HeaderValue};
+use http::header::{ALT_SVC, FORWARDED, HeaderName, HeaderValue};
 
 use crate::task::Random;
 
@@ -41,6 +41,15 @@ pub(crate) fn tell(headers: &mut HeaderMap, (peer, scheme): (IpAddr, &'static st
     }
 }
 
+/// Tells a caller that it may come over HTTP/3, at the port that the document says (RFC 7838, 3). What an application says of that goes
+/// before it.
+pub(crate) fn offer_http3(headers: &mut HeaderMap, port: u16) {
+    if !headers.contains_key(ALT_SVC) {
+        let value = HeaderValue::try_from(format!("h3=\":{port}\"; ma={ALT_SVC_SECONDS}")).expect("it is text");
+        headers.insert(ALT_SVC, value);
+    }
+}
+
 /// One field of all that were given, with what is new behind it.
 fn append(headers: &mut HeaderMap, name: HeaderName, new: String) {
     let before: Vec<&[u8]> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
@@ -64,6 +73,8 @@ fn request_id(random: &Random) -> HeaderValue {
     HeaderValue::try_from(text).expect("digits and dashes")
 }
 
+/// For how long a caller remembers that it may come over HTTP/3: a day, which is what is meant where nothing is said.
+const ALT_SVC_SECONDS: u32 = 24 * 60 * 60;
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -20,9 +20,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::attempt::{Route, attempt};
 use crate::body::Body;
-use crate::call::{Answerer, Bounds};
+use crate::call::{Answerer, Bounds, Destination, Peer};
 use crate::connection::Connection;
 use crate::core::Core;
+use crate::edge;
 use crate::forward::outgoing::{Answer, Outgoing};
 use crate::forward::refusal;
 use crate::headers;
@@ -53,7 +54,7 @@ pub(crate) async fn http<N: Net>(
     body: Body,
 ) -> Outcome {
     let version = head.version;
-    let mut open = Open::http(hold, &connection.core.recorder, version);
+    let mut open = Open::http(hold, &connection.core.recorder, version, connection.is_link());
     let started = open.started();
     let mut grpc = headers::is_grpc_call(&head.headers);
     let mut permitted = permit::permit(connection, hold, (head, body), &mut open, &mut grpc);
@@ -78,6 +79,11 @@ pub(crate) async fn http<N: Net>(
         let headers = outcome.response.headers_mut();
         let (dates, clock) = (&connection.core.dates, &connection.core.shared.settings.clock);
         headers.entry(DATE).or_insert_with(|| dates.at(started, &**clock));
+    }
+    if let (Peer::Outside(outside), Destination::Gateway(door)) = (&connection.peer, &connection.destination)
+        && outside.http3
+    {
+        edge::offer_http3(outcome.response.headers_mut(), door.port);
     }
     outcome
 }

@@ -150,8 +150,7 @@ pub(crate) fn explain(
         None if name.is_outside() => {
             let plain = if matches!(spoken, Spoken::Http { .. }) { 80 } else { 443 };
             let port = port.unwrap_or(plain);
-            let namespace = caller.namespace().unwrap_or_default();
-            let found = table.outside(name.name(), port, namespace);
+            let found = table.outside(name.name(), port, caller);
             let found = found.ok_or_else(|| {
                 format!("{name}:{port} may not be called: no ServiceEntry names it, and others are refused")
             });

@@ -1,7 +1,9 @@
 //! QUIC between nodes, for control links and for exchanges: the same certificates and checks as over TCP, one endpoint a
 //! worker.
 
+mod bounded;
 pub(crate) mod head;
+pub(crate) mod http3;
 pub(crate) mod stream;
 
 use std::io;
@@ -13,6 +15,7 @@ use parking_lot::Mutex;
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use quinn::{ClientConfig, Connection, Endpoint, EndpointConfig, Incoming, ServerConfig, TransportConfig, VarInt};
 use rustls::pki_types::CertificateDer;
+use rustls::server::ResolvesServerCert;
 use tokio::time::timeout;
 use weft_proto::identity::Identity;
 
@@ -68,6 +71,23 @@ impl QuicServer {
         let mut config = ServerConfig::with_crypto(Arc::new(crypto));
         // Whoever has made a connection keeps it alive.
         config.transport_config(Arc::new(transport(IDLE_TIMEOUT_CONTROL, None)));
+        Self::open(net, address, config)
+    }
+
+    /// Listens for callers from outside, who speak HTTP/3; workers share the address.
+    pub(crate) fn edge(
+        net: &impl Net,
+        address: SocketAddr,
+        certificates: Arc<dyn ResolvesServerCert>,
+    ) -> io::Result<Self> {
+        let tls = http3::server_config(certificates).map_err(io::Error::other)?;
+        let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
+        let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+        config.transport_config(Arc::new(http3::transport()));
+        Self::open(net, address, config)
+    }
+
+    fn open(net: &impl Net, address: SocketAddr, mut config: ServerConfig) -> io::Result<Self> {
         config.max_incoming(INCOMING_MAX);
         // Connections stay where the kernel has put them: another worker's socket would not know them.
         config.migration(false);

@@ -139,9 +139,11 @@ pub(crate) struct Open {
 
 impl Open {
     /// Of an exchange in HTTP, by what it came over.
-    pub(crate) fn http(hold: &Arc<Hold>, recorder: &Arc<Recorder>, version: Version) -> Self {
+    pub(crate) fn http(hold: &Arc<Hold>, recorder: &Arc<Recorder>, version: Version, link: bool) -> Self {
         match version {
-            Version::HTTP_3 => Self::new(hold, recorder, "quic"),
+            // Links over QUIC have what HTTP/3 has, and a form of their own.
+            Version::HTTP_3 if link => Self::new(hold, recorder, "quic"),
+            Version::HTTP_3 => Self::new(hold, recorder, "h3"),
             Version::HTTP_2 => Self::new(hold, recorder, "h2"),
             _ => Self::new(hold, recorder, "http/1.1"),
         }

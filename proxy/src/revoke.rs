@@ -15,7 +15,7 @@ pub(crate) fn judge_again(holds: &Holds, table: &Table) -> usize {
     holds.end(|current| {
         let denies = |current: &Current| {
             let relation = &current.relation;
-            let service = table.again(&relation.service.name, relation.port.port, relation.namespace());
+            let service = table.again(&relation.service.name, relation.port.port, relation.onward());
             judge::denies(service.as_deref(), current)
         };
         denies(current) || current.gate.as_deref().is_some_and(denies)

@@ -14,6 +14,7 @@ use weft_proto::wire::exchange::{RequestHead, Trailers};
 
 use crate::quic::QuicLink;
 use crate::quic::head;
+use crate::quic::http3::{Http3Error, Http3Receiver};
 use crate::quic::stream::{Code, Part, Receiver, Sender, StreamError};
 
 pub(crate) use answering::{Answering, Heard};
@@ -27,6 +28,9 @@ pub(crate) enum Fault {
     /// On QUIC.
     #[error(transparent)]
     Quic(#[from] StreamError),
+    /// On HTTP/3.
+    #[error(transparent)]
+    Http3(#[from] Http3Error),
     /// Of one informational answer after the other.
     #[error("too many informational answers, and no other")]
     Endless,
@@ -46,6 +50,7 @@ pub(crate) enum GivenUp {
 pub(crate) enum Source {
     Http2(RecvStream),
     Quic(Receiver),
+    Http3(Box<Http3Receiver>),
 }
 
 /// Where a stream leads.
@@ -79,7 +84,7 @@ impl Fault {
                 error.is_remote() && (refused || error.is_go_away())
             }
             Self::Quic(error) => matches!(error, StreamError::NotOpened(_)),
-            Self::Endless => false,
+            Self::Http3(_) | Self::Endless => false,
         }
     }
 }
@@ -172,6 +177,7 @@ impl Source {
         match self {
             Self::Http2(stream) => stream.is_end_stream(),
             Self::Quic(receiver) => receiver.is_ended(),
+            Self::Http3(receiver) => receiver.is_ended(),
         }
     }
 
@@ -187,6 +193,7 @@ impl Source {
                 }
                 Err(error) => Some(Err(error.into())),
             }),
+            Self::Http3(receiver) => receiver.poll_part(cx).map_err(Fault::from),
         }
     }
 
@@ -205,6 +212,8 @@ impl Source {
                 }
             }
             Self::Quic(receiver) => receiver.poll_bytes(cx).map_err(Fault::from),
+            // No opaque stream comes over it.
+            Self::Http3(_) => Poll::Ready(Ok(None)),
         }
     }
 }

@@ -276,6 +276,12 @@ impl Table {
         gateway.is_some_and(|service| service.settings.introduced)
     }
 
+    /// Whether HTTP/3 is spoken at a port of gateways, where HTTPS is: its gateway asks for it, and nothing stands before that.
+    pub(crate) fn speaks_http3(&self, port: u16) -> bool {
+        let gateway = self.gateways.behind(port).and_then(|gateway| self.service(gateway));
+        gateway.is_some_and(|service| service.settings.http3 && !service.settings.introduced)
+    }
+
     /// Every service, by name.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.services.iter()

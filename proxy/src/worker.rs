@@ -41,7 +41,8 @@ pub(crate) async fn run<N: Net>(core: Arc<Core<N>>, problems: &Problems) {
 /// Brings listeners and open exchanges in step with the newest table.
 fn take_up<N: Net>(core: &Arc<Core<N>>, listeners: &mut Listeners, problems: &Problems) {
     let table = core.shared.table.load_full();
-    let found = listeners.update(core, &wanted(&core.shared.settings, &table));
+    let mut found = listeners.update_quic(core, &table);
+    found.extend(listeners.update(core, &wanted(&core.shared.settings, &table)));
     if core.place.core == 0 {
         *problems.lock() = found;
     }

@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use weft_proto::kinds::destination_rule::{Tls, TlsMode};
 use weft_proto::kinds::hosts::covers;
-use weft_proto::kinds::mesh_config::OutboundMode;
 use weft_proto::kinds::secret::Credential;
-use weft_proto::kinds::service::{OnOverload, ServiceSettings};
+use weft_proto::kinds::service::{OnOverload, OutboundMode, ServiceSettings};
 use weft_proto::kinds::service_entry::{EntryEndpoint, EntryPort, ServiceEntry};
 use weft_proto::service::{InstanceId, InstanceName, ServiceName, ServicePort};
 use weft_proxy::table::description::{
@@ -26,6 +25,15 @@ pub(super) struct Ground<'a> {
     pub(super) site: &'a Site,
     pub(super) specs: &'a Specs,
     pub(super) held: &'a Held,
+}
+
+/// Whether calls to hosts that no document names are passed on.
+#[derive(Debug, Clone, Copy)]
+struct Passing {
+    /// Those of services that say nothing of that.
+    unless_said: bool,
+    /// Those of some services that say so.
+    by_some: bool,
 }
 
 /// Hosts outside, by name, with the instances that this node has of them, and what those need of certificates.
@@ -48,7 +56,10 @@ pub(super) fn services(
     for document in &entries {
         document.spec.hosts.iter().for_each(|host| add(service(ground, document, host)));
     }
-    let passes = ground.specs.mesh().outbound_traffic_policy.mode == OutboundMode::AllowAny;
+    let passing = Passing {
+        unless_said: ground.specs.mesh().outbound_traffic_policy.mode == OutboundMode::AllowAny,
+        by_some: ground.specs.some_pass(),
+    };
     for host in ground.specs.ruled_hosts() {
         let covering = entries.iter().filter_map(|document| {
             let patterns = document.spec.hosts.iter().filter(|pattern| covers(pattern, &host));
@@ -56,11 +67,11 @@ pub(super) fn services(
         });
         add(match covering.max_by_key(|(length, _)| *length) {
             Some((_, document)) => service(ground, document, &host),
-            None => at_any_port(ground, &host, passes),
+            None => at_any_port(ground, &host, passing),
         });
     }
-    if passes {
-        add(at_any_port(ground, ANY, true));
+    if passing.unless_said || passing.by_some {
+        add(at_any_port(ground, ANY, passing));
     }
     (services.into_values().collect(), instances)
 }
@@ -82,6 +93,7 @@ fn service(
         names: spec.subject_alt_names.clone(),
         targets: spec.ports.iter().map(|port| (port.number, port.target())).collect(),
         any_port: false,
+        passes: false,
     };
     let mut made = describe(host, (ports, outside));
     let mut instances = Vec::new();
@@ -95,10 +107,10 @@ fn service(
 
 /// Hosts that no `ServiceEntry` names: every one of them, or those that only rules name, which are reached by these alone where calls are
 /// not passed on otherwise.
-fn at_any_port(ground: &Ground<'_>, host: &str, passes: bool) -> (ServiceDescription, Vec<LocalInstance>) {
-    let outside = OutsideDescription { any_port: true, ..OutsideDescription::default() };
+fn at_any_port(ground: &Ground<'_>, host: &str, passing: Passing) -> (ServiceDescription, Vec<LocalInstance>) {
+    let outside = OutsideDescription { any_port: true, passes: passing.unless_said, ..OutsideDescription::default() };
     let mut made = describe(host, (Vec::new(), outside));
-    if !passes {
+    if !passing.unless_said && !passing.by_some {
         return (made, Vec::new());
     }
     let itself = EntryEndpoint { address: host.to_owned(), ..EntryEndpoint::default() };

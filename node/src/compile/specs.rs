@@ -23,7 +23,7 @@ use weft_proto::kinds::istio_gateway::IstioGateway;
 use weft_proto::kinds::mesh_config::MeshConfig;
 use weft_proto::kinds::order::Challenge;
 use weft_proto::kinds::reference_grant::ReferenceGrant;
-use weft_proto::kinds::service::{GatewayTopology, ServiceSettings};
+use weft_proto::kinds::service::{GatewayTopology, OutboundMode, ServiceSettings};
 use weft_proto::kinds::tcp_route::TcpRoute;
 use weft_proto::kinds::tls_route::TlsRoute;
 use weft_proto::kinds::virtual_service::{Delegate, MESH, VirtualService, with_delegates};
@@ -294,6 +294,12 @@ impl Specs {
     /// Every policy, as it is enforced.
     pub(super) fn policies(&self) -> impl Iterator<Item = &Arc<PolicyDescription>> {
         self.policies.values().filter_map(|kept| kept.good.as_ref())
+    }
+
+    /// Whether calls of some service to hosts that nobody knows are passed on by its own word.
+    pub(super) fn some_pass(&self) -> bool {
+        let said = self.services.values().filter_map(|kept| kept.good.as_ref()?.outbound_traffic_policy);
+        said.into_iter().any(|policy| policy.mode == OutboundMode::AllowAny)
     }
 
     /// The settings of a service; nothing where the document can't be read and never could. What stands before gateways is said

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::authorization_policy::ROOT_NAMESPACES;
-use super::service::GatewayTopology;
+use super::service::{GatewayTopology, OutboundTrafficPolicy};
 use super::{Faults, Kind, Names, Spec};
 
 /// `spec` of the `MeshConfig`.
@@ -17,26 +17,6 @@ pub struct MeshConfig {
     /// What holds where a service says nothing.
     #[serde(default)]
     pub default_config: DefaultConfig,
-}
-
-/// What becomes of calls to hosts that the mesh does not know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct OutboundTrafficPolicy {
-    /// Unset: `ALLOW_ANY`.
-    #[serde(default)]
-    pub mode: OutboundMode,
-}
-
-/// What becomes of calls to hosts that the mesh does not know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum OutboundMode {
-    /// They are passed on.
-    #[default]
-    AllowAny,
-    /// They are refused.
-    RegistryOnly,
 }
 
 /// What holds where a service says nothing.

@@ -41,6 +41,32 @@ pub struct ServiceSettings {
     /// Of a gateway: what stands before it.
     #[serde(default)]
     pub gateway_topology: GatewayTopology,
+    /// Of a gateway: whether it speaks HTTP/3 where it serves HTTPS, and says so by `alt-svc`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub http3: bool,
+    /// What becomes of its calls to hosts that the mesh does not know. Unset: what holds for the mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outbound_traffic_policy: Option<OutboundTrafficPolicy>,
+}
+
+/// What becomes of calls to hosts that the mesh does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OutboundTrafficPolicy {
+    /// Unset: `ALLOW_ANY`.
+    #[serde(default)]
+    pub mode: OutboundMode,
+}
+
+/// What becomes of calls to hosts that the mesh does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum OutboundMode {
+    /// They are passed on.
+    #[default]
+    AllowAny,
+    /// They are refused.
+    RegistryOnly,
 }
 
 /// What stands before a gateway, in Istio's words (`MeshConfig`, `ProxyConfig.gatewayTopology`).

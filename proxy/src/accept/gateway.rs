@@ -24,9 +24,9 @@ use crate::tls::{self, ALPN_H2};
 pub(crate) async fn serve<N: Net>(core: Arc<Core<N>>, accepted: Accepted<N::Stream>, taken: Taken, port: u16) {
     let Accepted { mut stream, ours, theirs } = accepted;
     let door = Door { port, gateway: None, listener: None };
-    let (found, introduced) = {
+    let (found, introduced, speaks_http3) = {
         let table = core.shared.table.load();
-        (table.gateways.port(&door).cloned(), table.is_introduced(port))
+        (table.gateways.port(&door).cloned(), table.is_introduced(port), table.speaks_http3(port))
     };
     let behind = match introduced {
         false => None,
@@ -43,7 +43,9 @@ pub(crate) async fn serve<N: Net>(core: Arc<Core<N>>, accepted: Accepted<N::Stre
         Port::Http(_) => local::serve(enter(door, anybody), near, Protocol::Http).await,
         Port::Tcp(_) => local::opaque(&enter(door, anybody), Sniffing::new(near), Told::ByPort).await,
         Port::Tls(_) => {
-            let enter = |listener, server_name| enter(Door { listener, ..door }, Outside { server_name, behind });
+            let enter = |listener, server_name, quic| {
+                enter(Door { listener, ..door }, Outside { server_name, behind, http3: speaks_http3 && quic })
+            };
             secured(&core, port, Sniffing::new(near), enter).await;
         }
     }
@@ -53,7 +55,7 @@ pub(crate) async fn serve<N: Net>(core: Arc<Core<N>>, accepted: Accepted<N::Stre
 pub(super) async fn serve_stream<N: Net>(connection: Arc<Connection<N>>, near: Near, port: Arc<Port>) {
     match (&*port, &connection.destination) {
         (Port::Tls(_), Destination::Gateway(door)) => {
-            let enter = |listener, name| connection.entering(Door { listener, ..door.clone() }, name);
+            let enter = |listener, name, _| connection.entering(Door { listener, ..door.clone() }, name);
             secured(&connection.core, port, Sniffing::new(near), enter).await;
         }
         _ => local::opaque(&connection, Sniffing::new(near), Told::ByPort).await,
@@ -65,7 +67,7 @@ async fn secured<N: Net>(
     core: &Core<N>,
     port: Arc<Port>,
     mut sniffing: Sniffing,
-    enter: impl FnOnce(Option<Arc<str>>, Box<str>) -> Arc<Connection<N>>,
+    enter: impl FnOnce(Option<Arc<str>>, Box<str>, bool) -> Arc<Connection<N>>,
 ) {
     let Port::Tls(listeners) = &*port else { return sniffing.abort() };
     let patience = core.shared.room.silence_max().min(PATIENCE);
@@ -78,7 +80,8 @@ async fn secured<N: Net>(
         }
     }
     let Some(listener) = for_name(listeners, &name) else { return refuse(sniffing, UNRECOGNIZED_NAME).await };
-    let connection = enter(Some(listener.name.clone()), name.into());
+    let quic = matches!(&listener.then, Then::Http(ending, _) if ending.quic);
+    let connection = enter(Some(listener.name.clone()), name.into(), quic);
     let (ending, http) = match &listener.then {
         Then::Refuse => return refuse(sniffing, HANDSHAKE_FAILURE).await,
         Then::Pass(_) => {

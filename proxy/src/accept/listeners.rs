@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use weft_proto::service::{Protocol, ServiceName};
 
-use super::{gateway, links, local, named};
+use super::{gateway, http3, links, local, named};
 use crate::call::Destination;
 use crate::connection::Connection;
 use crate::core::Core;
@@ -39,6 +39,8 @@ pub(crate) enum Purpose {
 #[derive(Default)]
 pub(crate) struct Listeners {
     open: BTreeMap<SocketAddr, (Purpose, Aborting)>,
+    /// Those of HTTP/3, and for which port of gateways each is.
+    quic: BTreeMap<SocketAddr, (u16, Aborting)>,
 }
 
 /// Every address that a table and the settings ask for.
@@ -89,9 +91,35 @@ impl Listeners {
         problems
     }
 
+    /// The same of HTTP/3.
+    pub(crate) fn update_quic<N: Net>(&mut self, core: &Arc<Core<N>>, table: &Table) -> BTreeMap<SocketAddr, String> {
+        let wanted: BTreeMap<SocketAddr, u16> =
+            table.gateways.secure_addresses().filter(|(_, port)| table.speaks_http3(*port)).collect();
+        self.quic.retain(|address, (port, _)| wanted.get(address) == Some(port));
+        let mut problems = BTreeMap::new();
+        for (address, port) in wanted {
+            if self.quic.contains_key(&address) {
+                continue;
+            }
+            match http3::bind(core, address, port) {
+                Ok(server) => {
+                    let task = tokio::spawn(http3::listen(core.clone(), address, server, port));
+                    self.quic.insert(address, (port, Aborting(task.abort_handle())));
+                }
+                Err(error) => {
+                    let text =
+                        format!("cannot listen on {address} (UDP) for HTTP/3 at port {port} of a gateway: {error}");
+                    problems.insert(address, text);
+                }
+            }
+        }
+        problems
+    }
+
     /// Takes no more connections.
     pub(crate) fn close(&mut self) {
         self.open.clear();
+        self.quic.clear();
     }
 }
 

@@ -35,7 +35,7 @@ fn outside(table: &Table, (host, port): (&str, u16), caller: &Identity) -> Resul
     let own = !host.contains('.') || host.ends_with(MESH_SUFFIX) || host.split('.').nth(2) == Some("svc");
     let named = || table.service(&ServiceName::outside(host)).is_some();
     let may = !own || named();
-    let found = if may { table.outside(host, port, caller.namespace().unwrap_or_default()) } else { None };
+    let found = if may { table.outside(host, port, caller) } else { None };
     let service = found.ok_or_else(|| Reject::UnknownHost(host.to_owned()))?;
     let port = service.port(port).ok_or_else(|| unknown_port(&service, Some(port)))?;
     Ok(Named { called: (service.name.clone(), port.port), service, port, subset: None })

@@ -64,7 +64,7 @@ impl<N: Net> Mirror<N> {
     pub(super) async fn send(self) {
         let Self { connection, leg, ruled, asked, headers, mut outgoing, place, version, _copying } = self;
         let (core, hold) = (&connection.core, &place.hold);
-        let mut open = Open::http(hold, &core.recorder, version);
+        let mut open = Open::http(hold, &core.recorder, version, connection.is_link());
         open.mirrors(&ruled);
         let limit = leg.relation.service.settings.request_timeout.unwrap_or(TIME_MAX);
         let deadline = Instant::now() + limit;

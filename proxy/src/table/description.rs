@@ -151,6 +151,8 @@ pub struct OutsideDescription {
     pub targets: Vec<(u16, u16)>,
     /// Whether it is known at whatever port.
     pub any_port: bool,
+    /// Of such a one: whether calls to it are passed on where their caller says nothing of that.
+    pub passes: bool,
 }
 
 /// What documents say of the calls of a service, or by a further name of one, the oldest first.

@@ -14,7 +14,7 @@ use weft_proto::service::{Protocol, ServiceName, ServicePort};
 use super::description::{ListenerDescription, Speaks};
 use super::routes::{HostRank, Routes, StreamRoutes};
 use crate::call::Door;
-use crate::tls;
+use crate::tls::{self, EdgeClients};
 use hosts::Hosts;
 
 /// Everything that this node serves of gateways.
@@ -66,6 +66,8 @@ pub(crate) struct Ending {
     pub(crate) config: Arc<ServerConfig>,
     /// Names of which a caller's certificate must have one; none: any will do.
     pub(crate) names: Arc<[String]>,
+    /// Whether it can end over QUIC too: where callers show no certificates, and TLS 1.3 is spoken.
+    pub(crate) quic: bool,
 }
 
 impl fmt::Debug for Then {
@@ -145,7 +147,8 @@ impl Gateways {
         let then = match &one.speaks {
             Speaks::Tls(edge) => match tls::edge::server_config(edge) {
                 Ok(config) => {
-                    let ending = Ending { config, names: edge.names.clone().into() };
+                    let quic = edge.clients == EdgeClients::Unasked && edge.new;
+                    let ending = Ending { config, names: edge.names.clone().into(), quic };
                     match edge.http {
                         true => Then::Http(ending, self.hosts_of(&[one], place)),
                         false => Then::Stream(ending, self.stream(one, place)),
@@ -218,6 +221,11 @@ impl Gateways {
     pub(crate) fn addresses(&self) -> impl Iterator<Item = (SocketAddr, u16)> {
         let served = self.listeners.iter().filter(|one| one.conflict.is_none());
         served.flat_map(|one| one.addresses.iter().map(|address| (*address, one.port)))
+    }
+
+    /// Where HTTPS can be served over QUIC, and at which port.
+    pub(crate) fn secure_addresses(&self) -> impl Iterator<Item = (SocketAddr, u16)> {
+        self.addresses().filter(|(_, port)| self.ports.get(port).is_some_and(|port| port.is_secure()))
     }
 
     /// The gateway that a port is of: that of the oldest document, where several share it.
@@ -312,6 +320,24 @@ pub fn settle(listeners: &mut [ListenerDescription]) {
             _ => None,
         });
         own.conflict = clash.or_else(|| own.conflict.take());
+    }
+}
+
+impl Port {
+    /// What ends HTTPS for a name where that can be done over QUIC, and the listener.
+    pub(crate) fn secure(&self, name: &str) -> Option<(&Arc<str>, &Ending)> {
+        let Self::Tls(listeners) = self else { return None };
+        let listener = for_name(listeners, name)?;
+        match &listener.then {
+            Then::Http(ending, _) if ending.quic => Some((&listener.name, ending)),
+            _ => None,
+        }
+    }
+
+    /// Whether any name is served so.
+    fn is_secure(&self) -> bool {
+        let Self::Tls(listeners) = self else { return false };
+        listeners.iter().any(|one| matches!(&one.then, Then::Http(ending, _) if ending.quic))
     }
 }
 

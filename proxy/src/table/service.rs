@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
 use weft_proto::kinds::authorization_policy::{APP_LABEL, AuthorizationPolicy};
-use weft_proto::kinds::service::{EscapedSlashes, OnOverload, ServiceSettings, Span, UnderscoreHeaders};
+use weft_proto::kinds::service::{EscapedSlashes, OnOverload, OutboundMode, ServiceSettings, Span, UnderscoreHeaders};
 use weft_proto::service::{InstanceName, Labels, Protocol, ServiceName, ServicePort};
 
 use super::authz::{Authorization, CompileError, PolicyDescription};
@@ -80,6 +80,10 @@ pub(crate) struct Settings {
     pub(crate) trusted_proxies: usize,
     /// Whether what stands before a gateway says who calls, by the PROXY protocol.
     pub(crate) introduced: bool,
+    /// Of a gateway: whether it speaks HTTP/3.
+    pub(crate) http3: bool,
+    /// Whether its calls to hosts that nobody knows are passed on, where it says so.
+    pub(crate) passes: Option<bool>,
 }
 
 /// What services are compiled with.
@@ -308,6 +312,8 @@ impl Settings {
             overload: settings.overload,
             trusted_proxies: settings.gateway_topology.num_trusted_proxies as usize,
             introduced: settings.gateway_topology.proxy_protocol.is_some(),
+            http3: settings.http3,
+            passes: settings.outbound_traffic_policy.map(|policy| policy.mode == OutboundMode::AllowAny),
         }
     }
 }

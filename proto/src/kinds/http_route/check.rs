@@ -185,10 +185,16 @@ fn filters(filters: &[Filter], path: &str, faults: &mut Faults) {
 
 fn mirror(to: &RequestMirror, path: &str, faults: &mut Faults) {
     let backend = &to.backend_ref;
-    backend_kind((&backend.kind, &backend.group), &format!("{path}.requestMirror.backendRef"), faults);
-    if backend.service(DEFAULT_NAMESPACE).is_none() {
-        faults.push((format!("{path}.requestMirror.backendRef.name"), "it is not the name of a service".into()));
-    }
+    let own = BackendRef {
+        group: backend.group.clone(),
+        kind: backend.kind.clone(),
+        name: backend.name.clone(),
+        namespace: backend.namespace.clone(),
+        port: backend.port,
+        weight: 1,
+        filters: Vec::new(),
+    };
+    self::backend(&own, &format!("{path}.requestMirror.backendRef"), faults);
     if to.percent.is_some() && to.fraction.is_some() {
         faults.push((format!("{path}.requestMirror.fraction"), "percent is given too".into()));
     }

@@ -46,6 +46,11 @@ impl Outside {
         self.description.any_port
     }
 
+    /// Whether calls to it are passed on, of a caller that says so or not, or nothing of that.
+    pub(crate) fn passes(&self, said: Option<bool>) -> bool {
+        !self.description.any_port || said.unwrap_or(self.description.passes)
+    }
+
     /// Whether callers of a namespace may call it.
     pub(crate) fn is_seen_by(&self, namespace: &str) -> bool {
         is_exported(&self.description.export_to, &self.description.namespace, namespace)
@@ -66,6 +71,11 @@ impl Service {
     /// Where documents about it are looked for beside the caller's own namespace.
     pub(super) fn home(&self) -> &str {
         self.outside().map_or_else(|| self.name.namespace(), Outside::namespace)
+    }
+
+    /// The same for a caller that is led there by rules alone.
+    pub(in crate::table) fn closed(self) -> Self {
+        Self { endpoints: Vec::new(), instances: Vec::new(), ..self }
     }
 
     /// What this pattern of hosts is for one of them; a port that it does not say goes to the same port there.

@@ -3,13 +3,17 @@
 //! `weft up` is the node itself; every other command asks a node that runs, through [`crate::client`].
 
 mod analyze;
+mod begin;
 mod cert;
+mod file;
+mod host;
 pub(crate) mod kept;
 mod listen;
 mod look;
 mod node;
 mod resource;
 mod service;
+mod start;
 mod table;
 mod token;
 mod up;
@@ -18,10 +22,10 @@ mod values;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 use weft_proto::UnixMillis;
 
@@ -61,6 +65,10 @@ struct Cli {
 enum Command {
     /// Run the node of this host: make a mesh, join one, or go on where it stopped
     Up(Box<up::Up>),
+    /// Make a new mesh with this host as its first node, run by systemd, now and after each boot
+    Init(Box<begin::Init>),
+    /// Let this host join a mesh, run by systemd, now and after each boot
+    Join(Box<begin::Join>),
     /// Tokens with which hosts join
     #[command(subcommand)]
     Token(token::Token),
@@ -91,6 +99,17 @@ enum Command {
     Analyze(analyze::Analyze),
     /// Three nodes on this machine, from an empty directory to a renewed certificate, in under a minute
     Demo,
+    /// Print what lets a shell complete these commands
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual's pages, one for each command
+    #[command(hide = true)]
+    Man {
+        /// Where
+        directory: PathBuf,
+    },
     /// Print the version
     Version,
 }
@@ -157,16 +176,30 @@ fn execute(cli: Cli) -> Ended {
         Some(data_dir) => data_dir,
         None => default_data_dir()?,
     };
-    if let Command::Up(up) = cli.command {
-        return up.execute(data_dir);
+    match cli.command {
+        Command::Up(up) => up.execute(data_dir),
+        Command::Init(init) => init.execute(&data_dir),
+        Command::Join(join) => join.execute(&data_dir),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "weft", &mut text);
+            Ok(Done::text(String::from_utf8_lossy(&text).into_owned()))
+        }
+        Command::Man { directory } => {
+            let written = clap_mangen::generate_to(Cli::command(), &directory);
+            let failed = |error| Stopped::failed(format!("{}: {error}", directory.display()));
+            written.map(|()| Done::text(String::new())).map_err(failed)
+        }
+        Command::Demo => crate::demo::main().map(|()| Done::text(String::new())).map_err(Stopped::failed),
+        command => ask_node(command, &data_dir, cli.output),
     }
-    if let Command::Demo = cli.command {
-        return crate::demo::main().map(|()| Done::text(String::new())).map_err(Stopped::failed);
-    }
+}
+
+fn ask_node(command: Command, data_dir: &Path, output: Output) -> Ended {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Stopped::failed(format!("no runtime: {error}")))?;
-    let context = Context { client: Client::new(&data_dir), output: cli.output, now: crate::os::now() };
-    runtime.block_on(ask(cli.command, &context))
+    let context = Context { client: Client::new(data_dir), output, now: crate::os::now() };
+    runtime.block_on(ask(command, &context))
 }
 
 async fn ask(command: Command, context: &Context) -> Ended {
@@ -183,7 +216,13 @@ async fn ask(command: Command, context: &Context) -> Ended {
         Command::Node(node) => node.execute(context).await,
         Command::Explain(explain) => explain.execute(context).await,
         Command::Analyze(analyze) => analyze.execute(context).await,
-        Command::Version | Command::Up(_) | Command::Demo => {
+        Command::Version
+        | Command::Up(_)
+        | Command::Init(_)
+        | Command::Join(_)
+        | Command::Completions { .. }
+        | Command::Man { .. }
+        | Command::Demo => {
             context.render(&serde_json::json!({ "version": VERSION }), |_| format!("weft {}\n", VERSION))
         }
     }
@@ -245,8 +284,6 @@ impl From<ClientError> for Stopped {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     pub(super) fn parse(line: &str) -> Result<Command, String> {

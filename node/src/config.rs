@@ -11,12 +11,17 @@ use weft_proxy::plane::Transport;
 
 use crate::api::schema::ServiceSpec;
 
+/// The name of a new mesh, unless set.
+pub const TRUST_DOMAIN: &str = "mesh.local";
 /// The port of links, UDP and TCP, unless set.
 pub const MESH_PORT: u16 = 7946;
 /// The forward proxy's address unless set.
 pub const PROXY_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15_001);
 /// Where metrics and health are served unless set.
 pub const METRICS_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15_020);
+
+/// Where names are answered by DNS unless set, where that is free.
+pub const DNS_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15_053);
 
 /// All that a node must know before it starts.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +44,8 @@ pub struct Config {
     pub proxy: Option<SocketAddr>,
     /// Metrics and health; none switches it off.
     pub metrics: Option<SocketAddr>,
+    /// Names by DNS.
+    pub dns: Dns,
     /// Which services' loopback addresses to listen on.
     pub loopback: Loopback,
     /// Further plain listeners for services' ports.
@@ -59,6 +66,17 @@ pub struct Config {
     pub connections_max: usize,
     /// The kinds of documents that are known: all, but for those that a later version has brought.
     pub kinds: Kinds,
+}
+
+/// Where names of services are answered by DNS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dns {
+    /// Nowhere.
+    Off,
+    /// At the usual place, unless another process has that.
+    Auto,
+    /// Here.
+    At(SocketAddr),
 }
 
 /// Which services' loopback addresses a host listens on. Whoever listens on a port of one takes that port from every
@@ -107,6 +125,8 @@ pub enum Start {
         trust_domain: TrustDomain,
         /// Whether a call that no ALLOW policy covers is denied.
         deny_by_default: bool,
+        /// Whether one that is part of a mesh already goes on, as a service that is started again does.
+        unless_done: bool,
     },
     /// It joins one.
     Join {

@@ -20,6 +20,7 @@ pub mod config;
 pub mod control;
 pub mod credentials;
 pub mod demo;
+mod dns;
 pub mod frame;
 pub mod health;
 pub mod issue;

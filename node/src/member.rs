@@ -29,13 +29,15 @@ pub(crate) async fn become_member<W: World>(
 ) -> Result<NodeIdentity, StartError> {
     let resumed = store.node().map_err(|error| StartError::Corrupt(error.to_string()))?;
     match (&config.start, resumed) {
-        (Start::Found { .. }, Some(node)) => Err(StartError::Founded { node: node.name, mesh: node.trust_domain }),
+        (Start::Found { unless_done: false, .. }, Some(node)) => {
+            Err(StartError::Founded { node: node.name, mesh: node.trust_domain })
+        }
         (_, Some(node)) => match &config.name {
             Some(name) if *name != node.name => Err(StartError::Renamed { node: node.name, name: name.clone() }),
             _ => Ok(node),
         },
         (Start::Resume, None) => Err(StartError::Empty),
-        (Start::Found { trust_domain, deny_by_default }, None) => {
+        (Start::Found { trust_domain, deny_by_default, .. }, None) => {
             let name = new_name(config)?;
             found(world, store, name, trust_domain.clone(), *deny_by_default, address).await
         }

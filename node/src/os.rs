@@ -5,6 +5,7 @@ pub mod disk;
 pub mod listen;
 mod listening;
 mod netlink;
+pub(crate) mod notify;
 pub mod owner;
 pub mod services;
 

@@ -14,11 +14,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, schema::TokenRequest};
-use crate::cli::kept::{Said, keep};
-use crate::config::{Config, Start};
+use crate::cli::kept::{Said, begun, keep};
+use crate::config::{Config, DNS_ADDRESS, Dns, Start};
+use crate::dns;
 use crate::node::{Host, Node, Registrar};
 use crate::os::disk::SledDisk;
 use crate::os::listen::ListenFile;
+use crate::os::notify;
 use crate::os::services::ServicesDirectory;
 use crate::os::{self, HostWorld};
 use crate::registry::Local;
@@ -68,7 +70,7 @@ async fn run_on(config: Config, address: SocketAddr, world: HostWorld) -> anyhow
     };
     let founding = matches!(config.start, Start::Found { .. });
     let (socket, metrics, data_dir) = (config.data_dir.join("weft.sock"), config.metrics, config.data_dir.clone());
-    let workers = config.workers;
+    let (workers, dns) = (config.workers, config.dns);
     let (node, recorded) = start(config, world, host).await?;
     let finished = spawn_workers(&node, workers)?;
     tokio::spawn(directory.watch());
@@ -80,16 +82,38 @@ async fn run_on(config: Config, address: SocketAddr, world: HostWorld) -> anyhow
         let listener = tokio::net::TcpListener::bind(address).await.with_context(|| in_use("--metrics", address))?;
         tokio::spawn(health::serve(node.clone(), listener));
     }
+    begun(&data_dir);
+    answer_names(&node, dns).await?;
+    tokio::spawn(notify::tell(node.clone()));
     tracing::info!(node = %node.name(), mesh = %node.trust_domain(), %address, "node started");
     if founding {
         print_welcome(&node).await?;
     }
     let outcome = wait_for_end(&node).await;
     tracing::info!("stopping: exchanges in flight have {} s to finish", DRAIN_TIMEOUT.as_secs());
+    notify::stopping(2 * DRAIN_TIMEOUT);
     let _ = fs::remove_file(&socket);
     node.stop().await;
     wait_for_workers(finished, workers).await;
     outcome
+}
+
+/// Answers names of services by DNS.
+async fn answer_names(node: &Arc<Node<HostWorld>>, at: Dns) -> anyhow::Result<()> {
+    let listening = match at {
+        Dns::Off => return Ok(()),
+        Dns::At(address) => dns::Listening::bind(address).await.with_context(|| in_use("--dns", address))?,
+        Dns::Auto => match dns::Listening::bind(DNS_ADDRESS).await {
+            Ok(listening) => listening,
+            Err(error) => {
+                tracing::info!(address = %DNS_ADDRESS, %error, "names are not answered by DNS on this node; --dns names another place");
+                return Ok(());
+            }
+        },
+    };
+    let plane = node.plane().clone();
+    tokio::spawn(listening.run(move || plane.table()));
+    Ok(())
 }
 
 fn advertised(config: &Config) -> anyhow::Result<SocketAddr> {

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::io::{IsTerminal, stderr};
+use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 use nix::sys::time::TimeVal;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// How often histogram samples are folded into their buckets, so that they do not pile up between renderings.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -31,8 +34,10 @@ static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 /// How the log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// Text on a terminal, JSON elsewhere.
+    /// Text on a terminal, the journal where standard error leads there, JSON elsewhere.
     Auto,
+    /// The journal of systemd, with fields of their own.
+    Journal,
     /// For people; coloured on a terminal.
     Text,
     /// One JSON object a line.
@@ -42,16 +47,34 @@ pub enum LogFormat {
 /// Starts the log, once a process. The filter is written as `info` or `info,weft::join=debug`.
 pub fn start_log(format: LogFormat, filter: &str) -> Result<(), String> {
     let filter = parse_filter(filter)?;
+    if format == LogFormat::Journal || (format == LogFormat::Auto && leads_to_journal()) {
+        return start_journal(filter);
+    }
     let terminal = stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     let started = match format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
         LogFormat::Auto if !terminal => builder.json().flatten_event(true).try_init(),
-        LogFormat::Auto | LogFormat::Text => {
+        LogFormat::Auto | LogFormat::Text | LogFormat::Journal => {
             builder.with_ansi(terminal && !is_colourless()).with_target(false).try_init()
         }
     };
     started.map_err(|error| format!("the log cannot be started: {error}"))
+}
+
+/// Each event is one of the journal: its text, its level as priority, its fields as `WEFT_NAME`.
+fn start_journal(filter: EnvFilter) -> Result<(), String> {
+    let layer = tracing_journald::layer().map_err(|error| format!("the journal cannot be written to: {error}"))?;
+    let layer = layer.with_field_prefix(Some("WEFT".into())).with_syslog_identifier("weft".into());
+    let started = tracing_subscriber::registry().with(filter).with(layer).try_init();
+    started.map_err(|error| format!("the log cannot be started: {error}"))
+}
+
+/// Whether standard error leads to the journal, as its service manager says (systemd.exec(5), `$JOURNAL_STREAM`).
+fn leads_to_journal() -> bool {
+    let said = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let Ok(stream) = fs::metadata("/proc/self/fd/2") else { return false };
+    said == format!("{}:{}", stream.dev(), stream.ino())
 }
 
 fn parse_filter(filter: &str) -> Result<EnvFilter, String> {

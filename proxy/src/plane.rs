@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -50,6 +51,7 @@ impl<N: Net> Plane<N> {
             room: Room::new(settings.connections_max),
             strangers: Arc::default(),
             upstreams: Upstreams::default(),
+            beats: (0..cores).map(|_| AtomicU64::new(0)).collect(),
             settings,
             net,
             identities,
@@ -87,6 +89,11 @@ impl<N: Net> Plane<N> {
         if let Some(core) = self.cores.get(index) {
             worker::run(core.clone(), &self.problems).await;
         }
+    }
+
+    /// How often each worker has said that it lives, which it does every 5 s. One that hangs says it no more.
+    pub fn beats(&self) -> Vec<u64> {
+        self.shared.beats.iter().map(|beats| beats.load(Ordering::Relaxed)).collect()
     }
 
     /// What does not work, with the remedy.

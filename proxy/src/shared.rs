@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -80,4 +81,6 @@ pub(crate) struct Shared<N: Net> {
     pub(crate) room: Arc<Room>,
     pub(crate) strangers: Arc<Strangers>,
     pub(crate) upstreams: Upstreams,
+    /// How often each worker has said that it lives.
+    pub(crate) beats: Box<[AtomicU64]>,
 }

@@ -1,6 +1,7 @@
 //! One core at work: its listeners, its links, what it does when the table changes and when the node drains.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
@@ -28,7 +29,10 @@ pub(crate) async fn run<N: Net>(core: Arc<Core<N>>, problems: &Problems) {
             biased;
             _ = draining.wait_for(|draining| *draining) => break,
             changed = tables.changed() => if changed.is_err() { break },
-            _ = ticks.tick() => core.dialer.sweep(),
+            _ = ticks.tick() => {
+                core.dialer.sweep();
+                core.shared.beats[core.place.core].fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
     listeners.close();

@@ -188,6 +188,7 @@ impl Host {
             zone: format!("zone-{}", self.id % 3),
             proxy: Some(PROXY),
             metrics: None,
+            dns: weft::config::Dns::Off,
             loopback: Loopback::Off,
             connections_max: 10_000,
             kinds: self.kinds,

@@ -8,13 +8,16 @@ use crate::os::services::write_whole;
 
 /// Where they are kept, under the data directory: an option and its value on each line.
 pub(crate) const FILE: &str = "up.options";
+/// Where `weft init` and `weft join` leave what the node is to begin with, under the data directory: a word a line.
+pub(super) const BEGIN: &str = "begin";
 /// Options that say something of the host.
-const KEPT: [&str; 14] = [
+const KEPT: [&str; 15] = [
     "--advertise",
     "--listen",
     "--zone",
     "--proxy",
     "--metrics",
+    "--dns",
     "--loopback",
     "--bind",
     "--gateway",
@@ -54,9 +57,15 @@ pub(super) fn with_former(data_dir: &Path, given: Vec<Said>) -> Result<Vec<Said>
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(given),
         Err(error) => return Err(Stopped::failed(format!("{}: {error}", path.display()))),
     };
-    let former = text.lines().filter_map(|line| line.split_once(' '));
-    let former = former.filter(|(name, _)| KEPT.contains(name) && given.iter().all(|(other, _)| other != name));
-    Ok(former.map(|(name, value)| (name.to_owned(), value.to_owned())).chain(given.iter().cloned()).collect())
+    let former = text.lines().filter_map(|line| line.split_once(' ')).filter(|(name, _)| KEPT.contains(name));
+    let former: Vec<Said> = former.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    Ok(joined(&former, &given))
+}
+
+/// What the first say of options of which the second do not, with those.
+pub(super) fn joined(first: &[Said], second: &[Said]) -> Vec<Said> {
+    let others = first.iter().filter(|(name, _)| second.iter().all(|(other, _)| other != name));
+    others.chain(second).cloned().collect()
 }
 
 /// Keeps them for the next start.
@@ -67,6 +76,16 @@ pub(crate) fn keep(data_dir: &Path, said: &[Said]) -> io::Result<()> {
         return Ok(());
     }
     write_whole(&path, &text)
+}
+
+/// The node has begun: nothing of that is needed any more, and a join line is a secret.
+pub(crate) fn begun(data_dir: &Path) {
+    match fs::remove_file(data_dir.join(BEGIN)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, "the file {BEGIN} of the data directory stays: remove it");
+        }
+        _ => {}
+    }
 }
 
 #[cfg(test)]

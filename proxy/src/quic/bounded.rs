@@ -19,10 +19,15 @@ pub(super) struct BoundedConnection {
     newest: Option<Budget>,
     /// Of all streams that carry no requests, together.
     control: Budget,
+    /// Bytes of requests' streams, together.
+    read: Arc<AtomicUsize>,
 }
 
 /// Opens streams.
-pub(super) struct Opener(h3_quinn::OpenStreams);
+pub(super) struct Opener {
+    inner: h3_quinn::OpenStreams,
+    read: Arc<AtomicUsize>,
+}
 
 /// A stream.
 pub(super) struct Bounded<S> {
@@ -32,30 +37,52 @@ pub(super) struct Bounded<S> {
 
 /// Bytes of a stream that were read, and not yet handed out.
 #[derive(Debug, Clone)]
-pub(super) struct Budget {
-    read: Arc<AtomicUsize>,
-    most: usize,
+pub(super) struct Budget(Arc<Read>);
+
+#[derive(Debug)]
+struct Read {
+    own: AtomicUsize,
+    own_max: usize,
+    /// Those of all streams that it is counted with.
+    all: Arc<AtomicUsize>,
+    all_max: usize,
 }
 
 impl Budget {
-    fn new(most: usize) -> Self {
-        Self { read: Arc::default(), most }
+    fn new(own_max: usize, all: &Arc<AtomicUsize>, all_max: usize) -> Self {
+        Self(Arc::new(Read { own: AtomicUsize::new(0), own_max, all: all.clone(), all_max }))
     }
 
     /// Something was handed out, so all before it was understood.
     pub(super) fn renew(&self) {
-        self.read.store(0, Ordering::Relaxed);
+        self.0.forget();
     }
 
     fn takes(&self, length: usize) -> bool {
-        self.read.fetch_add(length, Ordering::Relaxed) + length <= self.most
+        let read = &*self.0;
+        let own = read.own.fetch_add(length, Ordering::Relaxed) + length;
+        let all = read.all.fetch_add(length, Ordering::Relaxed) + length;
+        own <= read.own_max && all <= read.all_max
+    }
+}
+
+impl Read {
+    fn forget(&self) {
+        self.all.fetch_sub(self.own.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Read {
+    fn drop(&mut self) {
+        self.forget();
     }
 }
 
 impl BoundedConnection {
     pub(super) fn new(connection: quinn::Connection) -> Self {
         let inner = h3_quinn::Connection::new(connection);
-        Self { inner, newest: None, control: Budget::new(CONTROL_MAX) }
+        let control = Budget::new(CONTROL_MAX, &Arc::default(), CONTROL_MAX);
+        Self { inner, newest: None, control, read: Arc::default() }
     }
 
     /// The budget of the stream that was taken last.
@@ -75,13 +102,13 @@ impl Connection<Bytes> for BoundedConnection {
 
     fn poll_accept_bidi(&mut self, cx: &mut Context<'_>) -> Poll<Result<Self::BidiStream, ConnectionErrorIncoming>> {
         let inner = ready!(self.inner.poll_accept_bidi(cx))?;
-        let budget = Budget::new(AHEAD_MAX);
+        let budget = Budget::new(AHEAD_MAX, &self.read, ALL_AHEAD_MAX);
         self.newest = Some(budget.clone());
         Poll::Ready(Ok(Bounded { inner, budget }))
     }
 
     fn opener(&self) -> Self::OpenStreams {
-        Opener(Connection::<Bytes>::opener(&self.inner))
+        Opener { inner: Connection::<Bytes>::opener(&self.inner), read: self.read.clone() }
     }
 }
 
@@ -91,7 +118,7 @@ impl OpenStreams<Bytes> for BoundedConnection {
 
     fn poll_open_bidi(&mut self, cx: &mut Context<'_>) -> Poll<Result<Self::BidiStream, StreamErrorIncoming>> {
         let inner = ready!(self.inner.poll_open_bidi(cx))?;
-        Poll::Ready(Ok(Bounded { inner, budget: Budget::new(AHEAD_MAX) }))
+        Poll::Ready(Ok(Bounded { inner, budget: Budget::new(AHEAD_MAX, &self.read, ALL_AHEAD_MAX) }))
     }
 
     fn poll_open_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<Self::SendStream, StreamErrorIncoming>> {
@@ -108,16 +135,16 @@ impl OpenStreams<Bytes> for Opener {
     type SendStream = h3_quinn::SendStream<Bytes>;
 
     fn poll_open_bidi(&mut self, cx: &mut Context<'_>) -> Poll<Result<Self::BidiStream, StreamErrorIncoming>> {
-        let inner = ready!(self.0.poll_open_bidi(cx))?;
-        Poll::Ready(Ok(Bounded { inner, budget: Budget::new(AHEAD_MAX) }))
+        let inner = ready!(self.inner.poll_open_bidi(cx))?;
+        Poll::Ready(Ok(Bounded { inner, budget: Budget::new(AHEAD_MAX, &self.read, ALL_AHEAD_MAX) }))
     }
 
     fn poll_open_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<Self::SendStream, StreamErrorIncoming>> {
-        self.0.poll_open_send(cx)
+        self.inner.poll_open_send(cx)
     }
 
     fn close(&mut self, code: Code, reason: &[u8]) {
-        OpenStreams::<Bytes>::close(&mut self.0, code, reason);
+        OpenStreams::<Bytes>::close(&mut self.inner, code, reason);
     }
 }
 
@@ -177,7 +204,9 @@ impl BidiStream<Bytes> for Bounded<h3_quinn::BidiStream<Bytes>> {
     }
 }
 
-/// Bytes of a request's stream that are read ahead of what was understood: a head of 64 KiB, and what came with it.
+/// Bytes of a request's stream that are read ahead of what was understood: a head of 64 KiB, and what came with it; the same of all requests
+/// of a connection.
 const AHEAD_MAX: usize = 128 << 10;
+const ALL_AHEAD_MAX: usize = 1 << 20;
 /// Bytes of all streams of a connection that carry no requests, for as long as it lasts.
 const CONTROL_MAX: usize = 1 << 20;

@@ -187,6 +187,13 @@ fn asks_for_addresses(policy: &AuthorizationPolicy) -> bool {
 }
 
 impl Service {
+    /// Its loopback address, where it is reached by that on this host.
+    pub fn loopback(&self) -> Option<Ipv4Addr> {
+        self.address
+    }
+}
+
+impl Service {
     /// The port of that number.
     pub fn port(&self, number: u16) -> Option<ServicePort> {
         self.ports.iter().copied().find(|port| port.port == number)

@@ -14,7 +14,7 @@ impl Run {
     pub(super) fn form(&mut self) -> Result<(), Breach> {
         let trust_domain = "mesh.test".parse().expect("a name");
         let deny_by_default = self.setup.mesh.deny_by_default;
-        self.hosts[0].start(Start::Found { trust_domain, deny_by_default });
+        self.hosts[0].start(Start::Found { trust_domain, deny_by_default, unless_done: false });
         let mut wanted: Vec<Vec<String>> = (1..self.hosts.len()).map(|host| self.services_of(host)).collect();
         wanted.sort();
         wanted.dedup();

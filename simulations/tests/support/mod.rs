@@ -41,7 +41,7 @@ impl Stage {
             self.hosts[host].run(runs);
         }
         let trust_domain = "mesh.test".parse().expect("a name");
-        self.hosts[0].start(Start::Found { trust_domain, deny_by_default: false });
+        self.hosts[0].start(Start::Found { trust_domain, deny_by_default: false, unless_done: false });
         let request = TokenRequest { lifetime_s: 3600, uses: 100, services: vec!["*".into()] };
         let line = self.on(0, |node| async move { node.api_create_token(request).await }).expect("a token").line;
         let count = self.hosts.len();

@@ -1,0 +1,70 @@
+//! What the service manager is told (sd_notify(3)): nothing where there is none.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::HostWorld;
+use crate::node::Node;
+
+/// How often it is looked whether the node is ready.
+const READY_INTERVAL: Duration = Duration::from_millis(50);
+/// How often it is told how the node is.
+const STATUS_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a worker may be silent: three of the times at which each says that it lives.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
+
+/// Tells when the node is ready, how it is, and that it lives, which is told no more once a worker hangs.
+pub(crate) async fn tell(node: Arc<Node<HostWorld>>) {
+    let mut ticks = interval(READY_INTERVAL);
+    while !node.is_ready() {
+        ticks.tick().await;
+    }
+    say(&[NotifyState::Ready]);
+    // Twice within the time that is given.
+    let watched = sd_notify::watchdog_enabled().map(|bound| bound / 2);
+    let mut ticks = interval(watched.map_or(STATUS_INTERVAL, |watched| watched.min(STATUS_INTERVAL)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut beats, mut since) = (Vec::new(), Instant::now());
+    let mut told = String::new();
+    loop {
+        ticks.tick().await;
+        let now = node.plane().beats();
+        if now.iter().zip(&beats).all(|(now, before)| now != before) {
+            (beats, since) = (now, Instant::now());
+        }
+        if watched.is_some() && since.elapsed() < SILENCE_MAX {
+            say(&[NotifyState::Watchdog]);
+        }
+        let status = status(&node);
+        if status != told {
+            say(&[NotifyState::Status(&status)]);
+            told = status;
+        }
+    }
+}
+
+/// The node stops, and has so long for it.
+pub(crate) fn stopping(bound: Duration) {
+    let micros = u32::try_from(bound.as_micros()).unwrap_or(u32::MAX);
+    say(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros)]);
+}
+
+fn status(node: &Node<HostWorld>) -> String {
+    let (name, mesh, live) = (node.name(), node.trust_domain(), node.live().len());
+    let nodes = if live == 1 { "1 node" } else { "nodes" };
+    let nodes = if live == 1 { nodes.to_owned() } else { format!("{live} {nodes}") };
+    match &node.problems()[..] {
+        [] => format!("node {name} of {mesh}, {nodes} live; all is well"),
+        [one] => format!("node {name} of {mesh}, {nodes} live; {}", one.text),
+        [first, rest @ ..] => format!("node {name} of {mesh}, {nodes} live; {}; and {} more", first.text, rest.len()),
+    }
+}
+
+fn say(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "the service manager could not be told");
+    }
+}

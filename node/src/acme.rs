@@ -6,10 +6,11 @@ mod client;
 mod order;
 pub(crate) mod wish;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use weft_consensus::status::Role;
 use weft_proto::Index;
 use weft_proto::command::{Command, Outcome, Proposal, ResourceAction, ResourceChange};
@@ -23,6 +24,10 @@ use wish::{Wish, wishes};
 
 /// How often the leader looks.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest text about a failure that is kept, in characters: it is the server's.
+const REASON_MAX: usize = 500;
+/// Shortest time between two orders of a certificate.
+const AGAIN_MIN: Duration = Duration::from_secs(5);
 /// Bound on the log's decision about a change.
 const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bound on an order from its begin to its end.
@@ -32,9 +37,10 @@ const ORDER_TIMEOUT: Duration = Duration::from_secs(300);
 pub(crate) async fn keep<W: World>(node: Arc<Node<W>>) {
     let mut ticks = tokio::time::interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tried: BTreeMap<ResourceKey, Instant> = BTreeMap::new();
     loop {
         ticks.tick().await;
-        if node.raft_status().role != Role::Leader {
+        if node.raft_status().role != Role::Leader || !node.vault.opens() {
             continue;
         }
         let state = node.state();
@@ -45,9 +51,15 @@ pub(crate) async fn keep<W: World>(node: Arc<Node<W>>) {
             tracing::warn!(error, "orders of certificates that nobody wants any more stay for now");
         }
         let now = node.world.now();
-        if let Some(wish) = wishes(&state).into_iter().find(|wish| wish.due().0 <= now) {
+        // Whatever a clock or a server says: one certificate is not ordered again at once.
+        tried.retain(|_, at| at.elapsed() < AGAIN_MIN);
+        let is_due = |wish: &Wish| wish.due().0 <= now && !tried.contains_key(&wish.key);
+        let Some(wish) = wishes(&state).into_iter().find(is_due) else { continue };
+        // A leader that a majority does not follow any more would order again and again what it cannot keep.
+        if node.replica.read_index(DECISION_TIMEOUT).await.is_ok() {
             attend(&node, &wish).await;
         }
+        tried.insert(wish.key, Instant::now());
     }
 }
 
@@ -65,7 +77,7 @@ async fn attend<W: World>(node: &Node<W>, wish: &Wish) {
         certificate: wish.version,
         issuer: wish.issuer,
         state: OrderState::Errored,
-        reason: failed.clone(),
+        reason: failed.chars().take(REASON_MAX).collect(),
         failures: wish.failures() + 1,
         tried: node.world.now(),
         challenges: Vec::new(),

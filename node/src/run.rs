@@ -142,7 +142,8 @@ fn advertised(config: &Config) -> anyhow::Result<SocketAddr> {
 fn claim_ports(config: &Config) -> anyhow::Result<()> {
     TcpListener::bind(config.listen).with_context(|| in_use("--listen", config.listen))?;
     UdpSocket::bind(config.listen).with_context(|| in_use("--listen (UDP)", config.listen))?;
-    for (option, address) in [("--proxy", config.proxy), ("--metrics", config.metrics)] {
+    let dns = if let Dns::At(address) = config.dns { Some(address) } else { None };
+    for (option, address) in [("--proxy", config.proxy), ("--metrics", config.metrics), ("--dns", dns)] {
         if let Some(address) = address {
             TcpListener::bind(address).with_context(|| in_use(option, address))?;
         }

@@ -58,6 +58,11 @@ impl<W: World> Vault<W> {
         self.ask(request((&key.namespace, &key.name), &Values::new())).await
     }
 
+    /// Whether this node holds the authority's key.
+    pub fn opens(&self) -> bool {
+        self.issuer.authority().is_some()
+    }
+
     /// Opens the values of a secret for the mesh's own use, where this node holds the authority's key.
     pub fn open_own(&self, secret: &Resource) -> Result<Values, String> {
         let key = self.issuer.authority().and_then(|authority| key(&authority.secret()));

@@ -157,6 +157,27 @@ async fn callers_come_over_http_3() {
     let (status, ..) = ask(&mut sending, good, &[b'x'; 30]).await.expect("an answer");
     assert_eq!(status, StatusCode::OK);
 
+    // Nor one whose length is said in a way that servers read differently.
+    for said in [&["5, 5"][..], &["abc"], &["+5"], &["0", "100"]] {
+        let mut odd = request("GET", "/web/b");
+        for one in said {
+            odd = odd.header("content-length", *one);
+        }
+        let answer = ask(&mut sending, odd.body(()).unwrap(), b"").await;
+        assert!(answer.as_ref().map_or(true, |answer| answer.0 == StatusCode::BAD_REQUEST), "{said:?}: {answer:?}");
+    }
+
+    // A body of the smallest frames comes through, and no more of it is read ahead than is taken.
+    let mut stream = sending.send_request(request("POST", "/web/small").body(()).unwrap()).await.expect("sent");
+    for _ in 0..20_000 {
+        // The application answers at once, and wants no more of it.
+        if stream.send_data(Bytes::from_static(b"x")).await.is_err() {
+            break;
+        }
+    }
+    let _ = stream.finish().await;
+    assert_eq!(stream.recv_response().await.expect("an answer").status(), StatusCode::OK);
+
     // A head without end is not kept.
     let mut wide = request("GET", "/web/d");
     for n in 0..2000 {
@@ -171,6 +192,16 @@ async fn callers_come_over_http_3() {
         let (sent, why) = flood(&connection, kind).await;
         assert!(sent < 2 << 20 && why.contains("263"), "{kind}: {sent} bytes, {why}");
     }
+
+    // Whoever opens streams and asks nothing on them is sent away.
+    let lost = async {
+        loop {
+            let (mut stream, _answer) = connection.open_bi().await?;
+            let _ = stream.finish();
+        }
+    };
+    let why: Result<(), quinn::ConnectionError> = timeout(BOUND, lost).await.expect("not for ever");
+    assert!(why.is_err());
 
     // Switched off it is off.
     let off =

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::{EXPECT, HOST, MAX_FORWARDS};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, MAX_FORWARDS};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
@@ -75,6 +75,9 @@ pub(crate) fn read(
     {
         return Err(Reject::BadRequest("the only Transfer-Encoding that is passed on is chunked"));
     }
+    if http2 && !is_one_length(&head.headers) {
+        return Err(Reject::BadRequest("Content-Length is given in a way that servers read differently"));
+    }
     let host = host(&head, origin.host, last_host)?;
     let upgrade = match http2 {
         true => Upgrade::in_http2(&mut head, random),
@@ -93,6 +96,19 @@ pub(crate) fn read(
     }
     let http2 = if origin.from_node { seen.http2 } else { http2 };
     Ok(Received { head, host, http2, upgrade, expects, underscores: seen.underscores, bare })
+}
+
+/// Whether a length is given at most once, and is one (RFC 9110, 8.6): others would go on to servers that read them in their own ways.
+fn is_one_length(headers: &HeaderMap) -> bool {
+    let mut all = headers.get_all(CONTENT_LENGTH).iter();
+    match (all.next(), all.next()) {
+        (None, _) => true,
+        (Some(one), None) => {
+            let text = one.as_bytes();
+            text.iter().all(u8::is_ascii_digit) && one.to_str().is_ok_and(|text| text.parse::<u64>().is_ok())
+        }
+        (Some(_), Some(_)) => false,
+    }
 }
 
 /// Counts this hop of an OPTIONS that says how many it may take (RFC 9110, 7.6.2). What is no number says nothing.

@@ -21,6 +21,8 @@ use weft_proxy::net::Net;
 
 /// Bound on a request with its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bound on a connection to one of its addresses.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest answer: 1 MiB.
 const ANSWER_LENGTH_MAX: usize = 1 << 20;
 
@@ -80,7 +82,11 @@ async fn ask<N: Net>(
     };
     let mut dialled = Err(format!("{host} has no address"));
     for address in addresses {
-        dialled = net.dial((address, port).into()).await.map_err(|error| format!("{address}: {error}"));
+        // One that leads nowhere must not take the time of those behind it.
+        dialled = match timeout(DIAL_TIMEOUT, net.dial((address, port).into())).await {
+            Ok(dialled) => dialled.map_err(|error| format!("{address}: {error}")),
+            Err(_) => Err(format!("{address}: no connection within {DIAL_TIMEOUT:?}")),
+        };
         if dialled.is_ok() {
             break;
         }

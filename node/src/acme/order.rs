@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use instant_acme::{AuthorizationStatus, Identifier, NewOrder, OrderStatus, RetryPolicy};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, RsaKeySize};
 use weft_proto::command::ResourceAction;
+use weft_proto::kinds::Spec;
 use weft_proto::kinds::certificate::{KeyAlgorithm, RotationPolicy};
 use weft_proto::kinds::issuer::{Acme, ChallengeType};
 use weft_proto::kinds::order::{Challenge, Order, OrderState};
@@ -15,7 +16,7 @@ use weft_proto::kinds::secret::{Credential, Secret};
 use weft_proxy::tls::{check_credential, credential_names};
 
 use super::account::{account, issuer, sealed, value};
-use super::wish::{CERTIFICATE_NAME, ISSUER_KIND, ISSUER_NAME, Wish};
+use super::wish::{CERTIFICATE_NAME, ISSUER_KIND, ISSUER_NAME, Wish, beside};
 use super::{change, delete, put};
 use crate::node::Node;
 use crate::vault::Values;
@@ -32,6 +33,11 @@ pub(super) async fn order<W: World>(node: &Node<W>, wish: &Wish) -> Result<(), S
     let state = node.state();
     let from = wish.spec.issuer(&wish.key.namespace);
     let acme = issuer(&state, &from)?;
+    let bound = acme.external_account_binding.as_ref().map(|external| &external.key_secret_ref);
+    let mut accounts = [Some(&acme.private_key_secret_ref), bound].into_iter().flatten();
+    if accounts.any(|own| beside(&from, &Secret::KIND, &own.name) == wish.secret_key()) {
+        return Err(format!("{} is that of the issuer's account: name another secretName", wish.secret_key()));
+    }
     let account = account(node, &from, &acme).await?;
     let told = |error: instant_acme::Error| format!("{}: {error}", acme.server);
     let names: Vec<Identifier> = wish.spec.names().into_iter().map(Identifier::Dns).collect();

@@ -26,6 +26,8 @@ pub(crate) struct Wish {
     /// The version of its issuer; 0 where there is none.
     pub(crate) issuer: Index,
     pub(crate) spec: Certificate,
+    /// Another one that has its Secret.
+    pub(crate) rival: Option<String>,
     /// What there is of it.
     held: Option<Held>,
     /// The last order of it, where that is not done.
@@ -42,7 +44,16 @@ struct Held {
 /// Every certificate that is wanted.
 pub(crate) fn wishes(state: &State) -> Vec<Wish> {
     let all = state.resources.values().filter(|one| one.key.kind == Certificate::KIND.key());
-    all.filter_map(|one| Wish::new(state, &one.key, Certificate::of(one).ok()?)).collect()
+    let mut wishes: Vec<Wish> = all.filter_map(|one| Wish::new(state, &one.key, Certificate::of(one).ok()?)).collect();
+    // Of several that want the same Secret the first has it: they would put theirs in its place without end.
+    let mut owners: BTreeMap<ResourceKey, String> = BTreeMap::new();
+    for wish in &mut wishes {
+        match owners.get(&wish.secret_key()) {
+            Some(owner) => wish.rival = Some(owner.clone()),
+            None => drop(owners.insert(wish.secret_key(), wish.key.name.clone())),
+        }
+    }
+    wishes
 }
 
 /// Orders of certificates that are wanted no more.
@@ -53,7 +64,7 @@ pub(super) fn left_over(state: &State) -> Vec<ResourceKey> {
 }
 
 impl Wish {
-    pub(crate) fn new(state: &State, key: &ResourceKey, spec: Certificate) -> Option<Self> {
+    fn new(state: &State, key: &ResourceKey, spec: Certificate) -> Option<Self> {
         let version = state.resources.get(key)?.version;
         let secret = state.resources.get(&beside(key, &Secret::KIND, &spec.secret_name));
         let held = secret.and_then(|one| {
@@ -70,7 +81,7 @@ impl Wish {
         // What failed before something else was said says nothing now.
         let same = |order: &Order| (order.certificate, order.issuer) == (version, issuer);
         let order = order.and_then(|one| Order::of(one).ok()).filter(same);
-        Some(Self { key: key.clone(), version, issuer, spec, held, order })
+        Some(Self { key: key.clone(), version, issuer, spec, rival: None, held, order })
     }
 
     /// When it is to be ordered, and why then.
@@ -86,7 +97,7 @@ impl Wish {
 
     /// Whether there is one as it is wanted.
     pub(crate) fn is_met(&self) -> bool {
-        self.needed().0 > 0
+        self.rival.is_none() && self.needed().0 > 0
     }
 
     /// How often in a row it could not be ordered.
@@ -94,12 +105,21 @@ impl Wish {
         self.order.as_ref().map_or(0, |order| order.failures)
     }
 
+    /// Whether there is none as it is wanted, or it is to be renewed by now.
+    pub(crate) fn is_wanted(&self, now: UnixMillis) -> bool {
+        self.rival.is_none() && self.needed().0 <= now
+    }
+
     fn needed(&self) -> (UnixMillis, &'static str) {
+        if self.rival.is_some() {
+            return (UnixMillis::MAX, "another one has its Secret");
+        }
         let Some(held) = &self.held else { return (0, "there is none") };
         let Some(life) = held.life else { return (0, "what there is cannot be read") };
         let issuer = &self.spec.issuer_ref;
-        if held.names != self.spec.names() {
-            return (0, "it is for other names");
+        // Some servers add names of their own.
+        if !held.names.is_superset(&self.spec.names()) {
+            return (0, "it is not for all names");
         }
         if held.issuer != [Some(issuer.name.clone()), Some(issuer.kind.clone())] {
             return (0, "it is of another issuer");
@@ -141,6 +161,7 @@ mod tests {
             version: 7,
             issuer: 3,
             spec: serde_json::from_str(text).expect("reads"),
+            rival: None,
             held: Some(held),
             order: None,
         }
@@ -151,7 +172,7 @@ mod tests {
         let fresh = wish(&["a.example", "b.example"]);
         assert_eq!(fresh.due(), (61 * DAY, "it ends"));
         assert!(fresh.is_met());
-        assert_eq!(wish(&["a.example"]).due(), (0, "it is for other names"));
+        assert_eq!(wish(&["a.example"]).due(), (0, "it is not for all names"));
         assert_eq!(Wish { held: None, ..fresh.clone() }.due(), (0, "there is none"));
         let mut other = fresh.clone();
         other.spec.issuer_ref.kind = "ClusterIssuer".into();

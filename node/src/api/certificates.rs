@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use weft_consensus::state::State;
 use weft_proto::UnixMillis;
 use weft_proto::kinds::Spec;
-use weft_proto::kinds::certificate::Certificate as Ordered;
 use weft_proto::kinds::secret::Secret;
 use weft_proto::resource::Resource;
 use weft_proxy::tls::{self, credential_names, credential_validity};
@@ -59,13 +58,19 @@ fn of_secret(one: &Arc<Resource>, wishes: &[Wish]) -> Option<Certificate> {
 
 /// Adds how a certificate stands that the mesh orders, in cert-manager's words.
 pub(super) fn standing(status: &mut Value, (state, resource): (&State, &Resource), now: UnixMillis) {
-    let wish = Ordered::of(resource).ok().and_then(|spec| Wish::new(state, &resource.key, spec));
-    let Some(wish) = wish else { return };
+    let Some(wish) = wishes(state).into_iter().find(|wish| wish.key == resource.key) else { return };
     let (met, (due, why)) = (wish.is_met(), wish.due());
     let (status_of, reason, message) = match (wish.ends(), &wish.order) {
         (Some(end), None) if met && end > now => ("True", "Ready", "it is up to date and has not ended".to_owned()),
+        (Some(end), Some(order)) if met && end > now && order.failures == 0 => {
+            ("True", "Ready", "it has not ended, and is being renewed".to_owned())
+        }
         (Some(end), Some(order)) if met && end > now => {
             ("True", "Ready", format!("renewing it fails: {}", order.reason))
+        }
+        _ if wish.rival.is_some() => {
+            let owner = wish.rival.as_deref().unwrap_or_default();
+            ("False", "Conflict", format!("its secretName is that of Certificate {owner}"))
         }
         (_, Some(order)) if order.failures > 0 => ("False", "Failed", order.reason.clone()),
         _ => ("False", "Issuing", format!("it is ordered, since {why}")),
@@ -88,9 +93,16 @@ pub(super) fn standing(status: &mut Value, (state, resource): (&State, &Resource
 }
 
 /// What could not be ordered or renewed.
-pub(super) fn failing(state: &State) -> Vec<String> {
-    let failing = wishes(state).into_iter().filter(|wish| wish.failures() > 0);
+pub(super) fn failing(state: &State, now: UnixMillis) -> Vec<String> {
+    let amiss = |wish: &Wish| wish.rival.is_some() || (wish.failures() > 0 && wish.is_wanted(now));
+    let failing = wishes(state).into_iter().filter(amiss);
     let text = |wish: Wish| {
+        if let Some(owner) = &wish.rival {
+            return format!(
+                "{} is not ordered, since its secretName is that of Certificate {owner}: give it another",
+                wish.key
+            );
+        }
         let (reason, failures) =
             (wish.order.as_ref().map(|order| order.reason.clone()).unwrap_or_default(), wish.failures());
         let what = if wish.is_met() { "renewed" } else { "ordered" };

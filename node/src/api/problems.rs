@@ -68,7 +68,8 @@ impl<W: World> Node<W> {
         problems.extend(unreached(&self.plane.unreached(), &live));
         problems.extend(behind(&status));
         problems.extend(certificates(*self.expires.borrow(), self.world.now()));
-        problems.extend(failing(&state).into_iter().map(|text| Problem { kind: "certificate", text }));
+        problems
+            .extend(failing(&state, self.world.now()).into_iter().map(|text| Problem { kind: "certificate", text }));
         let offsets = self.book.offsets().into_iter().filter(|(name, _)| live.contains_key(name)).collect();
         problems.extend(clocks(&offsets));
         problems

@@ -10,6 +10,7 @@ use clap::Args;
 use nix::unistd::User;
 use weft_proto::identity::{NodeName, TrustDomain};
 
+use super::file::File;
 use super::host::HostOptions;
 use super::kept::{self, BEGIN, Said};
 use super::start::read_line;
@@ -36,8 +37,9 @@ pub(super) struct Init {
     /// Name of the node [default: the host name's first label]
     #[arg(long)]
     name: Option<NodeName>,
+    /// Read from the arguments with what was said before.
     #[command(flatten)]
-    host: HostOptions,
+    _host: HostOptions,
 }
 
 #[derive(Debug, Args)]
@@ -47,8 +49,9 @@ pub(super) struct Join {
     /// Name of the node [default: the host name's first label]
     #[arg(long)]
     name: Option<NodeName>,
+    /// Read from the arguments with what was said before.
     #[command(flatten)]
-    host: HostOptions,
+    _host: HostOptions,
 }
 
 impl Init {
@@ -57,7 +60,7 @@ impl Init {
         if self.deny_by_default {
             words.push("--deny-by-default".into());
         }
-        start(data_dir, words, self.name, &self.host)
+        start(data_dir, words, self.name)
     }
 }
 
@@ -73,12 +76,12 @@ impl Join {
             Some(line) => line.to_owned(),
         };
         crate::join::read_line(line.trim()).map_err(|error| Stopped::usage(error.to_string()))?;
-        start(data_dir, vec!["--join".into(), line.trim().to_owned()], self.name, &self.host)
+        start(data_dir, vec!["--join".into(), line.trim().to_owned()], self.name)
     }
 }
 
 /// Leaves what the unit is to begin with, and starts it, now and at every boot.
-fn start(data_dir: &Path, mut words: Vec<String>, name: Option<NodeName>, host: &HostOptions) -> Ended {
+fn start(data_dir: &Path, mut words: Vec<String>, name: Option<NodeName>) -> Ended {
     words.extend(name.into_iter().flat_map(|name| ["--name".to_owned(), name.to_string()]));
     let user = unit_user()?;
     if data_dir.join("store").exists() && !data_dir.join(BEGIN).exists() {
@@ -88,7 +91,10 @@ fn start(data_dir: &Path, mut words: Vec<String>, name: Option<NodeName>, host: 
              then remove {shown}"
         )));
     }
-    let said = kept::with_former(data_dir, kept::given(std::env::args()))?;
+    let given = kept::given(std::env::args());
+    let said = kept::with_former(data_dir, given.clone())?;
+    let file = File::read(None, data_dir)?;
+    let host = &HostOptions::of(&kept::joined(&kept::joined(&said, &file.said()), &given))?;
     let written = leave(data_dir, &words, &said, &user).and_then(|()| capabilities(host));
     written.map_err(|(path, error)| Stopped::failed(format!("{path}: {error}")))?;
     route_names(host)?;
@@ -147,9 +153,11 @@ fn route_names(host: &HostOptions) -> Result<(), Stopped> {
         Dns::At(address) => Some(address),
     };
     let path = Path::new(RESOLVED);
-    let active = Command::new("systemctl").args(["--quiet", "is-active", "systemd-resolved.service"]).status();
-    let Some(address) = address.filter(|_| active.is_ok_and(|status| status.success())) else {
-        let _ = fs::remove_file(path);
+    let Some(address) = address.filter(|_| asks_others()) else {
+        if path.exists() {
+            fs::remove_file(path).map_err(|error| Stopped::failed(format!("{RESOLVED}: {error}")))?;
+            systemctl(&["try-restart", "systemd-resolved.service"])?;
+        }
         return Ok(());
     };
     let text = format!(
@@ -160,6 +168,22 @@ fn route_names(host: &HostOptions) -> Result<(), Stopped> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o644))
         .map_err(|error| Stopped::failed(format!("{RESOLVED}: {error}")))?;
     systemctl(&["restart", "systemd-resolved.service"])
+}
+
+/// Whether systemd-resolved runs and has others to ask for other names once it asks the node for ours: servers of a link, or none anywhere.
+/// Servers of the whole host it would not tell apart from the node, and those that it falls back to it would forget.
+fn asks_others() -> bool {
+    let ask = |arguments: &[&str]| {
+        let output = Command::new("resolvectl").args(arguments).output().ok().filter(|output| output.status.success());
+        output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (Some(servers), Some(status)) = (ask(&["dns"]), ask(&["status"])) else { return false };
+    let named = |line: &str| line.split_once(": ").map(|(_, servers)| servers.trim().to_owned()).unwrap_or_default();
+    let global = servers.lines().filter(|line| line.starts_with("Global")).map(named).collect::<String>();
+    let own = fs::read_to_string(RESOLVED).unwrap_or_default();
+    let others = global.split_whitespace().any(|server| !own.contains(server));
+    let links = servers.lines().any(|line| line.starts_with("Link") && !named(line).is_empty());
+    !others && (links || !status.contains("Fallback DNS Servers"))
 }
 
 /// Whom the unit runs as.

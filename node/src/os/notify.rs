@@ -38,7 +38,8 @@ pub(crate) async fn tell(node: Arc<Node<HostWorld>>) {
         if watched.is_some() && since.elapsed() < SILENCE_MAX {
             say(&[NotifyState::Watchdog]);
         }
-        let status = status(&node);
+        // A line to the manager is an assignment, and texts of problems hold what others have said.
+        let status: String = status(&node).chars().map(|one| if one.is_control() { ' ' } else { one }).collect();
         if status != told {
             say(&[NotifyState::Status(&status)]);
             told = status;

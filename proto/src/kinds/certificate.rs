@@ -153,8 +153,8 @@ impl Certificate {
             (None, Some(percent)) => life * u64::from(percent) / 100,
             (None, None) => life / 3,
         };
-        // One that lives shorter than that would be renewed without end.
-        end.saturating_sub(if before < life { before } else { life / 3 })
+        // One that lives shorter than that, or that begins before it is made, would be renewed without end.
+        end.saturating_sub(if before < life { before.min(life - life / 3) } else { life / 3 })
     }
 }
 
@@ -247,7 +247,8 @@ mod tests {
         assert_eq!(of("").renewal(life), 61 * day);
         assert_eq!(of(r#", "renewBefore": "240h""#).renewal(life), 81 * day);
         assert_eq!(of(r#", "renewBeforePercentage": 50"#).renewal(life), 46 * day);
-        // Before it has begun.
+        // Never in the first third, and not before it has begun.
+        assert_eq!(of(r#", "renewBefore": "2159h30m""#).renewal(life), 31 * day);
         assert_eq!(of(r#", "renewBefore": "2400h""#).renewal(life), 61 * day);
     }
 }

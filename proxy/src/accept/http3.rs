@@ -3,13 +3,15 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use http::{Method, Request, Response};
 use http_body::Body as HttpBody;
+use http_body_util::BodyExt;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::time::timeout;
@@ -74,9 +76,10 @@ pub(crate) fn bind<N: Net>(core: &Core<N>, address: SocketAddr, number: u16) -> 
 
 async fn serve<N: Net>(core: Arc<Core<N>>, arriving: Arriving, (address, number): (SocketAddr, u16)) {
     let theirs = arriving.from();
-    let taken = core.shared.room.take(|| Owner::Address(theirs.ip().to_canonical()));
-    let Some(taken) = taken else { return arriving.refuse() };
     let Some(shaken) = arriving.shake().await else { return };
+    // Before that anybody may be called the sender.
+    let taken = core.shared.room.take(|| Owner::Address(theirs.ip().to_canonical()));
+    let Some(taken) = taken else { return shaken.refuse() };
     let name = shaken.server_name.clone();
     let listener = port(&core.shared, number).and_then(|port| Some(port.secure(&name)?.0.clone()));
     let Some(listener) = listener else { return };
@@ -92,6 +95,7 @@ async fn requests<N: Net>(connection: Arc<Connection<N>>, shaken: Shaken) {
     let Some(mut http3) = shaken.begin().await else { return };
     let mut draining = connection.core.shared.draining.subscribe();
     let mut leaving = false;
+    let lost = Arc::new(AtomicUsize::new(0));
     loop {
         let arrived = tokio::select! {
             biased;
@@ -105,10 +109,16 @@ async fn requests<N: Net>(connection: Arc<Connection<N>>, shaken: Shaken) {
             }
             Some(None) => return,
             Some(Some(unread)) => {
-                let (connection, aside) = (connection.clone(), aside.clone());
+                let (connection, aside, lost) = (connection.clone(), aside.clone(), lost.clone());
                 tokio::spawn(async move {
                     let read = timeout(HEAD_TIMEOUT, unread.read()).await;
-                    let Ok(Ok((request, receiver, sender))) = read else { return };
+                    let Ok(Ok((request, receiver, sender))) = read else {
+                        // The library remembers each for as long as the connection lasts.
+                        if lost.fetch_add(1, Ordering::Relaxed) >= LOST_MAX {
+                            aside.close();
+                        }
+                        return;
+                    };
                     if let Err(error) = exchange(connection, aside, request, (receiver, sender)).await {
                         tracing::trace!(%error, "a response was not sent in full");
                     }
@@ -127,7 +137,7 @@ async fn exchange<N: Net>(
 ) -> Result<(), Http3Error> {
     if request.method() == Method::CONNECT {
         let response = refusal::response(&Reject::Method, request.version(), false, false);
-        return send(sender, response).await;
+        return send(sender, response, &aside).await;
     }
     let core = &connection.core;
     let place = core.enter();
@@ -159,7 +169,7 @@ async fn exchange<N: Net>(
             }
         }
     };
-    send(sender, outcome.response).await
+    send(sender, outcome.response, &aside).await
 }
 
 /// What is sent as an answer.
@@ -168,10 +178,17 @@ impl AnswerTo for Tracked {}
 impl AnswerTo for AnswerBody {}
 
 /// Sends an answer. Given up before its end it is reset.
-async fn send(mut sender: Http3Sender, response: Response<impl AnswerTo>) -> Result<(), Http3Error> {
+async fn send(mut sender: Http3Sender, response: Response<impl AnswerTo>, aside: &QuicLink) -> Result<(), Http3Error> {
     let (parts, mut body) = response.into_parts();
     sender.head(Response::from_parts(parts, ())).await?;
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = body.frame() => next,
+            // The caller is gone.
+            () = aside.closed() => return Ok(()),
+        };
+        let Some(frame) = next else { break };
         let Ok(frame) = frame else { return Ok(()) };
         match frame.into_data() {
             Ok(data) if data.is_empty() => {}
@@ -186,5 +203,7 @@ async fn send(mut sender: Http3Sender, response: Response<impl AnswerTo>) -> Res
     sender.end().await
 }
 
+/// Streams that bring no head in time, or none at all, after which a connection is given up.
+const LOST_MAX: usize = 100;
 /// Bound on a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);

@@ -2,7 +2,7 @@
 //! long it says that it is.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -41,6 +41,8 @@ pub(super) struct Budget(Arc<Read>);
 
 #[derive(Debug)]
 struct Read {
+    /// Whether nothing more is to be read for now: the library reads before it looks at what it has.
+    paused: AtomicBool,
     own: AtomicUsize,
     own_max: usize,
     /// Those of all streams that it is counted with.
@@ -50,12 +52,23 @@ struct Read {
 
 impl Budget {
     fn new(own_max: usize, all: &Arc<AtomicUsize>, all_max: usize) -> Self {
-        Self(Arc::new(Read { own: AtomicUsize::new(0), own_max, all: all.clone(), all_max }))
+        Self(Arc::new(Read {
+            paused: AtomicBool::new(false),
+            own: AtomicUsize::new(0),
+            own_max,
+            all: all.clone(),
+            all_max,
+        }))
     }
 
     /// Something was handed out, so all before it was understood.
     pub(super) fn renew(&self) {
         self.0.forget();
+    }
+
+    /// Lets the library look at what it has, without reading more, or read on.
+    pub(super) fn pause(&self, paused: bool) {
+        self.0.paused.store(paused, Ordering::Relaxed);
     }
 
     fn takes(&self, length: usize) -> bool {
@@ -152,6 +165,9 @@ impl<S: RecvStream<Buf = Bytes>> RecvStream for Bounded<S> {
     type Buf = Bytes;
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
+        if self.budget.0.paused.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
         let data = ready!(self.inner.poll_data(cx))?;
         let length = data.as_ref().map_or(0, Bytes::len);
         match self.budget.takes(length) {

@@ -81,11 +81,6 @@ impl Arriving {
         self.0.remote_address()
     }
 
-    /// Tells the caller to go.
-    pub(crate) fn refuse(self) {
-        self.0.refuse();
-    }
-
     /// Completes the handshake within a bound; none where it fails.
     pub(crate) async fn shake(self) -> Option<Shaken> {
         let connection = timeout(HANDSHAKE_TIMEOUT, self.0).await.ok()?.ok()?;
@@ -104,6 +99,11 @@ impl Shaken {
     /// The connection, to look at from aside.
     pub(crate) fn aside(&self) -> QuicLink {
         QuicLink::new(self.connection.clone())
+    }
+
+    /// Tells the caller to go.
+    pub(crate) fn refuse(self) {
+        self.connection.close(quinn::VarInt::from_u32(EXCESSIVE_LOAD), b"");
     }
 
     /// Begins to take requests.
@@ -166,11 +166,22 @@ impl Http3Receiver {
         Poll::Ready(Ok(()))
     }
 
+    /// The next bytes, of what has been read before anything else is.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, h3::error::StreamError>> {
+        let whole = |data: Option<_>| data.map(|mut data| copied(&mut data));
+        self.budget.pause(true);
+        let held = self.stream.poll_recv_data(cx).map_ok(whole);
+        self.budget.pause(false);
+        match held {
+            Poll::Ready(held) => Poll::Ready(held),
+            Poll::Pending => self.stream.poll_recv_data(cx).map_ok(whole),
+        }
+    }
+
     /// The next bytes; none at their end.
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Http3Error>> {
-        let data = ready!(self.stream.poll_recv_data(cx))?;
+        let data = ready!(self.poll_held(cx))?;
         self.budget.renew();
-        let data = data.map(|mut data| data.copy_to_bytes(data.remaining()));
         match (&mut self.left, &data) {
             (Some(left), Some(data)) => {
                 *left = left.checked_sub(data.len() as u64).ok_or(Http3Error::Length)?;
@@ -251,6 +262,10 @@ impl fmt::Debug for Http3Receiver {
     }
 }
 
+fn copied(data: &mut impl Buf) -> Bytes {
+    data.copy_to_bytes(data.remaining())
+}
+
 /// What ends TLS for callers of HTTP/3: certificates are found as each asks.
 pub(super) fn server_config(
     certificates: Arc<dyn rustls::server::ResolvesServerCert>,
@@ -277,6 +292,8 @@ pub(super) fn transport() -> quinn::TransportConfig {
     config
 }
 
+/// H3_EXCESSIVE_LOAD (RFC 9114, 8.1).
+const EXCESSIVE_LOAD: u32 = 0x107;
 /// Longest header section, in bytes as HTTP/3 counts them; longer ones are answered with 431.
 const FIELD_SECTION_MAX: u64 = 64 << 10;
 /// Silence after which a connection has ended.

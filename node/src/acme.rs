@@ -13,13 +13,13 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 use weft_consensus::status::Role;
 use weft_proto::Index;
-use weft_proto::command::{Command, Outcome, Proposal, ResourceAction, ResourceChange};
+use weft_proto::command::{Command, ResourceAction, ResourceChange};
+use weft_proto::kinds::Spec;
 use weft_proto::kinds::order::{Order, OrderState};
-use weft_proto::kinds::{Kind, Spec};
 use weft_proto::resource::{Resource, ResourceKey};
 
 use crate::node::Node;
-use crate::world::{World, random};
+use crate::world::World;
 use wish::{Wish, wishes};
 
 /// How often the leader looks.
@@ -28,8 +28,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const REASON_MAX: usize = 500;
 /// Shortest time between two orders of a certificate.
 const AGAIN_MIN: Duration = Duration::from_secs(5);
-/// Bound on the log's decision about a change.
-const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bound on the proof that this node leads still.
+const LEADING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bound on an order from its begin to its end.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -56,7 +56,7 @@ pub(crate) async fn keep<W: World>(node: Arc<Node<W>>) {
         let is_due = |wish: &Wish| wish.due().0 <= now && !tried.contains_key(&wish.key);
         let Some(wish) = wishes(&state).into_iter().find(is_due) else { continue };
         // A leader that a majority does not follow any more would order again and again what it cannot keep.
-        if node.replica.read_index(DECISION_TIMEOUT).await.is_ok() {
+        if node.replica.read_index(LEADING_TIMEOUT).await.is_ok() {
             attend(&node, &wish).await;
         }
         tried.insert(wish.key, Instant::now());
@@ -68,21 +68,22 @@ async fn attend<W: World>(node: &Node<W>, wish: &Wish) {
     let (key, why) = (&wish.key, wish.due().1);
     tracing::info!(certificate = %key, why, "a certificate is ordered");
     let ordered = tokio::time::timeout(ORDER_TIMEOUT, order::order(node, wish)).await;
-    let failed = match ordered {
+    let reason: String = match ordered {
         Ok(Ok(())) => return tracing::info!(certificate = %key, "a certificate has been issued"),
-        Ok(Err(error)) => error,
+        Ok(Err(error)) => error.chars().take(REASON_MAX).collect(),
         Err(_) => format!("it took longer than {} s", ORDER_TIMEOUT.as_secs()),
     };
     let order = Order {
         certificate: wish.version,
         issuer: wish.issuer,
         state: OrderState::Errored,
-        reason: failed.chars().take(REASON_MAX).collect(),
+        reason,
         failures: wish.failures() + 1,
         tried: node.world.now(),
         challenges: Vec::new(),
     };
-    tracing::warn!(certificate = %key, error = failed, failures = order.failures, "a certificate could not be ordered");
+    let (error, failures) = (&order.reason, order.failures);
+    tracing::warn!(certificate = %key, error, failures, "a certificate could not be ordered");
     if let Err(error) = change(node, vec![put(wish.order_key(), &order)]).await {
         tracing::warn!(certificate = %key, error, "nor could that be said to others");
     }
@@ -90,13 +91,8 @@ async fn attend<W: World>(node: &Node<W>, wish: &Wish) {
 
 /// Changes documents: all or none.
 async fn change<W: World>(node: &Node<W>, changes: Vec<ResourceChange>) -> Result<Index, String> {
-    let command = Command::ChangeResources(changes);
-    let proposal = Proposal { key: random(&node.world), at: node.world.now(), command };
-    match node.replica.propose(proposal, DECISION_TIMEOUT).await {
-        Ok((_, Outcome::Refused(refusal))) => Err(refusal.detail),
-        Ok((index, _)) => Ok(index),
-        Err(error) => Err(error.to_string()),
-    }
+    let decided = node.decide(Command::ChangeResources(changes)).await;
+    decided.map(|(index, _)| index).map_err(|failure| failure.error.message)
 }
 
 fn delete(key: ResourceKey) -> ResourceChange {
@@ -104,17 +100,14 @@ fn delete(key: ResourceKey) -> ResourceChange {
 }
 
 fn put<S: Spec + serde::Serialize>(key: ResourceKey, spec: &S) -> ResourceChange {
-    ResourceChange { action: ResourceAction::Put(document(key, &S::KIND, spec)), expected: None }
-}
-
-fn document(key: ResourceKey, kind: &Kind, spec: &impl serde::Serialize) -> Resource {
-    Resource {
+    let resource = Resource {
         key,
-        api_version: kind.api_versions().next().unwrap_or_default(),
-        labels: Default::default(),
-        annotations: Default::default(),
+        api_version: S::KIND.api_versions().next().unwrap_or_default(),
+        labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
         spec: serde_json::to_value(spec).unwrap_or_default().to_string(),
         created: 0,
         version: 0,
-    }
+    };
+    ResourceChange { action: ResourceAction::Put(resource), expected: None }
 }

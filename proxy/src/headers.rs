@@ -26,6 +26,7 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 pub(crate) struct Seen {
     pub(crate) hosts: u8,
     pub(crate) encodings: u8,
+    pub(crate) lengths: u8,
     pub(crate) upgrade: bool,
     pub(crate) trace: bool,
     /// The other node's word that the application spoke HTTP/2.
@@ -53,6 +54,7 @@ pub(crate) fn look(headers: &HeaderMap) -> Seen {
             "te" => seen.te = true,
             "expect" => seen.expects |= value.as_bytes().eq_ignore_ascii_case(b"100-continue"),
             "transfer-encoding" => seen.encodings = seen.encodings.saturating_add(1),
+            "content-length" => seen.lengths = seen.lengths.saturating_add(1),
             "keep-alive" | "proxy-connection" | "proxy-authorization" | "proxy-authenticate" | "http2-settings" => {
                 seen.hop = true;
             }

@@ -108,7 +108,7 @@ impl<N: Net> Plane<N> {
                 service.name
             ))
         });
-        let known = self.problems.lock().values().cloned().collect::<Vec<_>>().into_iter();
+        let known = self.problems.lock().clone().into_iter();
         known.chain(self.shared.room.problem()).chain(slow).chain(table.gateways.problems()).collect()
     }
 

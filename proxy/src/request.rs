@@ -75,7 +75,7 @@ pub(crate) fn read(
     {
         return Err(Reject::BadRequest("the only Transfer-Encoding that is passed on is chunked"));
     }
-    if http2 && !is_one_length(&head.headers) {
+    if http2 && (seen.lengths > 1 || (seen.lengths == 1 && !is_length(&head.headers[CONTENT_LENGTH]))) {
         return Err(Reject::BadRequest("Content-Length is given in a way that servers read differently"));
     }
     let host = host(&head, origin.host, last_host)?;
@@ -98,17 +98,10 @@ pub(crate) fn read(
     Ok(Received { head, host, http2, upgrade, expects, underscores: seen.underscores, bare })
 }
 
-/// Whether a length is given at most once, and is one (RFC 9110, 8.6): others would go on to servers that read them in their own ways.
-fn is_one_length(headers: &HeaderMap) -> bool {
-    let mut all = headers.get_all(CONTENT_LENGTH).iter();
-    match (all.next(), all.next()) {
-        (None, _) => true,
-        (Some(one), None) => {
-            let text = one.as_bytes();
-            text.iter().all(u8::is_ascii_digit) && one.to_str().is_ok_and(|text| text.parse::<u64>().is_ok())
-        }
-        (Some(_), Some(_)) => false,
-    }
+/// Whether it is a length (RFC 9110, 8.6): others would go on to servers that read them in their own ways.
+fn is_length(value: &HeaderValue) -> bool {
+    let digits = value.as_bytes().iter().all(u8::is_ascii_digit);
+    digits && value.to_str().is_ok_and(|text| text.parse::<u64>().is_ok())
 }
 
 /// Counts this hop of an OPTIONS that says how many it may take (RFC 9110, 7.6.2). What is no number says nothing.

@@ -1,6 +1,5 @@
 //! What the cores of a node share: read without a lock on the path of an exchange.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -66,8 +65,8 @@ pub enum Handover<N: Net> {
     },
 }
 
-/// What cannot be listened on, by address, and why.
-pub(crate) type Problems = Mutex<BTreeMap<SocketAddr, String>>;
+/// What cannot be listened on, and why.
+pub(crate) type Problems = Mutex<Vec<String>>;
 
 /// What the cores share.
 pub(crate) struct Shared<N: Net> {

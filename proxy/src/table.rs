@@ -272,14 +272,17 @@ impl Table {
 
     /// Whether what stands before a port of gateways says who calls.
     pub(crate) fn is_introduced(&self, port: u16) -> bool {
-        let gateway = self.gateways.behind(port).and_then(|gateway| self.service(gateway));
-        gateway.is_some_and(|service| service.settings.introduced)
+        self.gate(port).is_some_and(|settings| settings.introduced)
     }
 
     /// Whether HTTP/3 is spoken at a port of gateways, where HTTPS is: its gateway asks for it, and nothing stands before that.
     pub(crate) fn speaks_http3(&self, port: u16) -> bool {
-        let gateway = self.gateways.behind(port).and_then(|gateway| self.service(gateway));
-        gateway.is_some_and(|service| service.settings.http3 && !service.settings.introduced)
+        self.gate(port).is_some_and(|settings| settings.http3 && !settings.introduced)
+    }
+
+    /// What is set for the gateway that a port is of.
+    fn gate(&self, port: u16) -> Option<&Settings> {
+        self.gateways.behind(port).and_then(|gateway| self.service(gateway)).map(|service| &service.settings)
     }
 
     /// Every service, by name.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use crate::accept::links;
-use crate::accept::listeners::{Listeners, wanted};
+use crate::accept::listeners::Listeners;
 use crate::core::Core;
 use crate::net::Net;
 use crate::quic::QuicServer;
@@ -45,8 +45,7 @@ pub(crate) async fn run<N: Net>(core: Arc<Core<N>>, problems: &Problems) {
 /// Brings listeners and open exchanges in step with the newest table.
 fn take_up<N: Net>(core: &Arc<Core<N>>, listeners: &mut Listeners, problems: &Problems) {
     let table = core.shared.table.load_full();
-    let mut found = listeners.update_quic(core, &table);
-    found.extend(listeners.update(core, &wanted(&core.shared.settings, &table)));
+    let found = listeners.update(core, &table);
     if core.place.core == 0 {
         *problems.lock() = found;
     }

@@ -7,7 +7,7 @@ use rcgen::KeyPair;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
 use weft_consensus::state::State;
-use weft_proto::command::{ResourceAction, ResourceChange};
+use weft_proto::command::ResourceChange;
 use weft_proto::kinds::issuer::{Acme, ClusterIssuer, Issuer};
 use weft_proto::kinds::secret::Secret;
 use weft_proto::kinds::{Spec, from_base64};
@@ -15,7 +15,7 @@ use weft_proto::resource::{Resource, ResourceKey};
 
 use super::client::Client;
 use super::wish::beside;
-use super::{change, document};
+use super::{change, put};
 use crate::credentials::system_authorities;
 use crate::node::Node;
 use crate::vault::Values;
@@ -79,9 +79,10 @@ fn external<W: World>(
     let secret = state.resources.get(&key).ok_or_else(|| format!("there is no {key}"))?;
     let name = if external.key_secret_ref.key.is_empty() { EXTERNAL_KEY } else { &external.key_secret_ref.key };
     let text = value(node, secret, name)?;
-    let text =
-        text.trim_ascii().strip_suffix(b"==").or(text.trim_ascii().strip_suffix(b"=")).unwrap_or(text.trim_ascii());
-    let raw = URL_SAFE_NO_PAD.decode(text).map_err(|_| format!("{key}: {name} is not base64url"))?;
+    let text = String::from_utf8_lossy(&text);
+    let raw = URL_SAFE_NO_PAD
+        .decode(text.trim().trim_end_matches('='))
+        .map_err(|_| format!("{key}: {name} is not base64url"))?;
     Ok(Some(ExternalAccountKey::new(external.key_id.clone(), &raw)))
 }
 
@@ -99,6 +100,5 @@ pub(super) async fn sealed<W: World>(
     values: &Values,
 ) -> Result<ResourceChange, String> {
     let boxes = node.vault.seal((&key.namespace, &key.name), values).await?;
-    let resource = document(key, &Secret::KIND, &secret.clone().kept(boxes));
-    Ok(ResourceChange { action: ResourceAction::Put(resource), expected: None })
+    Ok(put(key, &secret.clone().kept(boxes)))
 }

@@ -272,7 +272,8 @@ impl<W: World> Node<W> {
         }
     }
 
-    pub(super) async fn decide(&self, command: Command) -> Answered<(Index, Outcome)> {
+    /// Proposes a command; answers where it was applied and what came of it.
+    pub(crate) async fn decide(&self, command: Command) -> Answered<(Index, Outcome)> {
         let proposal = Proposal { key: random(&self.world), at: self.world.now(), command };
         match self.replica.propose(proposal, DECISION_TIMEOUT).await? {
             (_, Outcome::Refused(refusal)) => Err(refused(refusal.reason, refusal.detail)),

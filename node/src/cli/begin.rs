@@ -91,13 +91,10 @@ fn start(data_dir: &Path, mut words: Vec<String>, name: Option<NodeName>) -> End
              then remove {shown}"
         )));
     }
-    let given = kept::given(std::env::args());
-    let said = kept::with_former(data_dir, given.clone())?;
-    let file = File::read(None, data_dir)?;
-    let host = &HostOptions::of(&kept::joined(&kept::joined(&said, &file.said()), &given))?;
-    let written = leave(data_dir, &words, &said, &user).and_then(|()| capabilities(host));
-    written.map_err(|(path, error)| Stopped::failed(format!("{path}: {error}")))?;
-    route_names(host)?;
+    let (host, said) = HostOptions::in_force(data_dir, &File::read(None, data_dir)?)?;
+    let written = leave(data_dir, &words, &said, &user).and_then(|()| capabilities(&host));
+    written.map_err(stopped)?;
+    route_names(&host)?;
     systemctl(&["daemon-reload"])?;
     systemctl(&["enable", UNIT])?;
     systemctl(&["restart", UNIT]).map_err(|stopped| {
@@ -109,6 +106,18 @@ fn start(data_dir: &Path, mut words: Vec<String>, name: Option<NodeName>) -> End
 }
 
 type Failed = (String, io::Error);
+
+fn stopped((path, error): Failed) -> Stopped {
+    Stopped::failed(format!("{path}: {error}"))
+}
+
+/// Writes a file that says something to systemd, which everybody may read.
+fn tell(path: &str, text: &str) -> Result<(), Failed> {
+    let at = Path::new(path);
+    let written = fs::create_dir_all(at.parent().unwrap_or(at)).and_then(|()| write_whole(at, text));
+    let opened = written.and_then(|()| fs::set_permissions(at, fs::Permissions::from_mode(0o644)));
+    opened.map_err(|error| (path.to_owned(), error))
+}
 
 fn leave(data_dir: &Path, words: &[String], said: &[Said], user: &User) -> Result<(), Failed> {
     let failed = |path: &Path| {
@@ -140,12 +149,10 @@ fn capabilities(host: &HostOptions) -> Result<(), Failed> {
         "# Written by weft: ports below 1024 for gateways, the kernel's redirection of services' loopback addresses.\n[Service]\n\
          AmbientCapabilities=\nAmbientCapabilities={gate} {capture}\n"
     );
-    let path = Path::new(CAPABILITIES);
-    let made = fs::create_dir_all(path.parent().unwrap_or(path)).and_then(|()| write_whole(path, &text));
-    made.map_err(|error| (CAPABILITIES.to_owned(), error))
+    tell(CAPABILITIES, &text)
 }
 
-/// Lets the host's resolver ask the node for names of services, and for no others, where it can be told so.
+/// Lets the host's resolver ask the node for names of services, where it can be told so.
 fn route_names(host: &HostOptions) -> Result<(), Stopped> {
     let address = match host.dns {
         Dns::Off => None,
@@ -155,7 +162,7 @@ fn route_names(host: &HostOptions) -> Result<(), Stopped> {
     let path = Path::new(RESOLVED);
     let Some(address) = address.filter(|_| asks_others()) else {
         if path.exists() {
-            fs::remove_file(path).map_err(|error| Stopped::failed(format!("{RESOLVED}: {error}")))?;
+            fs::remove_file(path).map_err(|error| stopped((RESOLVED.to_owned(), error)))?;
             systemctl(&["try-restart", "systemd-resolved.service"])?;
         }
         return Ok(());
@@ -163,10 +170,7 @@ fn route_names(host: &HostOptions) -> Result<(), Stopped> {
     let text = format!(
         "# Written by weft: names of services are asked from the node.\n[Resolve]\nDNS={address}\nDomains=~mesh ~svc.cluster.local\n"
     );
-    let made = fs::create_dir_all(path.parent().unwrap_or(path)).and_then(|()| write_whole(path, &text));
-    made.map_err(|error| Stopped::failed(format!("{RESOLVED}: {error}")))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o644))
-        .map_err(|error| Stopped::failed(format!("{RESOLVED}: {error}")))?;
+    tell(RESOLVED, &text).map_err(stopped)?;
     systemctl(&["restart", "systemd-resolved.service"])
 }
 

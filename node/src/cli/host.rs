@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 
 use clap::{Args, FromArgMatches, ValueEnum};
 use weft_proxy::plane::Transport;
 
 use super::Stopped;
+use super::file::File;
 use super::kept::{self, Said};
 use super::values::{self, Listening};
 use crate::api::schema::ServiceSpec;
@@ -81,6 +83,15 @@ impl HostOptions {
             Stopped::usage(format!("what was said of this host before ({}) is not good any more: {error}", kept::FILE))
         })?;
         Self::from_arg_matches(&matches).map_err(|error| Stopped::usage(error.to_string()))
+    }
+
+    /// What holds of a host: what the command line says, else the file, else what was said before; and what is kept of it for the next
+    /// start, which what stands in the file is not: it is there.
+    pub(super) fn in_force(data_dir: &Path, file: &File) -> Result<(Self, Vec<Said>), Stopped> {
+        let given = kept::given(std::env::args());
+        let said = kept::with_former(data_dir, given.clone())?;
+        let host = Self::of(&kept::joined(&kept::joined(&said, &file.said()), &given))?;
+        Ok((host, said))
     }
 
     /// Every gateway of the host.

@@ -9,7 +9,7 @@ use super::file::File;
 use super::host::{HostOptions, cores, default_listen};
 use super::start::{self, Begin, read_line};
 use super::values::{self, Listening};
-use super::{Done, Ended, Stopped, kept};
+use super::{Done, Ended, Stopped};
 use crate::config::{Config, METRICS_ADDRESS, PROXY_ADDRESS, Start};
 use crate::telemetry::{self, LogFormat};
 
@@ -41,10 +41,7 @@ impl Up {
         let filter = self.log.or_else(|| file.log.clone()).unwrap_or_else(|| LOG.to_owned());
         telemetry::start_log(format, &filter).map_err(Stopped::usage)?;
         telemetry::start_metrics().map_err(Stopped::failed)?;
-        let given = kept::given(std::env::args());
-        let said = kept::with_former(&data_dir, given.clone())?;
-        // What stands in the file goes before what was said once, and is not kept: it is there.
-        let host = HostOptions::of(&kept::joined(&kept::joined(&said, &file.said()), &given))?;
+        let (host, said) = HostOptions::in_force(&data_dir, &file)?;
         // What `weft init` or `weft join` has left counts where nothing else is said.
         let (begin, left) = match self.begin.says_nothing() {
             true => (start::read(&data_dir)?, true),

@@ -54,14 +54,16 @@ pub(crate) fn stopping(bound: Duration) {
 }
 
 fn status(node: &Node<HostWorld>) -> String {
-    let (name, mesh, live) = (node.name(), node.trust_domain(), node.live().len());
-    let nodes = if live == 1 { "1 node" } else { "nodes" };
-    let nodes = if live == 1 { nodes.to_owned() } else { format!("{live} {nodes}") };
-    match &node.problems()[..] {
-        [] => format!("node {name} of {mesh}, {nodes} live; all is well"),
-        [one] => format!("node {name} of {mesh}, {nodes} live; {}", one.text),
-        [first, rest @ ..] => format!("node {name} of {mesh}, {nodes} live; {}; and {} more", first.text, rest.len()),
-    }
+    let nodes = match node.live().len() {
+        1 => "1 node".to_owned(),
+        live => format!("{live} nodes"),
+    };
+    let amiss = match &node.problems()[..] {
+        [] => "all is well".to_owned(),
+        [one] => one.text.clone(),
+        [first, rest @ ..] => format!("{}; and {} more", first.text, rest.len()),
+    };
+    format!("node {} of {}, {nodes} live; {amiss}", node.name(), node.trust_domain())
 }
 
 fn say(state: &[NotifyState<'_>]) {

@@ -80,8 +80,7 @@ async fn secured<N: Net>(
         }
     }
     let Some(listener) = for_name(listeners, &name) else { return refuse(sniffing, UNRECOGNIZED_NAME).await };
-    let quic = matches!(&listener.then, Then::Http(ending, _) if ending.quic);
-    let connection = enter(Some(listener.name.clone()), name.into(), quic);
+    let connection = enter(Some(listener.name.clone()), name.into(), listener.secure().is_some());
     let (ending, http) = match &listener.then {
         Then::Refuse => return refuse(sniffing, HANDSHAKE_FAILURE).await,
         Then::Pass(_) => {

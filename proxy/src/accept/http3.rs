@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
@@ -20,8 +21,7 @@ use crate::body::Body;
 use crate::call::{Door, Outside};
 use crate::connection::Connection;
 use crate::core::Core;
-use crate::exchange::{self, Tracked};
-use crate::forward::answer::AnswerBody;
+use crate::exchange;
 use crate::forward::refusal;
 use crate::net::Net;
 use crate::quic::http3::{Arriving, Http3Error, Http3Receiver, Http3Sender, Shaken};
@@ -172,13 +172,12 @@ async fn exchange<N: Net>(
     send(sender, outcome.response, &aside).await
 }
 
-/// What is sent as an answer.
-trait AnswerTo: HttpBody<Data = bytes::Bytes> + Unpin {}
-impl AnswerTo for Tracked {}
-impl AnswerTo for AnswerBody {}
-
 /// Sends an answer. Given up before its end it is reset.
-async fn send(mut sender: Http3Sender, response: Response<impl AnswerTo>, aside: &QuicLink) -> Result<(), Http3Error> {
+async fn send(
+    mut sender: Http3Sender,
+    response: Response<impl HttpBody<Data = Bytes> + Unpin>,
+    aside: &QuicLink,
+) -> Result<(), Http3Error> {
     let (parts, mut body) = response.into_parts();
     sender.head(Response::from_parts(parts, ())).await?;
     loop {

@@ -35,16 +35,46 @@ pub(crate) enum Purpose {
     Gateway(u16),
 }
 
-/// Open listeners by address.
+/// Open listeners.
 #[derive(Default)]
 pub(crate) struct Listeners {
-    open: BTreeMap<SocketAddr, (Purpose, Aborting)>,
-    /// Those of HTTP/3, and for which port of gateways each is.
-    quic: BTreeMap<SocketAddr, (u16, Aborting)>,
+    tcp: Open<Purpose>,
+    /// Those of HTTP/3, by the port of gateways that each is for.
+    quic: Open<u16>,
+}
+
+/// What is open by address, and for what.
+struct Open<P>(BTreeMap<SocketAddr, (P, Aborting)>);
+
+impl<P> Default for Open<P> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<P: Clone + PartialEq> Open<P> {
+    /// Closes what is not wanted any more and opens what is missing; tells what could not be opened, and why.
+    fn update(
+        &mut self,
+        wanted: BTreeMap<SocketAddr, P>,
+        open: impl Fn(SocketAddr, &P) -> Result<Aborting, String>,
+        problems: &mut Vec<String>,
+    ) {
+        self.0.retain(|address, (purpose, _)| wanted.get(address) == Some(purpose));
+        for (address, purpose) in wanted {
+            if self.0.contains_key(&address) {
+                continue;
+            }
+            match open(address, &purpose) {
+                Ok(opened) => drop(self.0.insert(address, (purpose, opened))),
+                Err(problem) => problems.push(problem),
+            }
+        }
+    }
 }
 
 /// Every address that a table and the settings ask for.
-pub(crate) fn wanted(settings: &PlaneSettings, table: &Table) -> BTreeMap<SocketAddr, Purpose> {
+fn wanted(settings: &PlaneSettings, table: &Table) -> BTreeMap<SocketAddr, Purpose> {
     let mut wanted = BTreeMap::new();
     match settings.captured {
         Some(address) => drop(wanted.insert(address, Purpose::Captured)),
@@ -68,58 +98,30 @@ pub(crate) fn wanted(settings: &PlaneSettings, table: &Table) -> BTreeMap<Socket
 }
 
 impl Listeners {
-    /// Closes what is not wanted any more and opens what is missing; answers what could not be opened, and why.
-    pub(crate) fn update<N: Net>(
-        &mut self,
-        core: &Arc<Core<N>>,
-        wanted: &BTreeMap<SocketAddr, Purpose>,
-    ) -> BTreeMap<SocketAddr, String> {
-        self.open.retain(|address, (purpose, _)| wanted.get(address) == Some(purpose));
-        let mut problems = BTreeMap::new();
-        for (address, purpose) in wanted {
-            if self.open.contains_key(address) {
-                continue;
-            }
-            match core.shared.net.listen(*address) {
-                Ok(listener) => {
-                    let task = tokio::spawn(accept(core.clone(), listener, purpose.clone()));
-                    self.open.insert(*address, (purpose.clone(), Aborting(task.abort_handle())));
-                }
-                Err(error) => drop(problems.insert(*address, remedy(*address, purpose, &error))),
-            }
-        }
-        problems
-    }
-
-    /// The same of HTTP/3.
-    pub(crate) fn update_quic<N: Net>(&mut self, core: &Arc<Core<N>>, table: &Table) -> BTreeMap<SocketAddr, String> {
-        let wanted: BTreeMap<SocketAddr, u16> =
-            table.gateways.secure_addresses().filter(|(_, port)| table.speaks_http3(*port)).collect();
-        self.quic.retain(|address, (port, _)| wanted.get(address) == Some(port));
-        let mut problems = BTreeMap::new();
-        for (address, port) in wanted {
-            if self.quic.contains_key(&address) {
-                continue;
-            }
-            match http3::bind(core, address, port) {
-                Ok(server) => {
-                    let task = tokio::spawn(http3::listen(core.clone(), address, server, port));
-                    self.quic.insert(address, (port, Aborting(task.abort_handle())));
-                }
-                Err(error) => {
-                    let text =
-                        format!("cannot listen on {address} (UDP) for HTTP/3 at port {port} of a gateway: {error}");
-                    problems.insert(address, text);
-                }
-            }
-        }
+    /// Brings them in step with a table; answers what could not be opened, and why.
+    pub(crate) fn update<N: Net>(&mut self, core: &Arc<Core<N>>, table: &Table) -> Vec<String> {
+        let mut problems = Vec::new();
+        let open = |address, purpose: &Purpose| {
+            let listener = core.shared.net.listen(address).map_err(|error| remedy(address, purpose, &error))?;
+            let task = tokio::spawn(accept(core.clone(), listener, purpose.clone()));
+            Ok(Aborting(task.abort_handle()))
+        };
+        self.tcp.update(wanted(&core.shared.settings, table), open, &mut problems);
+        let secure = table.gateways.secure_addresses().filter(|(_, port)| table.speaks_http3(*port)).collect();
+        let open = |address, port: &u16| {
+            let server = http3::bind(core, address, *port).map_err(|error| {
+                format!("cannot listen on {address} (UDP) for HTTP/3 at port {port} of a gateway: {error}")
+            })?;
+            let task = tokio::spawn(http3::listen(core.clone(), address, server, *port));
+            Ok(Aborting(task.abort_handle()))
+        };
+        self.quic.update(secure, open, &mut problems);
         problems
     }
 
     /// Takes no more connections.
     pub(crate) fn close(&mut self) {
-        self.open.clear();
-        self.quic.clear();
+        *self = Self::default();
     }
 }
 

@@ -126,7 +126,7 @@ pub(super) fn permit<N: Net>(
 /// The answer to a certificate authority that asks a gateway for proof that a name is ours: to anybody, whatever rules say.
 fn proof<N: Net>(connection: &Connection<N>, received: &Received) -> Option<Obeyed> {
     let path = received.head.uri.path();
-    if !path.starts_with(WELL_KNOWN) || !matches!(connection.destination, Destination::Gateway(_)) {
+    if !matches!(connection.destination, Destination::Gateway(_)) || !path.starts_with(WELL_KNOWN) {
         return None;
     }
     let table = connection.core.shared.table.load();

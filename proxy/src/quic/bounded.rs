@@ -19,14 +19,22 @@ pub(super) struct BoundedConnection {
     newest: Option<Budget>,
     /// Of all streams that carry no requests, together.
     control: Budget,
+    opener: Opener,
+}
+
+/// Opens streams.
+#[derive(Clone)]
+pub(super) struct Opener {
+    inner: h3_quinn::OpenStreams,
     /// Bytes of requests' streams, together.
     read: Arc<AtomicUsize>,
 }
 
-/// Opens streams.
-pub(super) struct Opener {
-    inner: h3_quinn::OpenStreams,
-    read: Arc<AtomicUsize>,
+impl Opener {
+    /// That of a request's stream.
+    fn budget(&self) -> Budget {
+        Budget::new(AHEAD_MAX, &self.read, ALL_AHEAD_MAX)
+    }
 }
 
 /// A stream.
@@ -94,8 +102,9 @@ impl Drop for Read {
 impl BoundedConnection {
     pub(super) fn new(connection: quinn::Connection) -> Self {
         let inner = h3_quinn::Connection::new(connection);
+        let opener = Opener { inner: Connection::<Bytes>::opener(&inner), read: Arc::default() };
         let control = Budget::new(CONTROL_MAX, &Arc::default(), CONTROL_MAX);
-        Self { inner, newest: None, control, read: Arc::default() }
+        Self { inner, newest: None, control, opener }
     }
 
     /// The budget of the stream that was taken last.
@@ -115,13 +124,13 @@ impl Connection<Bytes> for BoundedConnection {
 
     fn poll_accept_bidi(&mut self, cx: &mut Context<'_>) -> Poll<Result<Self::BidiStream, ConnectionErrorIncoming>> {
         let inner = ready!(self.inner.poll_accept_bidi(cx))?;
-        let budget = Budget::new(AHEAD_MAX, &self.read, ALL_AHEAD_MAX);
+        let budget = self.opener.budget();
         self.newest = Some(budget.clone());
         Poll::Ready(Ok(Bounded { inner, budget }))
     }
 
     fn opener(&self) -> Self::OpenStreams {
-        Opener { inner: Connection::<Bytes>::opener(&self.inner), read: self.read.clone() }
+        self.opener.clone()
     }
 }
 
@@ -130,16 +139,15 @@ impl OpenStreams<Bytes> for BoundedConnection {
     type SendStream = h3_quinn::SendStream<Bytes>;
 
     fn poll_open_bidi(&mut self, cx: &mut Context<'_>) -> Poll<Result<Self::BidiStream, StreamErrorIncoming>> {
-        let inner = ready!(self.inner.poll_open_bidi(cx))?;
-        Poll::Ready(Ok(Bounded { inner, budget: Budget::new(AHEAD_MAX, &self.read, ALL_AHEAD_MAX) }))
+        self.opener.poll_open_bidi(cx)
     }
 
     fn poll_open_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<Self::SendStream, StreamErrorIncoming>> {
-        self.inner.poll_open_send(cx)
+        self.opener.poll_open_send(cx)
     }
 
     fn close(&mut self, code: Code, reason: &[u8]) {
-        OpenStreams::<Bytes>::close(&mut self.inner, code, reason);
+        self.opener.close(code, reason);
     }
 }
 
@@ -149,7 +157,7 @@ impl OpenStreams<Bytes> for Opener {
 
     fn poll_open_bidi(&mut self, cx: &mut Context<'_>) -> Poll<Result<Self::BidiStream, StreamErrorIncoming>> {
         let inner = ready!(self.inner.poll_open_bidi(cx))?;
-        Poll::Ready(Ok(Bounded { inner, budget: Budget::new(AHEAD_MAX, &self.read, ALL_AHEAD_MAX) }))
+        Poll::Ready(Ok(Bounded { inner, budget: self.budget() }))
     }
 
     fn poll_open_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<Self::SendStream, StreamErrorIncoming>> {

@@ -328,20 +328,25 @@ impl Port {
     pub(crate) fn secure(&self, name: &str) -> Option<(&Arc<str>, &Ending)> {
         let Self::Tls(listeners) = self else { return None };
         let listener = for_name(listeners, name)?;
-        match &listener.then {
-            Then::Http(ending, _) if ending.quic => Some((&listener.name, ending)),
-            _ => None,
-        }
+        listener.secure().map(|ending| (&listener.name, ending))
     }
 
     /// Whether any name is served so.
     fn is_secure(&self) -> bool {
         let Self::Tls(listeners) = self else { return false };
-        listeners.iter().any(|one| matches!(&one.then, Then::Http(ending, _) if ending.quic))
+        listeners.iter().any(|one| one.secure().is_some())
     }
 }
 
 impl TlsListener {
+    /// What ends HTTPS here, where that can be done over QUIC.
+    pub(crate) fn secure(&self) -> Option<&Ending> {
+        match &self.then {
+            Then::Http(ending, _) => Some(ending).filter(|ending| ending.quic),
+            _ => None,
+        }
+    }
+
     /// How narrow the pattern is by which a name is meant; none where it is not.
     fn meets(&self, name: &str) -> Option<HostRank> {
         let meant = self.hosts.iter().filter(|pattern| covers(pattern, name) || (name.is_empty() && *pattern == "*"));

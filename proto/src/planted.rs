@@ -42,6 +42,8 @@ pub enum Bug {
     RejudgingSkipped,
     /// A request that may have been acted on is sent again.
     RetriedBlindly,
+    /// However much is retried already, more is.
+    BudgetIgnored,
     /// A failure that a rule makes is not made.
     FaultLeftOut,
     /// Who comes in at a gateway is not judged there.
@@ -61,7 +63,7 @@ pub enum Bug {
 }
 
 /// All of them, with the names by which they are asked for.
-pub const BUGS: [(&str, Bug); 26] = [
+pub const BUGS: [(&str, Bug); 27] = [
     ("flush-skipped", Bug::FlushSkipped),
     ("vote-not-kept", Bug::VoteNotKept),
     ("checksum-ignored", Bug::ChecksumIgnored),
@@ -80,6 +82,7 @@ pub const BUGS: [(&str, Bug); 26] = [
     ("callee-trusts", Bug::CalleeTrusts),
     ("rejudging-skipped", Bug::RejudgingSkipped),
     ("retried-blindly", Bug::RetriedBlindly),
+    ("budget-ignored", Bug::BudgetIgnored),
     ("fault-left-out", Bug::FaultLeftOut),
     ("gate-open", Bug::GateOpen),
     ("goes-past", Bug::GoesPast),

@@ -38,6 +38,10 @@ pub struct Arrived {
 
 /// How long an application takes for what is not a GET.
 const WORK: Duration = Duration::from_millis(40);
+/// How long an application takes for what fails: calls for [`FAILING`].
+pub const FAILING_WORK: Duration = Duration::from_millis(500);
+/// The path of calls that applications answer with 503.
+const FAILING: &str = "/failing";
 /// Parts of an answer that goes on.
 pub const LONG_PARTS: u32 = 40;
 /// Time between them.
@@ -112,16 +116,22 @@ impl<N: Net> Application<N> {
             if !head.ends_with(b"\r\n\r\n") {
                 continue;
             }
-            let Some((method, number, long)) = read_request(&String::from_utf8_lossy(&head)) else { return };
-            head.clear();
+            let text = String::from_utf8_lossy(&std::mem::take(&mut head)).into_owned();
+            let Some(Request { method, path, number, long }) = Request::read(&text) else { return };
             self.saw(number, false, peer);
             if long {
                 return self.go_on(stream, (number, peer)).await;
             }
-            if method != "GET" {
-                tokio::time::sleep(WORK).await;
+            let (work, status) = match (path, method) {
+                (FAILING, _) => (FAILING_WORK, "503 Service Unavailable"),
+                (_, "GET") => (Duration::ZERO, "200 OK"),
+                _ => (WORK, "200 OK"),
+            };
+            if !work.is_zero() {
+                tokio::time::sleep(work).await;
             }
-            if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.is_err() {
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\nok");
+            if stream.write_all(answer.as_bytes()).await.is_err() {
                 return;
             }
         }
@@ -150,10 +160,19 @@ impl<N: Net> Application<N> {
 }
 
 /// `METHOD PATH?NUMBER[&long]`
-fn read_request(text: &str) -> Option<(String, u64, bool)> {
-    let mut words = text.split(' ');
-    let (method, target) = (words.next()?, words.next()?);
-    let (_, query) = target.split_once('?')?;
-    let (number, long) = query.split_once('&').map_or((query, false), |(number, _)| (number, true));
-    Some((method.to_owned(), number.parse().ok()?, long))
+struct Request<'h> {
+    method: &'h str,
+    path: &'h str,
+    number: u64,
+    long: bool,
+}
+
+impl<'h> Request<'h> {
+    fn read(head: &'h str) -> Option<Self> {
+        let mut words = head.split(' ');
+        let (method, target) = (words.next()?, words.next()?);
+        let (path, query) = target.split_once('?')?;
+        let (number, long) = query.split_once('&').map_or((query, false), |(number, _)| (number, true));
+        Some(Self { method, path, number: number.parse().ok()?, long })
+    }
 }

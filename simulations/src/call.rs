@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::mesh::Mesh;
-use crate::mesh::assertion::Caller;
+use crate::mesh::assertion::{Caller, Calls, Claim};
 
 /// A call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,9 +40,29 @@ impl Call {
         !self.method.is_empty()
     }
 
-    /// Whether it may reach an application only once.
-    pub fn only_once(&self) -> bool {
+    /// Whether it is no GET: what may have been acted on is not sent again.
+    pub fn acts(&self) -> bool {
         self.method != "GET"
+    }
+
+    /// Whether it may reach an application only once, since no rule asks for more.
+    pub fn only_once(&self, mesh: &Mesh) -> bool {
+        self.acts() && self.claim_of_retries(mesh).is_none()
+    }
+
+    /// Whether it is one of these.
+    pub fn is_one_of(&self, calls: &Calls) -> bool {
+        calls.from == self.from
+            && calls.to.is_none_or(|to| to == self.to)
+            && calls.method.as_ref().is_none_or(|method| *method == self.method)
+            && calls.path.as_ref().is_none_or(|path| *path == self.path)
+    }
+
+    /// The assertion that says how often calls like this one are tried again, by its place.
+    pub fn claim_of_retries(&self, mesh: &Mesh) -> Option<usize> {
+        mesh.assertions
+            .iter()
+            .position(|one| matches!(&one.claim, Claim::Retries { calls, .. } if self.is_one_of(calls)))
     }
 
     /// As people say it.

@@ -28,7 +28,7 @@ pub fn make<N: Net>(
     call: Call,
     to: &Service,
 ) -> impl Future<Output = Option<u16>> + Send + 'static + use<N> {
-    let bound = match (call.long, call.only_once()) {
+    let bound = match (call.long, call.acts()) {
         (true, _) => LONG_PAUSE * 2 * LONG_PARTS,
         (false, true) => PATIENT_TIMEOUT,
         (false, false) => TIMEOUT,

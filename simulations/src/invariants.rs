@@ -9,6 +9,7 @@ pub mod durability;
 pub mod leadership;
 pub mod once;
 pub mod reads;
+pub mod retries;
 pub mod strangers;
 pub mod waiting;
 

@@ -30,6 +30,16 @@ impl Load {
         self.calls.get(&number)
     }
 
+    /// Those that are remembered.
+    pub fn calls(&self) -> impl Iterator<Item = &Call> {
+        self.calls.values()
+    }
+
+    /// The number of the oldest that is remembered.
+    pub fn oldest(&self) -> Option<u64> {
+        self.calls.first_key_value().map(|(number, _)| *number)
+    }
+
     /// The call of that number ended.
     pub fn ended(&mut self, number: u64, now: u64, status: Option<u16>) -> Option<&Call> {
         let call = self.calls.get_mut(&number)?;
@@ -124,7 +134,9 @@ impl Load {
 
     fn kinds(&self) -> Vec<Calls> {
         let calls = |claim: &Claim| match claim {
-            Claim::Calls { calls, .. } | Claim::Share { calls, .. } => Some(calls.clone()),
+            Claim::Calls { calls, .. } | Claim::Share { calls, .. } | Claim::Retries { calls, .. } => {
+                Some(calls.clone())
+            }
             Claim::Loss { .. } => None,
         };
         self.mesh.assertions.iter().filter_map(|assertion| calls(&assertion.claim)).collect()

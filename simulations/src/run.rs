@@ -24,6 +24,7 @@ use crate::invariants::durability::Durability;
 use crate::invariants::leadership::Leadership;
 use crate::invariants::once::Once;
 use crate::invariants::reads::Reads;
+use crate::invariants::retries::Retries;
 use crate::load::Load;
 use crate::mesh::Mesh;
 use crate::trace::{Kind, Trace};
@@ -113,6 +114,7 @@ struct Run {
     claims: Claims,
     once: Once,
     reads: Reads,
+    retries: Retries,
     load: Load,
     /// Calls allowed, denied, failed.
     outcomes: [u64; 3],
@@ -159,6 +161,7 @@ pub fn run(setup: Setup) -> Report {
         claims: Claims::new(setup.mesh.clone()),
         once: Once::default(),
         reads: Reads::default(),
+        retries: Retries::new(setup.mesh.clone()),
         load: Load::new(setup.mesh.clone(), setup.nodes),
         outcomes: [0; 3],
         losses: BTreeMap::new(),

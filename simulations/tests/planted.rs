@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use weft_proto::planted::BUGS;
 
 /// A bug, a seed of two minutes that catches it, the invariant that breaks, and options beyond those.
-const CAUGHT: [Caught; 26] = [
+const CAUGHT: [Caught; 27] = [
     ("flush-skipped", "24", "equal states at equal indexes", &["--nodes", "1", "--faults", "blackout,slow-disk,power"]),
     ("vote-not-kept", "1", "one leader a term", &["--faults", "kill,partition,blackout,isolate"]),
     ("checksum-ignored", "6", "equal states at equal indexes", &[]),
@@ -37,6 +37,7 @@ const CAUGHT: [Caught; 26] = [
     ("callee-trusts", "5", "what is denied does not arrive", &[]),
     ("rejudging-skipped", "1", "what is denied does not arrive", &[]),
     ("retried-blindly", "29", "a POST arrives at most once", &[]),
+    ("budget-ignored", "1", "retries keep to their budget", &["--scenario", "routes", "--faults", "overload"]),
     ("fault-left-out", "1", "what is denied does not arrive", &["--scenario", "routes"]),
     ("gate-open", "1", "what is denied does not arrive", &["--scenario", "gateways"]),
     ("goes-past", "1", "calls leave by gateways", &["--scenario", "gateways"]),

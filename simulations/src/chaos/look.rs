@@ -140,7 +140,7 @@ impl Chaos {
             let text = format!("{} reached {}", call.describe(mesh), mesh.services[arrived.service].name);
             return Err(Breach { invariant: "calls reach whom they are for", text });
         }
-        if !arrived.goes_on && call.only_once() {
+        if !arrived.goes_on && call.only_once(mesh) {
             self.once.arrived(arrived.number)?;
         }
         admission::arrived(host, call, mesh)?;

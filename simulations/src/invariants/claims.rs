@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{Breach, Decisions};
 use crate::call::Call;
 use crate::mesh::Mesh;
-use crate::mesh::assertion::{Calls, Claim, When};
+use crate::mesh::assertion::{Claim, When};
 
 /// How long a call that was let through may take to reach the application.
 const ON_ITS_WAY_MS: u64 = 3000;
@@ -115,6 +115,9 @@ impl Claims {
                 return Err(Breach { invariant: "what is allowed is not denied", text });
             }
         }
+        if let Some(at) = call.claim_of_retries(&self.mesh) {
+            self.tallies[at][outcome] += 1;
+        }
         self.counted(call, outcome)
     }
 
@@ -123,7 +126,7 @@ impl Claims {
         let mesh = self.mesh.clone();
         for (at, assertion) in mesh.assertions.iter().enumerate() {
             let Claim::Share { calls, percent: (least, most), when } = &assertion.claim else { continue };
-            if !are_meant(calls, call) || call.began <= self.unsettled(when) {
+            if !call.is_one_of(calls) || call.began <= self.unsettled(when) {
                 continue;
             }
             let tally = &mut self.tallies[at];
@@ -153,7 +156,7 @@ impl Claims {
 
     fn matching(&self, call: &Call) -> impl Iterator<Item = (usize, bool, &When, bool)> {
         self.mesh.assertions.iter().enumerate().filter_map(move |(at, assertion)| match &assertion.claim {
-            Claim::Calls { calls, allowed, when, at_caller } if are_meant(calls, call) => {
+            Claim::Calls { calls, allowed, when, at_caller } if call.is_one_of(calls) => {
                 Some((at, *allowed, when, *at_caller))
             }
             _ => None,
@@ -181,14 +184,6 @@ impl Claims {
             When::Unless(name) => self.present[self.mesh.place_of(name)],
         })
     }
-}
-
-/// Whether a call is one of these.
-fn are_meant(calls: &Calls, call: &Call) -> bool {
-    calls.from == call.from
-        && calls.to.is_none_or(|to| to == call.to)
-        && calls.method.as_ref().is_none_or(|method| *method == call.method)
-        && calls.path.as_ref().is_none_or(|path| *path == call.path)
 }
 
 fn because(when: &When) -> String {

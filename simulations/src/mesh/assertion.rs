@@ -4,6 +4,7 @@
 //! CALLER may [not] call SERVICE [METHOD] [PATH] [while DOCUMENT | unless DOCUMENT] [at its own node]
 //! no call from CALLER [to SERVICE] [METHOD] [PATH] is allowed [while DOCUMENT | unless DOCUMENT] [at its own node]
 //! between LOW and HIGH % of calls from CALLER to SERVICE [METHOD] [PATH] are denied [while DOCUMENT | unless DOCUMENT]
+//! retries of calls from CALLER to SERVICE [METHOD] [PATH] stay within PERCENT % or COUNT
 //! after any one host is lost, PERCENT % of calls [from CALLER to SERVICE] succeed within SECONDS s
 //! ```
 //!
@@ -50,6 +51,15 @@ pub enum Claim {
         percent: (f64, f64),
         /// The condition.
         when: When,
+    },
+    /// However many of these calls fail, of those that are open to the service only so many are tried again at a time.
+    Retries {
+        /// Which; applications fail those for `/failing`.
+        calls: Calls,
+        /// Of a hundred open calls of the caller on a host.
+        percent: f64,
+        /// So many at least.
+        least: usize,
     },
     /// When a host is lost, so many calls succeed all the same.
     Loss {
@@ -100,7 +110,7 @@ pub enum When {
 /// The forms that there are.
 const FORMS: &str = "an assertion is one of\n  CALLER may [not] call SERVICE [METHOD] [PATH] [while DOCUMENT | unless \
                      DOCUMENT] [at its own node]\n  no call from CALLER [to SERVICE] [METHOD] [PATH] is allowed [while \
-                     DOCUMENT | unless DOCUMENT] [at its own node]\n  between LOW and HIGH % of calls from CALLER to SERVICE [METHOD] [PATH] are denied [while DOCUMENT | unless DOCUMENT]\n  after any one host is lost, PERCENT % of calls [from CALLER to SERVICE] succeed within SECONDS s";
+                     DOCUMENT | unless DOCUMENT] [at its own node]\n  between LOW and HIGH % of calls from CALLER to SERVICE [METHOD] [PATH] are denied [while DOCUMENT | unless DOCUMENT]\n  retries of calls from CALLER to SERVICE [METHOD] [PATH] stay within PERCENT % or COUNT\n  after any one host is lost, PERCENT % of calls [from CALLER to SERVICE] succeed within SECONDS s";
 
 /// Words that are still to be read.
 struct Words<'a> {
@@ -118,6 +128,7 @@ impl Assertion {
             Some(&"after") => words.loss(),
             Some(&"no") => words.none(),
             Some(&"between") => words.share(),
+            Some(&"retries") => words.retries(),
             _ => words.calls(),
         };
         let claim = claim.and_then(|claim| match words.left.pop() {
@@ -232,6 +243,19 @@ impl Words<'_> {
         Ok(Claim::Share { calls: Calls { from, to, method, path }, percent, when: self.condition()? })
     }
 
+    fn retries(&mut self) -> Result<Claim, String> {
+        self.expect("retries of calls from")?;
+        let from = self.caller()?;
+        self.expect("to")?;
+        let to = Some(self.service()?);
+        let (method, path) = self.method_and_path();
+        self.expect("stay within")?;
+        let percent = self.percent()?;
+        self.expect("% or")?;
+        let least = self.take("a number")?.parse().map_err(|_| "how many at least is a whole number")?;
+        Ok(Claim::Retries { calls: Calls { from, to, method, path }, percent, least })
+    }
+
     fn loss(&mut self) -> Result<Claim, String> {
         self.expect("after any one host is lost ,")?;
         let percent = self.percent()?;
@@ -295,6 +319,14 @@ mod tests {
                     calls: Calls { path: Some("/a".into()), ..all(front, Some(1)) },
                     percent: (20.0, 40.0),
                     when: When::While("open".into()),
+                },
+            ),
+            (
+                "retries of calls from front to web POST /failing stay within 20% or 3",
+                Claim::Retries {
+                    calls: Calls { method: Some("POST".into()), path: Some("/failing".into()), ..all(front, Some(1)) },
+                    percent: 20.0,
+                    least: 3,
                 },
             ),
             (

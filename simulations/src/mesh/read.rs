@@ -246,10 +246,12 @@ fn place(host: &Value) -> Option<Place> {
 
 /// Whether what an assertion names is there.
 fn fits(assertion: Assertion, services: &[Service], documents: &[&str]) -> Result<Assertion, String> {
-    let (Claim::Calls { calls, when, .. } | Claim::Share { calls, when, .. }) = &assertion.claim else {
+    let (Claim::Calls { calls, .. } | Claim::Share { calls, .. } | Claim::Retries { calls, .. }) = &assertion.claim
+    else {
         return Ok(assertion);
     };
-    if let When::While(name) | When::Unless(name) = when
+    if let Claim::Calls { when, .. } | Claim::Share { when, .. } = &assertion.claim
+        && let When::While(name) | When::Unless(name) = when
         && !documents.contains(&name.as_str())
     {
         return Err(format!("{assertion:?}: no document {name:?} is in these files", assertion = assertion.text));

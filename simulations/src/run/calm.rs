@@ -208,7 +208,7 @@ pub(crate) fn tell_assertions(mesh: &Mesh, tallies: &[[u64; 3]], losses: &BTreeM
     let line = |(at, (assertion, tally)): (usize, (&Assertion, &[u64; 3]))| {
         let became = match &assertion.claim {
             Claim::Loss { .. } => losses.get(&at).cloned().unwrap_or_else(|| "not looked at".into()),
-            Claim::Calls { .. } | Claim::Share { .. } => {
+            Claim::Calls { .. } | Claim::Share { .. } | Claim::Retries { .. } => {
                 let [allowed, denied, failed] = tally;
                 format!("{allowed} calls allowed, {denied} denied, {failed} failed")
             }

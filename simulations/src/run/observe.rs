@@ -62,7 +62,7 @@ impl Run {
                 }
             }
         }
-        Ok(())
+        self.retries.judge(&self.load, now)
     }
 
     /// A call reached an application, or more of its answer was taken there.
@@ -76,7 +76,8 @@ impl Run {
         if !arrived.goes_on {
             let text = format!("call {}, {}, arrived", arrived.number, call.describe(mesh));
             self.trace.add(now, Some(host), Kind::Allowed, text);
-            if call.only_once() {
+            self.retries.arrived(arrived.number, call, now);
+            if call.only_once(mesh) {
                 self.once.arrived(arrived.number)?;
             }
         }

@@ -171,6 +171,7 @@ impl Run {
         self.hosts[host].kill(power);
         self.agreement.ended(host);
         self.claims.ended(host);
+        self.retries.ended(host, self.network.now());
     }
 
     pub(super) fn rise(&mut self, host: usize) {

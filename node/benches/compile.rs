@@ -101,6 +101,7 @@ impl Mesh {
                 id: InstanceId { service: service(at % services), name: InstanceName::default() },
                 labels: [("version".to_owned(), format!("v{}", at % 3))].into(),
                 ports: vec![port],
+                targets: Vec::new(),
                 healthy: true,
                 weight: 100,
             };

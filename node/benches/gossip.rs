@@ -290,6 +290,7 @@ fn facts(number: usize, version: u64) -> NodeFacts {
         id: InstanceId { service: service(number + at), name: InstanceName::default() },
         labels: [("version".to_owned(), "v1".to_owned())].into(),
         ports: vec![PORT],
+        targets: Vec::new(),
         healthy: true,
         weight: 100 + u16::try_from(version).expect("few changes"),
     };

@@ -78,6 +78,8 @@ async fn route<W: World>(node: &Node<W>, request: Request<Incoming>) -> Answer {
         }
         (&Method::DELETE, ["v1", "nodes", name]) => json(&node.api_remove_node(name).await?),
         (&Method::POST, ["v1", "listen"]) => json(&node.api_listen(&read(body).await?)?),
+        (&Method::GET, ["v1", "intercept"]) => json(&node.api_intercepted()),
+        (&Method::POST, ["v1", "intercept"]) => json(&node.api_intercept(&read(body).await?)?),
         (&Method::GET, ["v1", "index"]) => json(&node.api_index().await?),
         (&Method::GET, ["v1", "resources"]) => json(&node.api_resources(&query).await?),
         (&Method::POST, ["v1", "resources"]) => {

@@ -7,6 +7,7 @@ mod begin;
 mod cert;
 mod file;
 mod host;
+mod intercept;
 pub(crate) mod kept;
 mod listen;
 mod look;
@@ -77,6 +78,9 @@ enum Command {
     Service(service::Service),
     /// Call services by their loopback addresses from this host
     Listen(listen::Command),
+    /// What of this host's connections goes through its node, of programs that know nothing of the mesh
+    #[command(subcommand)]
+    Intercept(intercept::Command),
     /// Apply documents, all or none
     Apply(resource::Apply),
     /// Print documents
@@ -191,15 +195,23 @@ fn execute(cli: Cli) -> Ended {
             written.map(|()| Done::text(String::new())).map_err(failed)
         }
         Command::Demo => crate::demo::main().map(|()| Done::text(String::new())).map_err(Stopped::failed),
+        Command::Intercept(command) => {
+            let runtime = runtime()?;
+            runtime.block_on(command.execute(&data_dir, cli.output))
+        }
         command => ask_node(command, &data_dir, cli.output),
     }
 }
 
 fn ask_node(command: Command, data_dir: &Path, output: Output) -> Ended {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Stopped::failed(format!("no runtime: {error}")))?;
+    let runtime = runtime()?;
     let context = Context { client: Client::new(data_dir), output, now: crate::os::now() };
     runtime.block_on(ask(command, &context))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Stopped> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Stopped::failed(format!("no runtime: {error}")))
 }
 
 async fn ask(command: Command, context: &Context) -> Ended {
@@ -218,6 +230,7 @@ async fn ask(command: Command, context: &Context) -> Ended {
         Command::Analyze(analyze) => analyze.execute(context).await,
         Command::Version
         | Command::Up(_)
+        | Command::Intercept(_)
         | Command::Init(_)
         | Command::Join(_)
         | Command::Completions { .. }

@@ -21,6 +21,7 @@ use crate::api::schema::{
     Applied, ApplyRequest, Certificate, Enforced, Error, ExplainRequest, Listen, Listened, Member, Reached, Removed,
     Service, ServiceSpec, Services, Status, Token, TokenCreated, TokenRequest,
 };
+use crate::intercept::{Intercept, Intercepted};
 
 /// The API's socket within a data directory.
 pub const SOCKET: &str = "weft.sock";
@@ -85,6 +86,16 @@ impl Client {
     /// Every join token.
     pub async fn tokens(&self) -> Called<Vec<Token>> {
         self.get("/v1/tokens").await
+    }
+
+    /// What of the host's connections is sent to the node.
+    pub async fn intercepted(&self) -> Called<Intercepted> {
+        self.get("/v1/intercept").await
+    }
+
+    /// Sends something else of them to the node, or nothing.
+    pub async fn intercept(&self, request: &Intercept) -> Called<Intercepted> {
+        self.post("/v1/intercept", request).await
     }
 
     /// Revokes a join token; its id is letters and digits.

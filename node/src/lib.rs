@@ -23,6 +23,7 @@ pub mod demo;
 mod dns;
 pub mod frame;
 pub mod health;
+pub mod intercept;
 pub mod issue;
 pub mod join;
 pub mod keys;

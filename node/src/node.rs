@@ -24,6 +24,7 @@ use crate::book::Book;
 use crate::compile::{Held, Site};
 use crate::config::Config;
 use crate::control::Control;
+use crate::intercept::Kept;
 use crate::publish::Enforced;
 use crate::registry::Local;
 use crate::vault::Vault;
@@ -65,6 +66,9 @@ pub type Unregister = Box<dyn Fn(&ServiceName, Option<&InstanceName>) -> Result<
 /// Listens on services' loopback addresses, or no more where that is said; tells for which it listens then.
 pub type Listen = Box<dyn Fn(&[ServiceName], bool) -> Result<BTreeSet<ServiceName>, String> + Send + Sync>;
 
+/// Keeps what of the host's connections is sent to the node, or that nothing is.
+pub type Intercept = Box<dyn Fn(Option<&Kept>) -> Result<(), String> + Send + Sync>;
+
 /// What the host gives a node beside its [`World`].
 pub struct Host {
     /// The address at which other nodes reach this one.
@@ -83,6 +87,8 @@ pub struct Registrar {
     pub unregister: Unregister,
     /// Listens on loopback addresses.
     pub listen: Listen,
+    /// Takes what the firewall sends to the node.
+    pub intercept: Intercept,
 }
 
 impl<W: World> Node<W> {

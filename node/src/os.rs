@@ -2,6 +2,7 @@
 
 mod capture;
 pub mod disk;
+pub mod intercept;
 pub mod listen;
 mod listening;
 mod netlink;
@@ -113,6 +114,11 @@ const FILE_LENGTH_MAX: u64 = 1 << 20;
 pub fn now() -> UnixMillis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Whether this host has IPv6: the kernel lists no addresses of it where it has none to give.
+pub(crate) fn has_ipv6() -> bool {
+    std::fs::read_to_string("/proc/net/if_inet6").is_ok_and(|addresses| !addresses.trim().is_empty())
 }
 
 /// Makes the data directory, readable by its owner only, or checks that it is.

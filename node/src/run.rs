@@ -19,6 +19,7 @@ use crate::config::{Config, DNS_ADDRESS, Dns, Start};
 use crate::dns;
 use crate::node::{Host, Node, Registrar};
 use crate::os::disk::SledDisk;
+use crate::os::intercept::InterceptFile;
 use crate::os::listen::ListenFile;
 use crate::os::notify;
 use crate::os::services::ServicesDirectory;
@@ -59,6 +60,8 @@ async fn run_on(config: Config, address: SocketAddr, world: HostWorld) -> anyhow
         .context("services.d cannot be made")?;
     let (adder, remover) = (directory.clone(), directory.clone());
     let asked = ListenFile::open(config.data_dir.join("listen"), local.clone()).context("the file listen")?;
+    let sent = InterceptFile::open(config.data_dir.join(crate::intercept::FILE), local.clone())
+        .context("what is intercepted")?;
     let host = Host {
         address,
         local,
@@ -66,6 +69,7 @@ async fn run_on(config: Config, address: SocketAddr, world: HostWorld) -> anyhow
             register: Box::new(move |spec| adder.add(spec)),
             unregister: Box::new(move |service, only| remover.remove(service, only)),
             listen: Box::new(move |services, remove| asked.change(services, remove)),
+            intercept: Box::new(move |kept| sent.change(kept)),
         },
     };
     let founding = matches!(config.start, Start::Found { .. });

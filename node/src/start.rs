@@ -16,7 +16,8 @@ use weft_proto::identity::{Identity, NodeName, TrustDomain};
 use weft_proxy::plane::{Clock, Handover, Plane, PlaneSettings};
 use weft_proxy::record::Record;
 use weft_proxy::table::Table;
-use weft_proxy::table::description::{Bind, Description};
+use weft_proxy::table::description::{Bind, Description, Intercepts};
+use weft_proxy::table::peers::PeersDescription;
 use weft_proxy::tls::{Identities, IdentitySet};
 
 use crate::advertise::{Ears, admission};
@@ -201,12 +202,14 @@ fn empty_table(site: &Site, trust_domain: &TrustDomain) -> Result<Table, StartEr
         deny_by_default: true,
         services: Vec::new(),
         policies: Vec::new(),
+        peers: PeersDescription::default(),
         local: Vec::new(),
         callers: BTreeMap::new(),
         caller_any: None,
         aliases: Vec::new(),
         grants: Vec::new(),
         binds: Vec::new(),
+        intercepts: Intercepts::default(),
         gateways: Vec::new(),
         challenges: Vec::new(),
     };

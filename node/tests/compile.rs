@@ -128,7 +128,7 @@ impl Script {
                 said => (vec![port(said)?], BTreeMap::new()),
             };
             let healthy = parts.next() != Some("unhealthy");
-            instances.push(Instance { id, labels, ports, healthy, weight: 100 });
+            instances.push(Instance { id, labels, ports, targets: Vec::new(), healthy, weight: 100 });
         }
         let number = self.live.len() + 2;
         let address =

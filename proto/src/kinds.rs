@@ -14,6 +14,7 @@ pub mod istio;
 pub mod istio_gateway;
 pub mod mesh_config;
 pub mod order;
+pub mod peer_authentication;
 pub mod reference_grant;
 pub mod secret;
 pub mod service;
@@ -37,6 +38,7 @@ use issuer::{ClusterIssuer, Issuer};
 use istio_gateway::IstioGateway;
 use mesh_config::MeshConfig;
 use order::Order;
+use peer_authentication::PeerAuthentication;
 use reference_grant::ReferenceGrant;
 use secret::Secret;
 use service::ServiceSettings;
@@ -162,7 +164,7 @@ fn hints<T: Spec>(spec: &str) -> Vec<String> {
     serde_json::from_str::<T>(spec).map(|spec| spec.hints()).unwrap_or_default()
 }
 
-static ALL: [Kind; 19] = [
+static ALL: [Kind; 20] = [
     AuthorizationPolicy::KIND,
     Certificate::KIND,
     ClusterIssuer::KIND,
@@ -174,6 +176,7 @@ static ALL: [Kind; 19] = [
     Issuer::KIND,
     MeshConfig::KIND,
     Order::KIND,
+    PeerAuthentication::KIND,
     ReferenceGrant::KIND,
     Secret::KIND,
     ServiceSettings::KIND,
@@ -241,7 +244,7 @@ mod tests {
             assert_eq!(Kinds::ALL.named(text).expect(text).name, "AuthorizationPolicy");
         }
         let error = Kinds::ALL.named("gizmo").expect_err("unknown");
-        assert!(error.contains("MeshConfig, Order, ReferenceGrant, Secret, Service"), "{error}");
+        assert!(error.contains("MeshConfig, Order, PeerAuthentication, ReferenceGrant, Secret, Service"), "{error}");
         assert_eq!(Kinds::ALL.named("service.core").expect("it is one").group, "");
         assert_eq!(Kinds::ALL.named("svc").expect("it is one").group, "weft");
         assert!(Kinds::lacking(&["AuthorizationPolicy"]).named("ap").is_err());

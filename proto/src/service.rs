@@ -271,6 +271,8 @@ pub struct Instance {
     pub labels: Labels,
     /// The ports it serves.
     pub ports: Vec<ServicePort>,
+    /// The ports at which it listens for those itself, in their order; empty: at the same ones, or it is not known.
+    pub targets: Vec<u16>,
     /// Whether its check passes.
     pub healthy: bool,
     /// Its share relative to others, 1 to 65535; 100 unless set.

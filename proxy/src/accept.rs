@@ -4,6 +4,7 @@ pub(crate) mod gateway;
 pub(crate) mod http1;
 pub(crate) mod http2;
 pub(crate) mod http3;
+pub(crate) mod intercepted;
 pub(crate) mod links;
 pub(crate) mod listeners;
 pub(crate) mod local;

@@ -1,6 +1,6 @@
 //! The words of an exchange: which end, who, what for, what was asked.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ pub(crate) enum Destination {
     Fixed(ServiceName, u16),
     /// Whatever each exchange names.
     Named,
+    /// What each exchange names, where that is known, else whatever is at this address: a program has called it.
+    Intercepted(SocketAddr),
     /// What a gateway has for each exchange.
     Gateway(Door),
 }
@@ -40,6 +42,8 @@ pub(crate) enum Peer {
     Svid(Arc<Caller>),
     /// Somebody outside the mesh, at a gateway.
     Outside(Arc<Outside>),
+    /// Somebody of whom nothing is known, in plain text at the own port of this instance.
+    Plain(InstanceName),
 }
 
 /// Somebody outside the mesh.
@@ -72,6 +76,8 @@ pub(crate) struct Caller {
     pub(crate) server_name: Box<str>,
     /// The instance on this node that it has picked; none where it leaves that to this node.
     pub(crate) instance: Option<InstanceName>,
+    /// SHA-256 of its certificate.
+    pub(crate) certificate: [u8; 32],
 }
 
 /// Who calls whom.
@@ -85,23 +91,39 @@ pub(crate) struct Parties {
     pub(crate) instance: Option<InstanceName>,
     /// At the caller's node: which of its instances, by the name of a subset; none: all.
     pub(crate) subset: Option<Arc<str>>,
-    /// Of what comes in at a gateway of this node: which of its hosts is meant, and who comes.
-    pub(crate) entrance: Option<(Arc<str>, Guest)>,
+    /// Of what comes in at a gateway of this node: which of its hosts is meant.
+    pub(crate) entrance: Option<Arc<str>>,
+    /// Who comes in, where that is not a caller of the mesh by a link, or a process of this host.
+    pub(crate) guest: Option<Guest>,
+    /// SHA-256 of the caller's certificate, where it has shown one.
+    pub(crate) certificate: Option<[u8; 32]>,
 }
 
-/// Who comes in at a gateway.
+/// Who comes in at a gateway, or at an instance's own port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Guest {
-    /// Somebody outside, of whom nothing is known.
+    /// Somebody outside at a gateway, of whom nothing is known.
     Outside,
-    /// A caller of the mesh.
+    /// A caller of the mesh at a gateway.
     Mesh,
+    /// Somebody in plain text at an instance's own port, of whom nothing is known.
+    Plain,
 }
 
 impl Parties {
     /// Calls of any instance by a caller of this node.
     pub(crate) fn of_caller(caller: Identity, service: &ServiceName, port: u16) -> Self {
-        Self { end: End::Caller, caller, service: service.clone(), port, instance: None, subset: None, entrance: None }
+        Self {
+            end: End::Caller,
+            caller,
+            service: service.clone(),
+            port,
+            instance: None,
+            subset: None,
+            entrance: None,
+            guest: None,
+            certificate: None,
+        }
     }
 }
 

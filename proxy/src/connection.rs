@@ -5,6 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
+use weft_proto::service::InstanceName;
+
 use crate::call::{Caller, Destination, Door, End, Outside, Peer};
 use crate::core::Core;
 use crate::host::Host;
@@ -87,6 +89,26 @@ impl<N: Net> Connection<N> {
         })
     }
 
+    /// A connection in plain text to the own port of an instance of this node.
+    pub(crate) fn plain(
+        core: &Arc<Core<N>>,
+        destination: Destination,
+        instance: InstanceName,
+        (ours, theirs): (SocketAddr, SocketAddr),
+        taken: Taken,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            core: core.clone(),
+            destination,
+            _taken: Some(Arc::new(taken)),
+            peer: Peer::Plain(instance),
+            ours,
+            theirs,
+            memory: Mutex::default(),
+            owner: OnceLock::new(),
+        })
+    }
+
     /// The same connection, for something else than what it came for.
     pub(crate) fn towards(&self, destination: Destination) -> Arc<Self> {
         self.again(destination, self.peer.clone())
@@ -96,7 +118,8 @@ impl<N: Net> Connection<N> {
     pub(crate) fn entering(&self, door: Door, server_name: Box<str>) -> Arc<Self> {
         let peer = match &self.peer {
             Peer::Svid(caller) => {
-                Peer::Svid(Arc::new(Caller { identity: caller.identity.clone(), server_name, instance: None }))
+                let (identity, certificate) = (caller.identity.clone(), caller.certificate);
+                Peer::Svid(Arc::new(Caller { identity, server_name, instance: None, certificate }))
             }
             other => other.clone(),
         };
@@ -119,7 +142,8 @@ impl<N: Net> Connection<N> {
     /// Which end this node is: where a gateway is entered calls go on from it.
     pub(crate) fn end(&self) -> End {
         match (&self.peer, &self.destination) {
-            (Peer::Svid(_), Destination::Fixed(..) | Destination::Named) => End::Callee,
+            (Peer::Svid(_), Destination::Fixed(..) | Destination::Named | Destination::Intercepted(_))
+            | (Peer::Plain(_), _) => End::Callee,
             (Peer::Local | Peer::Outside(_), _) | (_, Destination::Gateway(_)) => End::Caller,
         }
     }

@@ -6,6 +6,7 @@ pub(crate) mod hash;
 pub(crate) mod identify;
 pub(crate) mod judge;
 pub(crate) mod localities;
+mod peer;
 mod reached;
 pub(crate) mod relation;
 pub(crate) mod route;

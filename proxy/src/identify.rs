@@ -7,7 +7,7 @@ use weft_proto::service::{InstanceName, ServicePort};
 
 use crate::call::{Destination, Door, Guest, Parties, Peer};
 use crate::connection::Connection;
-use crate::decide::identify::{Named, fixed, named};
+use crate::decide::identify::{Named, fixed, intercepted, named};
 use crate::decide::route::{self, Ruled};
 use crate::host::Host;
 use crate::lane::Leg;
@@ -59,6 +59,11 @@ fn parties<N: Net>(
         instance: instance(connection, &service, port),
         subset,
         entrance: None,
+        guest: matches!(connection.peer, Peer::Plain(_)).then_some(Guest::Plain),
+        certificate: match &connection.peer {
+            Peer::Svid(caller) => Some(caller.certificate),
+            Peer::Local | Peer::Outside(_) | Peer::Plain(_) => None,
+        },
     };
     Ok((parties, service, port))
 }
@@ -73,10 +78,11 @@ fn entrance(
     let service = table.service(&found.service).ok_or(Reject::Misconfigured)?;
     let (caller, guest) = match peer {
         Peer::Svid(caller) => (caller.identity.clone(), Guest::Mesh),
-        Peer::Outside(_) | Peer::Local => (service.identity.clone(), Guest::Outside),
+        Peer::Outside(_) | Peer::Local | Peer::Plain(_) => (service.identity.clone(), Guest::Outside),
     };
     let parties = Parties {
-        entrance: Some((found.key.clone(), guest)),
+        entrance: Some(found.key.clone()),
+        guest: Some(guest),
         ..Parties::of_caller(caller, &service.name, found.port.port)
     };
     Ok((parties, service.clone(), found.port))
@@ -129,14 +135,26 @@ fn asked<N: Net>(
             let host = host.ok_or(Reject::BadRequest("the request names no host"))?;
             named(table, (&host.compare, host.port()), caller)
         }
+        Destination::Intercepted(address) => {
+            let host = host.map(|host| (&*host.compare, host.port().unwrap_or(address.port())));
+            intercepted(table, *address, host, caller)
+        }
         Destination::Gateway(_) => Err(Reject::NoRoute),
     }
 }
 
 /// The caller: of a link, whom the certificate names; of a local process, the service that its user belongs to.
 pub(crate) fn caller<N: Net>(connection: &Connection<N>, table: &Table) -> Identity {
-    if let Peer::Svid(caller) = &connection.peer {
-        return caller.identity.clone();
+    match (&connection.peer, &connection.destination) {
+        (Peer::Svid(caller), _) => return caller.identity.clone(),
+        // Nobody that is known stands for nobody but itself: what is called stands in for it.
+        (Peer::Plain(_), Destination::Fixed(name, _)) => {
+            return match table.service(name) {
+                Some(service) => service.identity.clone(),
+                None => Identity::service(table.trust_domain.clone(), name.clone()),
+            };
+        }
+        _ => {}
     }
     let by_user = connection.user(table).and_then(|user| table.callers.get(&user));
     match by_user.or(table.caller_any.as_ref()) {
@@ -150,7 +168,11 @@ pub(crate) fn caller<N: Net>(connection: &Connection<N>, table: &Table) -> Ident
 
 /// The instance on this node that a caller from elsewhere gets: the one that it picked, else any, by their weights.
 fn instance<N: Net>(connection: &Connection<N>, service: &Service, port: ServicePort) -> Option<InstanceName> {
-    let Peer::Svid(caller) = &connection.peer else { return None };
+    let caller = match &connection.peer {
+        Peer::Svid(caller) => caller,
+        Peer::Plain(instance) => return Some(instance.clone()),
+        Peer::Local | Peer::Outside(_) => return None,
+    };
     if caller.instance.is_some() {
         return caller.instance.clone();
     }

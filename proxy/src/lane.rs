@@ -9,7 +9,7 @@ use weft_proto::identity::Identity;
 use weft_proto::planted::{Bug, planted};
 use weft_proto::service::ServiceName;
 
-use crate::call::{End, Parties};
+use crate::call::{End, Guest, Parties};
 use crate::connect::instance::InstanceSlot;
 use crate::connect::link::LinkSlot;
 use crate::decide::relation::Relation;
@@ -48,7 +48,7 @@ pub(crate) struct Leg {
 pub(crate) struct Lanes(Mutex<Known>);
 
 /// A caller, a callee, and which of its instances.
-type Way = (End, Identity, ServiceName, Option<Arc<str>>);
+type Way = (End, Option<Guest>, Identity, ServiceName, Option<Arc<str>>);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -84,14 +84,14 @@ impl Lanes {
 
 impl Known {
     fn lane(&mut self, parties: &Parties, recorder: &Recorder) -> Arc<Lane> {
-        let key = (parties.end, parties.caller.clone(), parties.service.clone(), parties.subset.clone());
+        let key = (parties.end, parties.guest, parties.caller.clone(), parties.service.clone(), parties.subset.clone());
         if let Some(lane) = self.lanes.get(&key) {
             return lane.clone();
         }
         if self.lanes.len() >= LANES_MAX {
             self.lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
         }
-        let lane = Arc::new(Lane::new(recorder.series(Key::new(parties.end, &parties.caller, &parties.service))));
+        let lane = Arc::new(Lane::new(recorder.series(Key::of(parties))));
         if self.lanes.len() < LANES_MAX {
             self.lanes.insert(key, lane.clone());
         }

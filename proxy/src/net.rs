@@ -34,6 +34,11 @@ pub trait Net: Clone + Send + Sync + 'static {
     /// A socket of datagrams; several workers may share one address.
     fn datagrams(&self, address: SocketAddr) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>>;
 
+    /// Where a connection that was taken was to go, where the firewall has sent it here; none where it has not.
+    fn meant(&self, _: &Self::Stream) -> Option<SocketAddr> {
+        None
+    }
+
     /// The user id that owns the other end of a connection within this host.
     fn owner(&self, ours: SocketAddr, theirs: SocketAddr) -> Option<u32>;
 }

@@ -11,6 +11,8 @@ pub(crate) mod destinations;
 pub mod endpoints;
 pub mod gateways;
 pub mod outside;
+pub mod peers;
+mod places;
 pub mod routes;
 mod service;
 
@@ -28,8 +30,9 @@ use weft_proto::service::{ServiceName, ServicePort};
 use aliases::Alias;
 use authz::{CompileError, PolicyDescription};
 use challenges::Challenges;
-use description::{Bind, Description, LocalInstance};
+use description::{Bind, Description, Intercepts, LocalInstance};
 use gateways::Gateways;
+use places::Places;
 use routes::GrantDocument;
 use service::Context;
 
@@ -55,6 +58,8 @@ pub struct Table {
     pub(crate) callers: BTreeMap<u32, ServiceName>,
     pub(crate) caller_any: Option<ServiceName>,
     pub(crate) binds: Vec<Bind>,
+    /// Where the host's firewall sends connections.
+    pub(crate) intercepts: Intercepts,
     /// Further names of instances of services.
     aliases: Vec<Arc<Alias>>,
     /// Which namespaces' routes may lead to services of others.
@@ -67,8 +72,7 @@ pub struct Table {
     policies: Arc<Vec<Arc<PolicyDescription>>>,
     /// In the order of their names.
     services: Vec<Arc<Service>>,
-    /// Their places by address, in its order.
-    by_address: Vec<(Ipv4Addr, usize)>,
+    places: Places,
 }
 
 /// What a name means.
@@ -117,6 +121,7 @@ impl Table {
             policies: &policies,
             changed,
             deny_by_default: description.deny_by_default,
+            peers: &description.peers,
         };
         let mut before = previous.map(|table| &table.services[..]).unwrap_or_default().iter().peekable();
         let mut services: Vec<Arc<Service>> = Vec::with_capacity(description.services.len());
@@ -131,11 +136,8 @@ impl Table {
         }
         let known = previous.map(|table| &table.aliases[..]).unwrap_or_default();
         let aliases = description.aliases.into_iter().filter_map(|one| Alias::compile(one, known)).collect();
-        let addressed = services.iter().enumerate().filter_map(|(at, service)| Some((service.address?, at)));
-        let mut by_address: Vec<(Ipv4Addr, usize)> = addressed.collect();
-        by_address.sort_unstable();
         Ok(Self {
-            by_address,
+            places: Places::of(&services),
             generation: GENERATION.fetch_add(1, atomic::Ordering::Relaxed),
             index: AtomicU64::new(description.index),
             node_identity: Identity::node(description.trust_domain.clone(), description.node.clone()),
@@ -146,6 +148,7 @@ impl Table {
             callers: description.callers,
             caller_any: description.caller_any,
             binds: description.binds,
+            intercepts: description.intercepts,
             aliases,
             grants: description.grants,
             gateways: Gateways::compile(description.gateways, previous.map(|table| &table.gateways)),
@@ -174,6 +177,7 @@ impl Table {
             && Arc::ptr_eq(&self.policies, &other.policies)
             && (self.node_ip, &self.zone) == (other.node_ip, &other.zone)
             && (&self.callers, &self.caller_any, &self.binds) == (&other.callers, &other.caller_any, &other.binds)
+            && self.intercepts == other.intercepts
             && self.deny_by_default == other.deny_by_default
             && self.aliases.len() == other.aliases.len()
             && self.aliases.iter().zip(&other.aliases).all(|(new, old)| Arc::ptr_eq(new, old))
@@ -251,18 +255,6 @@ impl Table {
         self.services.iter().flat_map(|service| {
             service.ports.iter().filter_map(move |port| Some((service, *port, service.listen_address(*port)?)))
         })
-    }
-
-    /// What callers of this host reach at the address.
-    pub(crate) fn at(&self, address: SocketAddr) -> Option<(&Arc<Service>, ServicePort)> {
-        let IpAddr::V4(ip) = address.ip().to_canonical() else { return None };
-        let service = &self.services[self
-            .by_address
-            .binary_search_by_key(&ip, |(address, _)| *address)
-            .ok()
-            .map(|at| self.by_address[at].1)?];
-        let port = service.port(address.port())?;
-        service.listen_address(port).map(|_| (service, port))
     }
 
     /// Where this node is reached, as far as the table tells.

@@ -10,6 +10,7 @@ mod validity;
 mod verify;
 
 pub use edge::{EdgeClients, EdgeTls, check_credential, credential_names, credential_validity};
+pub(crate) use names::digest;
 pub use names::{Target, TlsError, expiry, peer_identity, validity};
 pub use validity::Revoked;
 pub(crate) use validity::Validity;

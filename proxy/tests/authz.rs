@@ -156,8 +156,16 @@ fn judge(compiled: &Authorization, slashes: EscapedSlashes, line: &str) -> Strin
     });
     let [source_ip, destination_ip] = ends.map(|end| end.parse().expect("an address"));
     let destination_port = port.parse().expect("a port");
-    let call =
-        Call { caller: caller.as_ref(), source_ip, remote_ip: source_ip, destination_ip, destination_port, sni, http };
+    let call = Call {
+        caller: caller.as_ref(),
+        source_ip,
+        remote_ip: source_ip,
+        destination_ip,
+        destination_port,
+        sni,
+        http,
+        plain_at: None,
+    };
     let verdict = compiled.decide(&call);
     assert_eq!(compiled.explain(&call).verdict, verdict);
     verdict.to_string()
@@ -175,6 +183,7 @@ fn an_explanation_names_every_policy_rule_and_field() {
     let any = IpAddr::from([10, 0, 0, 1]);
     let http = Some(HttpCall { method: "GET", host: "web", path: "/x", headers: &headers });
     let call = Call {
+        plain_at: None,
         caller: Some(&caller),
         source_ip: any,
         remote_ip: any,
@@ -275,6 +284,7 @@ fn agrees_with_the_prose() {
         let caller = end.caller.map(|id| Caller::new(format!("spiffe://{id}").parse().expect("valid")));
         let (source_ip, destination_ip) = (end.source.into(), [10, 0, 0, 9].into());
         let call = Call {
+            plain_at: None,
             caller: caller.as_ref(),
             source_ip,
             remote_ip: source_ip,

@@ -240,6 +240,7 @@ impl Host {
                 register: Box::new(|_| Err(vec!["not in a simulation".into()])),
                 unregister: Box::new(|_, _| Ok(Vec::new())),
                 listen: Box::new(|_, _| Ok(BTreeSet::new())),
+                intercept: Box::new(|_| Err("not in a simulation".into())),
             },
         }
     }

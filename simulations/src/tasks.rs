@@ -74,6 +74,9 @@ pub async fn run(file: &Path, weft: &Path, mut told: impl FnMut(&str, &str, &Ver
     if !entries.is_empty() {
         run.put("hosts outside", entries).await?;
     }
+    if stage.has_strangers() {
+        run.configure(&serde_json::json!({ "meshConfig": {} }), "the mesh").await?;
+    }
     for step in &task.steps {
         let verdict = run.step(step).await;
         told(&step.id, &step.what, &verdict);
@@ -148,6 +151,9 @@ impl Run<'_> {
         let mut came = Vec::new();
         for one in &all {
             let one = one.as_object().ok_or_else(|| Miss::Unknown("requests".into()))?;
+            if let Some(matrix) = expected.get("matrix") {
+                return self.matrix(step, one, matrix).await;
+            }
             if let Some(what) = one.get("read") {
                 let namespace = one.get("namespace").and_then(Value::as_str).unwrap_or(namespace);
                 return self.read(what, (expected, namespace)).await;
@@ -212,7 +218,9 @@ impl Run<'_> {
             concurrency: count("concurrency").unwrap_or(1),
             send: (0..lines).map(|line| format!("line {line}")).collect(),
             rounds: one.contains_key("rounds"),
-            direct: gateway.is_some_and(|address| text("url").contains(&address)),
+            direct: gateway.is_some_and(|address| text("url").contains(&address))
+                || self.stage.is_stranger(at)
+                || self.stage.is_intercepted(at),
             own: (from == "outside-2").then(stage::second),
         };
         let came = self.stage.ask(at, &asking).await;
@@ -220,6 +228,31 @@ impl Run<'_> {
             self.stage.vary(version, None).map_err(Miss::Failed)?;
         }
         came.map_err(|error| Miss::Failed(format!("{}: {error}", step.id)))
+    }
+
+    /// One call for each pair: it is answered with a status, or ended without an answer.
+    async fn matrix(&self, step: &Step, one: &Map<String, Value>, matrix: &Value) -> Result<(), Miss> {
+        for row in matrix.as_array().into_iter().flatten() {
+            let said = |name: &str| row.get(name).and_then(Value::as_str).unwrap_or_default();
+            let url = one.get("url").and_then(Value::as_str).unwrap_or_default();
+            // The place of who is called: `httpbin.<to>` of `httpbin.foo`.
+            let (name, namespace) = said("to").split_once('.').unwrap_or(("", said("to")));
+            let url = url.replace(&format!("{name}.<to>"), said("to")).replace("<to>", namespace);
+            let mut call = one.clone();
+            call.insert("from".into(), said("from").into());
+            call.insert("url".into(), url.into());
+            let came = self.calls(step, &call).await?;
+            let wanted = row.get("expect").unwrap_or(&Value::Null);
+            let holds = |came: &Came| match wanted.as_u64() {
+                Some(status) => u64::from(came.status) == status,
+                None => came.status == 0,
+            };
+            if let Some(wrong) = came.iter().find(|came| !holds(came)) {
+                let text = format!("{row}: {} {}", wrong.status, wrong.error);
+                return Err(Miss::Failed(text.trim_end().to_owned()));
+            }
+        }
+        Ok(())
     }
 
     /// Calls of curl: over TLS, or to wherever it is sent on.
@@ -252,11 +285,20 @@ impl Run<'_> {
     async fn read(&self, what: &Value, (expected, namespace): (&Map<String, Value>, &str)) -> Result<(), Miss> {
         let wanted = expected.get("resource").and_then(Value::as_object);
         let wanted = wanted.ok_or_else(|| Miss::Unknown("a look at what is no document".into()))?;
-        let known = ["exists", "spec_equals_applied", "order_kept", "defaults", "conditions", "status"];
+        let known = ["count", "exists", "spec_equals_applied", "order_kept", "defaults", "conditions", "status"];
         if let Some(other) = wanted.keys().find(|key| !known.contains(&key.as_str())) {
             return Err(Miss::Unknown(format!("expect.resource.{other}")));
         }
         for one in what.as_array().into_iter().flatten().filter_map(Value::as_str) {
+            if let Some(kind) = one.strip_suffix(" (all namespaces)") {
+                let kept = self.stage.client(0).resources(kind, None, None, true).await;
+                let count = kept.map_err(|error| Miss::Failed(format!("{one}: {error}")))?.len();
+                match wanted.get("count").and_then(Value::as_u64) {
+                    Some(expected) if expected == count as u64 => continue,
+                    Some(_) => return Err(Miss::Failed(format!("there are {count} {one}"))),
+                    None => return Err(Miss::Unknown(format!("reading {one}"))),
+                }
+            }
             let (kind, name) = one.split_once('/').ok_or_else(|| Miss::Unknown(format!("reading {one}")))?;
             let namespace = Some(namespace);
             let kept = self.stage.client(0).resources(kind, namespace, Some(name), true).await;

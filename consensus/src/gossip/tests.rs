@@ -233,6 +233,7 @@ fn instances(count: u16) -> Vec<Instance> {
         },
         labels: Labels::new(),
         ports: vec![ServicePort { port: 8080, protocol: Protocol::Http }],
+        targets: Vec::new(),
         healthy: true,
         weight: 100,
     };

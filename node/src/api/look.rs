@@ -20,6 +20,7 @@ use weft_proxy::explain::{Explanation, Spoken};
 
 use super::operations::{Answered, DECISION_TIMEOUT, Failure};
 use super::schema::{Enforced, ExplainRequest, Lagging, Listen, Listened, ListenedService, Member, Status};
+use crate::intercept::{Intercept, Intercepted};
 use crate::node::Node;
 use crate::serve::wait_enforced;
 use crate::world::World;
@@ -43,6 +44,21 @@ impl<W: World> Node<W> {
         let service =
             |name: &ServiceName| ListenedService { name: name.to_string(), address: address(name).unwrap_or_default() };
         Ok(Listened { services: listened.iter().map(service).collect(), captured: self.site.captures_all() })
+    }
+
+    /// `GET /v1/intercept`
+    pub fn api_intercepted(&self) -> Intercepted {
+        let local = self.local.borrow().clone();
+        let ports = || local.instances.values().flat_map(|instance| &instance.ports);
+        let inbound = local.intercepted.iter().flat_map(|kept| &kept.interception.inbound);
+        let idle = inbound.filter(|port| !ports().any(|own| own.target.port() == **port));
+        Intercepted { idle: idle.copied().collect(), kept: local.intercepted.clone() }
+    }
+
+    /// `POST /v1/intercept`
+    pub fn api_intercept(&self, request: &Intercept) -> Answered<Intercepted> {
+        (self.registrar.intercept)(request.kept.as_ref()).map_err(Failure::internal)?;
+        Ok(self.api_intercepted())
     }
 
     /// `GET /v1/status`

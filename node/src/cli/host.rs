@@ -1,6 +1,5 @@
 //! Options that say something of a host: `weft up`, `weft init` and `weft join` have them alike.
 
-use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
@@ -130,10 +129,9 @@ fn loopback(text: &str) -> Result<Loopback, String> {
     }
 }
 
-/// Every address of the host. The kernel lists no IPv6 addresses where it has none to give.
+/// Every address of the host.
 pub(super) fn default_listen() -> SocketAddr {
-    let has_ipv6 = fs::read_to_string("/proc/net/if_inet6").is_ok_and(|addresses| !addresses.trim().is_empty());
-    match has_ipv6 {
+    match crate::os::has_ipv6() {
         true => (Ipv6Addr::UNSPECIFIED, MESH_PORT).into(),
         false => (Ipv4Addr::UNSPECIFIED, MESH_PORT).into(),
     }

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use weft_proto::kinds::destination_rule::{Tls, TlsMode};
 use weft_proto::kinds::hosts::covers;
 use weft_proto::kinds::secret::Credential;
 use weft_proto::kinds::service::{OnOverload, OutboundMode, ServiceSettings};
-use weft_proto::kinds::service_entry::{EntryEndpoint, EntryPort, ServiceEntry};
+use weft_proto::kinds::service_entry::{EntryEndpoint, EntryPort, Resolution, ServiceEntry};
 use weft_proto::service::{InstanceId, InstanceName, ServiceName, ServicePort};
 use weft_proxy::table::description::{
     EndpointDescription, LocalInstance, LocalPort, OutsideDescription, ServiceDescription,
@@ -91,6 +92,12 @@ fn service(
         document: document.key.name.clone(),
         export_to: spec.export_to.clone(),
         names: spec.subject_alt_names.clone(),
+        addresses: spec.addresses.iter().filter_map(|text| block(text)).collect(),
+        anywhere: match spec.addresses.is_empty() {
+            true => spec.ports.iter().filter(|port| port.is_stream()).map(|port| port.number).collect(),
+            false => Vec::new(),
+        },
+        dialled: spec.resolution == Resolution::None,
         targets: spec.ports.iter().map(|port| (port.number, port.target())).collect(),
         any_port: false,
         passes: false,
@@ -117,6 +124,11 @@ fn at_any_port(ground: &Ground<'_>, host: &str, passing: Passing) -> (ServiceDes
     let (endpoint, instance) = place(ground.site, &made.name, (0, &itself), &[]);
     made.endpoints.push(endpoint);
     (made, vec![instance])
+}
+
+/// The addresses that a text means: one, or a block.
+fn block(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse().ok().map(|address: IpAddr| address.into()))
 }
 
 fn describe(host: &str, (ports, outside): (Vec<ServicePort>, OutsideDescription)) -> ServiceDescription {
@@ -168,6 +180,7 @@ fn place(
         address: site.address,
         zone: if place.locality.is_empty() { site.zone.clone() } else { place.locality.clone() },
         ports: ports.iter().map(|port| port.number).collect(),
+        targets: Vec::new(),
         weight: place.weight.unwrap_or(1),
         healthy: true,
         gateway: false,

@@ -4,14 +4,13 @@ mod gateways;
 mod issuing;
 mod kept;
 mod outside;
+mod security;
 mod unenforced;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use weft_consensus::state::State;
-use weft_proto::identity::TrustDomain;
-use weft_proto::kinds::authorization_policy::{AuthorizationPolicy, DRY_RUN_ANNOTATION};
 use weft_proto::kinds::core_service::CoreService;
 use weft_proto::kinds::destination_rule::DestinationRule;
 use weft_proto::kinds::gateway::Gateway;
@@ -28,10 +27,11 @@ use weft_proto::kinds::tcp_route::TcpRoute;
 use weft_proto::kinds::tls_route::TlsRoute;
 use weft_proto::kinds::virtual_service::{Delegate, MESH, VirtualService, with_delegates};
 use weft_proto::kinds::{Kinds, Spec};
-use weft_proto::resource::{Resource, ResourceKey};
+use weft_proto::resource::ResourceKey;
 use weft_proto::service::ServiceName;
-use weft_proxy::table::authz::{Authorization, PolicyDescription};
+use weft_proxy::table::authz::PolicyDescription;
 use weft_proxy::table::description::{AliasDescription, Calls};
+use weft_proxy::table::peers::PeersDescription;
 use weft_proxy::table::routes::{
     AliasDocument, Document, GatewayDocument, GrantDocument, RouteDocument, StreamDocument, SubsetDocument,
 };
@@ -41,12 +41,13 @@ use issuing::IssuingSpecs;
 pub use unenforced::Unenforced;
 
 use kept::{Kept, by_age, keep, keep_document, retain, supported};
+use security::SecuritySpecs;
 
 /// What this build makes of documents.
 #[derive(Debug)]
 pub struct Specs {
     kinds: Kinds,
-    policies: BTreeMap<ResourceKey, Kept<PolicyDescription>>,
+    security: SecuritySpecs,
     services: BTreeMap<ResourceKey, Kept<ServiceSettings>>,
     routes: BTreeMap<ResourceKey, Kept<RouteDocument>>,
     /// `HTTPRoute`s, and `GRPCRoute`s in their words.
@@ -70,7 +71,7 @@ impl Specs {
     pub fn new(kinds: Kinds) -> Self {
         Self {
             kinds,
-            policies: BTreeMap::new(),
+            security: SecuritySpecs::default(),
             services: BTreeMap::new(),
             routes: BTreeMap::new(),
             gateway_routes: BTreeMap::new(),
@@ -91,7 +92,7 @@ impl Specs {
     /// than before.
     pub(super) fn read(&mut self, state: &State) -> BTreeSet<ServiceName> {
         let there = |key: &ResourceKey| state.resources.contains_key(key);
-        self.policies.retain(|key, _| there(key));
+        self.security.retain(there);
         self.services.retain(|key, _| there(key));
         self.aliases.retain(|key, _| there(key));
         self.grants.retain(|key, _| there(key));
@@ -105,10 +106,7 @@ impl Specs {
         let trust_domain = state.trust_domain.as_ref();
         for resource in state.resources.values() {
             match self.kinds.find(&resource.key.kind) {
-                Some(kind) if kind.key() == AuthorizationPolicy::KIND.key() => {
-                    let read = || supported(kind, resource).and_then(|()| policy(resource, trust_domain));
-                    keep(&mut self.policies, resource, read, || Some(closed(resource)));
-                }
+                Some(kind) if self.security.read(kind, resource, trust_domain) => {}
                 Some(kind) if kind.key() == ServiceSettings::KIND.key() => {
                     let read = || supported(kind, resource).and_then(|()| ServiceSettings::of(resource));
                     keep(&mut self.services, resource, read, || None);
@@ -293,7 +291,12 @@ impl Specs {
 
     /// Every policy, as it is enforced.
     pub(super) fn policies(&self) -> impl Iterator<Item = &Arc<PolicyDescription>> {
-        self.policies.values().filter_map(|kept| kept.good.as_ref())
+        self.security.policies()
+    }
+
+    /// What instances take at their own ports.
+    pub(super) fn peers(&self) -> PeersDescription {
+        self.security.peers(self.mesh().peer_authentication.mtls.mode)
     }
 
     /// Whether calls of some service to hosts that nobody knows are passed on by its own word.
@@ -318,10 +321,6 @@ impl Specs {
 
     /// Every document that is not enforced.
     pub fn unenforced(&self) -> Vec<Unenforced> {
-        let policies = self
-            .policies
-            .iter()
-            .filter_map(|(key, kept)| kept.unenforced(key, "all calls to what it selects are denied"));
         let services = self.services.iter().filter_map(|(key, kept)| {
             let instead = match kept.good {
                 Some(_) => "its last form that could be read stays in force",
@@ -335,7 +334,8 @@ impl Specs {
         let streams = self.stream_routes.iter().filter_map(|(key, kept)| kept.unenforced(key, kept.without_it()));
         let aliases = self.aliases.iter().filter_map(|(key, kept)| kept.unenforced(key, kept.without_it()));
         let grants = self.grants.iter().filter_map(|(key, kept)| kept.unenforced(key, kept.without_it()));
-        policies
+        self.security
+            .unenforced()
             .chain(services)
             .chain(routes)
             .chain(gateway)
@@ -360,23 +360,6 @@ fn same_calls(before: Option<&Calls>, now: Option<&Calls>) -> bool {
         && same(&before.gateway_routes, &now.gateway_routes)
         && same(&before.stream_routes, &now.stream_routes)
         && same(&before.subsets, &now.subsets)
-}
-
-fn policy(resource: &Resource, trust_domain: Option<&TrustDomain>) -> Result<PolicyDescription, String> {
-    let policy = AuthorizationPolicy::of(resource)?;
-    let policy = trust_domain.into_iter().fold(policy, AuthorizationPolicy::in_trust_domain);
-    let description = describe(resource, policy);
-    Authorization::check(&description).map_err(|error| format!("{}: {}", error.path, error.message))?;
-    Ok(description)
-}
-
-fn closed(resource: &Resource) -> PolicyDescription {
-    describe(resource, AuthorizationPolicy::closed(&resource.spec))
-}
-
-fn describe(resource: &Resource, policy: AuthorizationPolicy) -> PolicyDescription {
-    let dry_run = resource.annotations.get(DRY_RUN_ANNOTATION).is_some_and(|value| value == "true");
-    PolicyDescription { key: resource.key.clone(), policy, dry_run }
 }
 
 #[cfg(test)]

@@ -40,6 +40,16 @@ pub struct LocalInstance {
     pub gateway: bool,
 }
 
+impl LocalInstance {
+    /// The ports at which it listens, in the order of its ports; none where they are the same.
+    pub(super) fn targets(&self) -> Vec<u16> {
+        match self.ports.iter().all(|port| port.target.port() == port.port.port) {
+            true => Vec::new(),
+            false => self.ports.iter().map(|port| port.target.port()).collect(),
+        }
+    }
+}
+
 /// One port of a [`LocalInstance`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LocalPort {

@@ -7,6 +7,10 @@ use weft_consensus::state::State;
 use weft_proto::identity::{Identity, NodeName, TrustDomain};
 use weft_proto::service::{Instance, InstanceId, Protocol, ServiceName, ServicePort};
 
+use weft_proxy::table::description::Intercepts;
+
+use crate::intercept::Kept;
+
 use super::instance::{LocalInstance, LocalPort};
 
 /// Why the mesh has not taken a service.
@@ -41,6 +45,10 @@ pub struct Local {
     pub faults: Vec<String>,
     /// Services whose loopback addresses this host was asked to listen on.
     pub listened: BTreeSet<ServiceName>,
+    /// Where the host's firewall sends connections.
+    pub intercepts: Intercepts,
+    /// What it sends there.
+    pub intercepted: Option<Kept>,
     /// Whether it was looked what is registered.
     pub read: bool,
 }
@@ -83,6 +91,7 @@ impl Local {
             id: instance.id.clone(),
             labels: instance.labels.clone(),
             ports: instance.ports.iter().map(|port| port.port).collect(),
+            targets: instance.targets(),
             healthy: self.is_healthy(&instance.id),
             weight: instance.weight,
         };

@@ -54,6 +54,7 @@ impl From<Instance> for wire::Instance {
             name: if instance.id.name.is_default() { String::new() } else { instance.id.name.to_string() },
             labels: instance.labels,
             ports: instance.ports.into_iter().map(Into::into).collect(),
+            targets: instance.targets.into_iter().map(u32::from).collect(),
             healthy: instance.healthy,
             weight: u32::from(instance.weight),
         }
@@ -68,6 +69,7 @@ impl TryFrom<wire::Instance> for Instance {
             id: InstanceId { service: message.service.parse()?, name: instance_name(&message.name)? },
             labels: message.labels,
             ports: each(message.ports, TryInto::try_into)?,
+            targets: each(message.targets, |port| u16::try_from(port).map_err(|_| ConvertError::Range("target")))?,
             healthy: message.healthy,
             weight: u16::try_from(message.weight).map_err(|_| ConvertError::Range("weight"))?.max(1),
         })

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::authorization_policy::ROOT_NAMESPACES;
+use super::peer_authentication::MutualTls;
 use super::service::{GatewayTopology, OutboundTrafficPolicy};
 use super::{Faults, Kind, Names, Spec};
 
@@ -14,6 +15,10 @@ pub struct MeshConfig {
     /// What becomes of calls to hosts that the mesh does not know.
     #[serde(default)]
     pub outbound_traffic_policy: OutboundTrafficPolicy,
+    /// What instances take at their own ports where no `PeerAuthentication` says it. Weft's own field: Istio takes plain text
+    /// then, and Weft does not unless it is told so.
+    #[serde(default)]
+    pub peer_authentication: DefaultPeerAuthentication,
     /// What holds where a service says nothing.
     #[serde(default)]
     pub default_config: DefaultConfig,
@@ -26,6 +31,15 @@ pub struct DefaultConfig {
     /// Of gateways: what stands before them.
     #[serde(default)]
     pub gateway_topology: GatewayTopology,
+}
+
+/// What instances take at their own ports where no `PeerAuthentication` says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DefaultPeerAuthentication {
+    /// Mutual TLS alone, unless set.
+    #[serde(default)]
+    pub mtls: MutualTls,
 }
 
 impl Spec for MeshConfig {

@@ -124,6 +124,11 @@ impl EntryPort {
         }
     }
 
+    /// Whether it carries opaque streams of which nothing tells whom they are for but where they go.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.protocol.to_ascii_uppercase().as_str(), "TCP" | "MONGO")
+    }
+
     /// The port at the host.
     pub fn target(&self) -> u16 {
         self.target_port.unwrap_or(self.number)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rustls::pki_types::CertificateDer;
 use rustls::server::Acceptor;
 use tokio::time::timeout;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
@@ -65,7 +66,7 @@ async fn data<N: Net>(
     let chain = session.peer_certificates()?;
     let peer = tls::peer_identity(chain).ok()?;
     let validity = core.shared.identities.validity(chain);
-    let (destination, caller) = destination(core, session.server_name()?, peer)?;
+    let (destination, caller) = destination(core, session.server_name()?, (peer, chain))?;
     let h2 = session.alpn_protocol() == Some(ALPN_H2);
     let connection = Connection::remote(core, destination, caller, addresses);
     let _open = OpenLink::taken(&core.recorder, Over::Tcp);
@@ -83,7 +84,11 @@ async fn data<N: Net>(
 }
 
 /// The service's port that SNI names, the first one where it names none, and the instance.
-fn destination<N: Net>(core: &Core<N>, server_name: &str, identity: Identity) -> Option<(Destination, Caller)> {
+fn destination<N: Net>(
+    core: &Core<N>,
+    server_name: &str,
+    (identity, chain): (Identity, &[CertificateDer<'_>]),
+) -> Option<(Destination, Caller)> {
     let target = Target::parse(server_name)?;
     let server_name = match &target {
         // Which instance it is is no concern of policies: both ends judge by the same name.
@@ -105,7 +110,8 @@ fn destination<N: Net>(core: &Core<N>, server_name: &str, identity: Identity) ->
         true => Destination::Gateway(Door { port, gateway: Some(service), listener: None }),
         false => Destination::Fixed(service, port),
     };
-    Some((destination, Caller { identity, server_name, instance }))
+    let certificate = tls::digest(chain.first()?);
+    Some((destination, Caller { identity, server_name, instance, certificate }))
 }
 
 /// Takes QUIC connections until the worker ends: those of the control plane are handed over.
@@ -137,7 +143,7 @@ async fn quic_data<N: Net>(core: &Arc<Core<N>>, arrived: Arrived) -> Option<()> 
     let addresses = (core.shared.settings.mesh_address, connection.remote_address());
     let link = QuicLink::new(connection);
     let sni = sni.filter(|_| core.shared.identities.is_current(&chain));
-    let found = sni.and_then(|name| destination(core, &name, identity));
+    let found = sni.and_then(|name| destination(core, &name, (identity, &chain)));
     let Some((destination, caller)) = found else {
         link.close();
         return None;

@@ -9,13 +9,13 @@ use std::time::Duration;
 use tokio::time::sleep;
 use weft_proto::service::{Protocol, ServiceName};
 
-use super::{gateway, http3, links, local, named};
+use super::{gateway, http3, intercepted, links, local, named};
 use crate::call::Destination;
 use crate::connection::Connection;
 use crate::core::Core;
 use crate::forward::bytes::End as Near;
 use crate::net::{Accepted, Listener, Net};
-use crate::room::Owner;
+use crate::room::{Owner, Taken};
 use crate::shared::PlaneSettings;
 use crate::table::Table;
 use crate::task::Aborting;
@@ -27,6 +27,10 @@ pub(crate) enum Purpose {
     Mesh,
     /// The forward proxy.
     Proxy,
+    /// What the firewall sends here that is for the own ports of instances.
+    Inbound,
+    /// The same of programs that call somebody.
+    Outbound,
     /// The ports of all services.
     Captured,
     /// A port of a service.
@@ -89,6 +93,8 @@ fn wanted(settings: &PlaneSettings, table: &Table) -> BTreeMap<SocketAddr, Purpo
         let protocol = protocol.map_or(Protocol::Auto, |port| port.protocol);
         wanted.insert(bind.address, Purpose::Service(bind.service.clone(), bind.port, protocol));
     }
+    wanted.extend(table.intercepts.inbound.iter().map(|address| (*address, Purpose::Inbound)));
+    wanted.extend(table.intercepts.outbound.iter().map(|address| (*address, Purpose::Outbound)));
     wanted.extend(table.gateways.addresses().map(|(address, port)| (address, Purpose::Gateway(port))));
     if let Some(address) = settings.proxy_address {
         wanted.insert(address, Purpose::Proxy);
@@ -129,6 +135,7 @@ fn remedy(address: SocketAddr, purpose: &Purpose, error: &io::Error) -> String {
     let what = match purpose {
         Purpose::Mesh => "links".to_owned(),
         Purpose::Proxy => "the forward proxy".to_owned(),
+        Purpose::Inbound | Purpose::Outbound => "what `weft intercept` sends here".to_owned(),
         Purpose::Captured => "services' loopback addresses".to_owned(),
         Purpose::Service(service, port, _) => format!("{service} port {port}"),
         Purpose::Gateway(port) => format!("port {port} of a gateway"),
@@ -161,45 +168,54 @@ async fn accept<N: Net>(core: Arc<Core<N>>, mut listener: N::Listener, purpose: 
                 continue;
             }
         };
-        let core = core.clone();
-        let Accepted { stream, ours, theirs } = accepted;
-        let fixed = match &purpose {
-            Purpose::Mesh => {
-                tokio::spawn(links::serve(core, Accepted { stream, ours, theirs }));
-                continue;
-            }
-            Purpose::Gateway(port) => {
-                match core.shared.room.take(|| Owner::Address(theirs.ip().to_canonical())) {
-                    Some(taken) => {
-                        let accepted = Accepted { stream, ours, theirs };
-                        drop(tokio::spawn(gateway::serve(core, accepted, taken, *port)));
-                    }
-                    None => Near::io(stream).abort(),
-                }
-                continue;
-            }
-            Purpose::Proxy => Some((Destination::Named, None)),
-            Purpose::Captured => core
-                .shared
-                .table
-                .load()
-                .at(ours)
-                .map(|(service, port)| (Destination::Fixed(service.name.clone(), port.port), Some(port.protocol))),
-            Purpose::Service(service, port, protocol) => {
-                Some((Destination::Fixed(service.clone(), *port), Some(*protocol)))
-            }
-        };
-        let mut near = Near::io(stream);
-        let taken = core.shared.room.take(|| Owner::User(core.shared.net.owner(ours, theirs)));
-        let (Some((destination, protocol)), Some(taken)) = (fixed, taken) else {
-            near.abort();
-            continue;
-        };
-        let connection = Connection::local(&core, destination, (ours, theirs), taken);
-        match protocol {
-            Some(protocol) => drop(tokio::spawn(local::serve(connection, near, protocol))),
-            None => drop(tokio::spawn(named::serve(connection, near))),
+        take(core.clone(), accepted, &purpose);
+    }
+}
+
+/// Takes a connection, if there is room for it.
+fn take<N: Net>(core: Arc<Core<N>>, accepted: Accepted<N::Stream>, purpose: &Purpose) {
+    let shared = &core.shared;
+    if *purpose == Purpose::Mesh {
+        return drop(tokio::spawn(links::serve(core, accepted)));
+    }
+    let owner = || match purpose {
+        Purpose::Gateway(_) | Purpose::Inbound => Owner::Address(accepted.theirs.ip().to_canonical()),
+        Purpose::Outbound => {
+            let meant = shared.net.meant(&accepted.stream).unwrap_or(accepted.ours);
+            Owner::User(shared.net.owner(meant, accepted.theirs))
         }
+        _ => Owner::User(shared.net.owner(accepted.ours, accepted.theirs)),
+    };
+    let Some(taken) = shared.room.take(owner) else { return Near::io(accepted.stream).abort() };
+    match purpose {
+        Purpose::Gateway(port) => drop(tokio::spawn(gateway::serve(core, accepted, taken, *port))),
+        Purpose::Inbound => drop(tokio::spawn(intercepted::inbound(core, accepted, taken))),
+        Purpose::Outbound => drop(tokio::spawn(intercepted::outbound(core, accepted, taken))),
+        _ => call(&core, accepted, taken, purpose),
+    }
+}
+
+/// Serves a connection of a local process that calls somebody.
+fn call<N: Net>(core: &Arc<Core<N>>, accepted: Accepted<N::Stream>, taken: Taken, purpose: &Purpose) {
+    let Accepted { stream, ours, theirs } = accepted;
+    let fixed = match purpose {
+        Purpose::Captured => core
+            .shared
+            .table
+            .load()
+            .at(ours)
+            .map(|(service, port)| (Destination::Fixed(service.name.clone(), port.port), Some(port.protocol))),
+        Purpose::Service(service, port, protocol) => {
+            Some((Destination::Fixed(service.clone(), *port), Some(*protocol)))
+        }
+        _ => Some((Destination::Named, None)),
+    };
+    let mut near = Near::io(stream);
+    let Some((destination, protocol)) = fixed else { return near.abort() };
+    let connection = Connection::local(core, destination, (ours, theirs), taken);
+    match protocol {
+        Some(protocol) => drop(tokio::spawn(local::serve(connection, near, protocol))),
+        None => drop(tokio::spawn(named::serve(connection, near))),
     }
 }
 

@@ -182,4 +182,4 @@ fn asks_for_names<N: Net>(connection: &Arc<Connection<N>>) -> bool {
 
 /// How long an `auto` port waits for first bytes before it asks the server: what a protocol in which the server speaks
 /// first loses once a connection.
-const AUTO_BOUND: Duration = Duration::from_millis(300);
+pub(super) const AUTO_BOUND: Duration = Duration::from_millis(300);

@@ -49,6 +49,11 @@ impl Sniffing {
         }
     }
 
+    /// Whether what has come so far begins so.
+    pub(crate) fn begins_with(&self, bytes: &[u8]) -> bool {
+        self.first.starts_with(bytes)
+    }
+
     /// What a stream of TLS asks for; nothing where it is none of TLS.
     pub(crate) async fn hello(&mut self) -> io::Result<Option<Hello>> {
         loop {

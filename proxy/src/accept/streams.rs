@@ -133,8 +133,8 @@ async fn tunnel<N: Net>(mut connection: Arc<Connection<N>>, request: Request<Sou
     let (head, mut received) = request.into_parts();
     let target = match &connection.destination {
         // An application's connection to a service is one already.
-        Destination::Fixed(..) if connection.end() == End::Caller => Err(Reject::Method),
-        Destination::Gateway(_) => Err(Reject::Method),
+        Destination::Fixed(..) if !connection.is_link() => Err(Reject::Method),
+        Destination::Gateway(_) | Destination::Intercepted(_) => Err(Reject::Method),
         Destination::Fixed(service, port) => fixed(&connection, service, *port).map(|protocol| (connection, protocol)),
         Destination::Named => {
             let asked = head.uri.authority().ok_or(Reject::BadRequest("CONNECT names HOST:PORT"));

@@ -24,7 +24,8 @@ use crate::golden::{self, Line, Told};
 use crate::lane::Lanes;
 use crate::record::Recorder;
 use crate::table::Table;
-use crate::table::description::{Calls, Description, EndpointDescription, ServiceDescription};
+use crate::table::description::{Calls, Description, EndpointDescription, Intercepts, ServiceDescription};
+use crate::table::peers::PeersDescription;
 use crate::table::routes::SubsetDocument;
 use crate::upstream::Upstreams;
 
@@ -140,6 +141,7 @@ impl Script {
             address: (Ipv4Addr::new(10, 0, 0, 1), 7946).into(),
             zone,
             ports: vec![PORT.port],
+            targets: Vec::new(),
             weight,
             healthy: true,
             gateway: false,
@@ -168,6 +170,7 @@ impl Script {
             node: "me".parse()?,
             zone: "r1/z1".into(),
             deny_by_default: false,
+            peers: PeersDescription::default(),
             services: vec![Arc::new(service)],
             policies: Vec::new(),
             local: Vec::new(),
@@ -176,6 +179,7 @@ impl Script {
             aliases: Vec::new(),
             grants: Vec::new(),
             binds: Vec::new(),
+            intercepts: Intercepts::default(),
             gateways: Vec::new(),
             challenges: Vec::new(),
         };
@@ -195,6 +199,8 @@ impl Script {
             instance: None,
             subset: None,
             entrance: None,
+            guest: None,
+            certificate: None,
         };
         let service = table.service(&name).ok_or("there is no service")?;
         let ground = Ground { table, place: Place { core: 0, cores: 1 }, upstreams: &self.upstreams };

@@ -1,6 +1,6 @@
 //! Which service is asked for.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use weft_proto::identity::Identity;
@@ -39,6 +39,27 @@ fn outside(table: &Table, (host, port): (&str, u16), caller: &Identity) -> Resul
     let service = found.ok_or_else(|| Reject::UnknownHost(host.to_owned()))?;
     let port = service.port(port).ok_or_else(|| unknown_port(&service, Some(port)))?;
     Ok(Named { called: (service.name.clone(), port.port), service, port, subset: None })
+}
+
+/// What a program means that has called an address: what its request names, where that is known; else what documents say of the
+/// address; else whatever is there.
+pub(crate) fn intercepted(
+    table: &Table,
+    address: SocketAddr,
+    host: Option<(&str, u16)>,
+    caller: &Identity,
+) -> Result<Named, Reject> {
+    if let Some(known) = host.and_then(|host| known(table, host, caller)) {
+        return Ok(known);
+    }
+    outside(table, (&address.ip().to_canonical().to_string(), address.port()), caller)
+}
+
+/// What is called by a name that the mesh or a document knows.
+pub(crate) fn known(table: &Table, (host, port): (&str, u16), caller: &Identity) -> Option<Named> {
+    let named = named(table, (host, Some(port)), caller).ok()?;
+    let declared = named.service.outside().is_none_or(|outside| !outside.takes_any_port());
+    declared.then_some(named)
 }
 
 /// What a caller names.

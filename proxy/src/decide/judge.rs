@@ -74,6 +74,7 @@ pub(crate) fn call<'a>(question: &Question<'a>) -> Call<'a> {
     Call {
         // Somebody outside is nobody that is known.
         caller: question.relation.known_caller(),
+        plain_at: question.relation.plain_at(),
         source_ip: question.addresses.source,
         remote_ip: question.addresses.remote,
         destination_ip: question.addresses.destination,

@@ -14,6 +14,7 @@ use weft_proto::service::{Labels, ServicePort};
 use super::asked::{labels, namespace, routes, stream_routes, subset};
 use super::hash::{self, Keyed};
 use super::localities::{self, Site, Spread};
+use super::peer;
 use crate::call::{Addresses, Asked, Bounds, End, Guest, Parties};
 use crate::reject::Reject;
 use crate::table::authz::Caller;
@@ -66,8 +67,12 @@ pub(crate) struct Relation {
     pub(crate) labels: Labels,
     /// How callers speak: `http`, or `https` where TLS ends at a gateway.
     pub(crate) scheme: &'static str,
-    /// Who comes in, where it is a gateway that is entered: from there calls go on as the gateway's own.
+    /// Who comes in, where that is not a caller of the mesh by a link, or a process of this host.
     guest: Option<Guest>,
+    /// Whether it is a gateway that is entered: from there calls go on as the gateway's own.
+    is_gate: bool,
+    /// Whether it comes in plain text, and not only as if it did.
+    plain: bool,
     place: Place,
 }
 
@@ -105,17 +110,16 @@ impl Relation {
     pub(crate) fn new(ground: Ground<'_>, parties: &Parties, service: &Arc<Service>, port: ServicePort) -> Self {
         let Ground { table, place, upstreams } = ground;
         let target = Target::Service { service: service.name.clone(), port: Some(port.port) };
-        let entrance = parties.entrance.as_ref().and_then(|(key, _)| table.gateways.host(key));
-        let guest = parties.entrance.as_ref().map(|(_, guest)| *guest);
-        let asking = if guest.is_some() { &service.identity } else { &parties.caller };
+        let entrance = parties.entrance.as_ref().and_then(|key| table.gateways.host(key));
+        let asking = if parties.entrance.is_some() { &service.identity } else { &parties.caller };
         let alias = parties.subset.as_deref().and_then(|subset| table.alias_of(subset));
         let called = alias.and_then(|(_, called)| called).unwrap_or(port.port);
         let alias = alias.map(|(alias, _)| &**alias);
         let labels = labels(table, (parties, asking), (service, alias));
         let asker = Asker { namespace: namespace(asking), labels: &labels };
         let own = alias.and_then(|alias| alias.treatment(called, asker));
-        // A host outside is not told who calls.
-        let forwarded = format!("By={};URI={}", service.identity, parties.caller);
+        let instance = peer::instance(parties, service);
+        let guest = parties.guest.or_else(|| peer::is_disguised(parties, service, instance).then_some(Guest::Plain));
         let mut relation = Self {
             end: parties.end,
             caller: Caller::new(parties.caller.clone()),
@@ -129,11 +133,8 @@ impl Relation {
             own_ip: table.own_ip(),
             candidates: Vec::new(),
             subset: subset(parties, (service, alias), asker),
-            instance: match parties.entrance {
-                Some(_) => (!service.instances.is_empty()).then_some(0),
-                None => parties.instance.as_ref().and_then(|name| service.instance(name)),
-            },
-            forwarded: HeaderValue::from_str(&forwarded).ok().filter(|_| service.outside().is_none()),
+            instance,
+            forwarded: peer::forwarded((parties, guest), service),
             routes: match entrance {
                 Some(host) => host.routes.clone(),
                 None => routes(parties, service, alias),
@@ -152,6 +153,8 @@ impl Relation {
             labels,
             scheme: entrance.map_or("http", |host| host.scheme),
             guest,
+            is_gate: parties.entrance.is_some(),
+            plain: parties.guest == Some(Guest::Plain),
             place,
         };
         if relation.end == End::Caller {
@@ -286,12 +289,23 @@ impl Relation {
 
     /// Whether a gateway is entered.
     pub(crate) fn is_gate(&self) -> bool {
-        self.guest.is_some()
+        self.is_gate
     }
 
-    /// Who calls; none where that is somebody outside.
+    /// Who calls; none where that is somebody of whom nothing is known.
     pub(crate) fn known_caller(&self) -> Option<&Caller> {
-        (self.guest != Some(Guest::Outside)).then_some(&self.caller)
+        matches!(self.guest, None | Some(Guest::Mesh)).then_some(&self.caller)
+    }
+
+    /// Whether somebody calls in plain text at an instance's own port.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    /// Where somebody calls in plain text: the port at which the instance listens.
+    pub(crate) fn plain_at(&self) -> Option<u16> {
+        let instance = self.instance.filter(|_| self.plain)?;
+        self.service.instances[instance].port(self.port.port).map(|port| port.target.port())
     }
 
     /// As whom calls go on: where a gateway is entered, as that.

@@ -26,7 +26,7 @@ pub(super) fn authorize<N: Net>(
     let relation = &leg.relation;
     let addresses = addresses(connection, relation);
     let sni = match &connection.peer {
-        Peer::Local | Peer::Outside(_) => &relation.server_name,
+        Peer::Local | Peer::Outside(_) | Peer::Plain(_) => &relation.server_name,
         Peer::Svid(caller) => &caller.server_name,
     };
     let http = request.as_ref().map(|(asked, headers)| http_call(asked, headers));

@@ -34,7 +34,7 @@ pub(super) fn pass<N: Net>(
     let peer = connection.theirs.ip().to_canonical();
     let behind = match &connection.peer {
         Peer::Outside(outside) => outside.behind,
-        Peer::Svid(_) | Peer::Local => None,
+        Peer::Svid(_) | Peer::Local | Peer::Plain(_) => None,
     };
     let nearest = behind.unwrap_or(peer);
     let addresses = Addresses {
@@ -74,6 +74,6 @@ fn sni<'a, N: Net>(connection: &'a Connection<N>, leg: &'a Leg) -> &'a str {
     match &connection.peer {
         Peer::Outside(outside) => &outside.server_name,
         Peer::Svid(caller) => &caller.server_name,
-        Peer::Local => &leg.relation.server_name,
+        Peer::Local | Peer::Plain(_) => &leg.relation.server_name,
     }
 }

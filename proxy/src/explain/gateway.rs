@@ -28,7 +28,8 @@ pub(crate) fn enter(
         format!("this node serves nothing for {host} as {gateway}{port}: it is answered with 404, or refused")
     })?;
     let parties = Parties {
-        entrance: Some((entrance.key.clone(), Guest::Outside)),
+        entrance: Some(entrance.key.clone()),
+        guest: Some(Guest::Outside),
         ..Parties::of_caller(service.identity.clone(), gateway, entrance.port.port)
     };
     let relation = Arc::new(Relation::new(ground, &parties, service, entrance.port));

@@ -117,6 +117,13 @@ impl Net for HostNet {
         quinn::TokioRuntime.wrap_udp_socket(socket.into())
     }
 
+    fn meant(&self, stream: &HostStream) -> Option<SocketAddr> {
+        let socket = SockRef::from(&*stream.0);
+        let is_ipv4 = stream.0.local_addr().ok()?.ip().to_canonical().is_ipv4();
+        let meant = if is_ipv4 { socket.original_dst_v4() } else { socket.original_dst_v6() };
+        meant.ok()?.as_socket()
+    }
+
     fn owner(&self, ours: SocketAddr, theirs: SocketAddr) -> Option<u32> {
         (self.owner)(ours, theirs)
     }

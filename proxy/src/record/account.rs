@@ -62,7 +62,8 @@ impl Open {
 
 /// Who has come in at a gateway: a caller of the mesh by its principal, anybody else by the address that is meant.
 fn client(current: &Current) -> Option<String> {
-    let entered = current.gate.as_deref().or_else(|| current.relation.is_gate().then_some(current))?;
+    let comes_in = || current.relation.is_gate() || current.relation.is_plain();
+    let entered = current.gate.as_deref().or_else(|| comes_in().then_some(current))?;
     let known = entered.relation.known_caller().map(|caller| caller.identity().to_string());
     Some(known.unwrap_or_else(|| entered.addresses.remote.to_string()))
 }

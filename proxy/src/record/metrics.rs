@@ -12,7 +12,7 @@ use weft_proto::identity::Identity;
 use weft_proto::service::ServiceName;
 
 use super::Recorder;
-use crate::call::{End, Over};
+use crate::call::{End, Guest, Over, Parties};
 
 /// Whom a series is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -132,6 +132,15 @@ impl Key {
             other => other.principal(),
         };
         Self { direction, source, destination: callee.to_string() }
+    }
+
+    /// Of these parties; who is not known is nobody.
+    pub(crate) fn of(parties: &Parties) -> Self {
+        let key = Self::new(parties.end, &parties.caller, &parties.service);
+        match parties.guest {
+            Some(Guest::Plain) => Self { source: UNKNOWN.to_owned(), ..key },
+            Some(Guest::Outside | Guest::Mesh) | None => key,
+        }
     }
 
     pub(super) fn unmatched() -> Self {
@@ -350,3 +359,6 @@ const BUCKETS: [(Duration, &str); 14] = [
     (Duration::from_millis(2500), "2.5"),
     (Duration::from_secs(10), "10"),
 ];
+
+/// The source of calls in plain text at the own ports of instances.
+const UNKNOWN: &str = "unknown";

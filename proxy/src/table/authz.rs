@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use weft_proto::identity::Identity;
 use weft_proto::kinds::authorization_policy::{Action, AuthorizationPolicy};
+use weft_proto::kinds::peer_authentication::Mode;
 use weft_proto::resource::ResourceKey;
 use weft_proto::service::{Labels, ServiceName};
 
@@ -32,6 +33,8 @@ pub(crate) use explain::verb;
 pub use explain::{Explanation, PolicyExplanation, RuleExplanation};
 
 use rule::{Lean, Rule};
+
+use super::peers::Peers;
 
 /// A policy as the mesh keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +55,7 @@ pub struct Authorization {
     /// AUDIT policies and policies in dry run.
     noted: Vec<Policy>,
     deny_by_default: bool,
+    peers: Peers,
 }
 
 #[derive(Debug)]
@@ -90,12 +94,17 @@ impl Authorization {
     ) -> Result<Self, CompileError> {
         let selected: Vec<_> =
             Self::select(service, |name| labels.get(name).map(String::as_str), policies).into_iter().cloned().collect();
-        Self::of(&selected, deny_by_default)
+        Self::of(&selected, &Peers::default(), deny_by_default)
     }
 
     /// Compiles policies that were selected.
-    pub fn of(policies: &[Arc<PolicyDescription>], deny_by_default: bool) -> Result<Self, CompileError> {
-        let mut authorization = Self { deny: Vec::new(), allow: Vec::new(), noted: Vec::new(), deny_by_default };
+    pub(crate) fn of(
+        policies: &[Arc<PolicyDescription>],
+        peers: &Peers,
+        deny_by_default: bool,
+    ) -> Result<Self, CompileError> {
+        let peers = peers.clone();
+        let mut authorization = Self { deny: Vec::new(), allow: Vec::new(), noted: Vec::new(), deny_by_default, peers };
         for description in policies {
             let policy = compile::policy(description)?;
             let list = match (policy.dry_run, policy.action) {
@@ -132,7 +141,17 @@ impl Authorization {
         self.policies().flat_map(|policy| &policy.rules).any(Rule::needs_http)
     }
 
+    /// What is taken at the port at which an instance listens; none: at any that no document names.
+    pub(crate) fn mode(&self, port: Option<u16>) -> Mode {
+        self.peers.mode(port)
+    }
+
     fn judge(&self, call: &Call<'_>) -> (Reason, Option<PolicyId>) {
+        if let Some(port) = call.plain_at
+            && self.mode(Some(port)) == Mode::Strict
+        {
+            return (Reason::DeniedPlaintext, None);
+        }
         if let Some(rule) = first_match(&self.deny, call) {
             return (Reason::DeniedByPolicy, Some(rule.id().clone()));
         }
@@ -189,6 +208,8 @@ fn first_match<'p>(policies: &'p [Policy], call: &Call<'_>) -> Option<&'p Rule> 
 pub struct Call<'a> {
     /// Who calls; none on plaintext, whose principal is empty.
     pub caller: Option<&'a Caller>,
+    /// Where it comes in plain text: the port at which the instance listens.
+    pub plain_at: Option<u16>,
     /// Address of the peer.
     pub source_ip: IpAddr,
     /// Address of the caller that is meant, where a proxy that is trusted stands between.
@@ -273,6 +294,8 @@ pub enum Reason {
     DeniedNoAllowMatched,
     /// No ALLOW policy selects the service and the mesh denies by default.
     DeniedByDefault,
+    /// The instance takes mutual TLS alone.
+    DeniedPlaintext,
 }
 
 impl Reason {
@@ -289,6 +312,7 @@ impl Reason {
             Self::DeniedByPolicy => "denied_by_policy",
             Self::DeniedNoAllowMatched => "denied_no_allow_matched",
             Self::DeniedByDefault => "denied_by_default",
+            Self::DeniedPlaintext => "denied_plaintext",
         }
     }
 }

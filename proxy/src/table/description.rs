@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use weft_proto::Index;
 use weft_proto::identity::{NodeName, TrustDomain};
 use weft_proto::kinds::order::Challenge;
@@ -11,6 +12,7 @@ use weft_proto::kinds::service::ServiceSettings;
 use weft_proto::service::{InstanceId, InstanceName, Labels, Protocol, ServiceName, ServicePort};
 
 use super::authz::PolicyDescription;
+use super::peers::PeersDescription;
 use super::routes::{AliasDocument, GatewayDocument, GrantDocument, RouteDocument, StreamDocument, SubsetDocument};
 use crate::tls::EdgeTls;
 
@@ -27,6 +29,8 @@ pub struct Description {
     pub zone: String,
     /// Whether a call that no ALLOW policy covers is denied.
     pub deny_by_default: bool,
+    /// What instances take at their own ports.
+    pub peers: PeersDescription,
     /// Every service of the mesh.
     pub services: Vec<Arc<ServiceDescription>>,
     /// Further names of instances of services.
@@ -43,6 +47,8 @@ pub struct Description {
     pub caller_any: Option<ServiceName>,
     /// Further addresses to listen on.
     pub binds: Vec<Bind>,
+    /// Where the host's firewall sends connections.
+    pub intercepts: Intercepts,
     /// What this node serves of gateways, the oldest document first.
     pub gateways: Vec<Arc<ListenerDescription>>,
     /// What proves to certificate authorities that names are ours, at gateways.
@@ -147,6 +153,12 @@ pub struct OutsideDescription {
     pub export_to: Vec<String>,
     /// Names of which its certificate must have one.
     pub names: Vec<String>,
+    /// Addresses by which it is called too, by programs whose connections the firewall sends here.
+    pub addresses: Vec<IpNet>,
+    /// Ports of opaque streams at which it is meant whatever address is called, since it has none.
+    pub anywhere: Vec<u16>,
+    /// Whether it is where it was called, since nothing says where it is.
+    pub dialled: bool,
     /// Its ports, and where they are there.
     pub targets: Vec<(u16, u16)>,
     /// Whether it is known at whatever port.
@@ -183,6 +195,8 @@ pub struct EndpointDescription {
     pub zone: String,
     /// Ports of the service that it serves.
     pub ports: Vec<u16>,
+    /// The ports at which it listens for those itself, in their order; empty: at the same ones.
+    pub targets: Vec<u16>,
     /// Its share relative to others, at least 1.
     pub weight: u16,
     /// Whether its check passes.
@@ -217,6 +231,15 @@ pub struct LocalPort {
     pub target: SocketAddr,
     /// What it speaks there.
     pub protocol: Protocol,
+}
+
+/// Where the host's firewall sends connections; nowhere where it sends none.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Intercepts {
+    /// Those to the own ports of instances.
+    pub inbound: Vec<SocketAddr>,
+    /// Those of programs that call somebody.
+    pub outbound: Vec<SocketAddr>,
 }
 
 /// A further plain listener for a port of a service.

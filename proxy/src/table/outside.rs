@@ -1,6 +1,7 @@
 //! Which host outside the mesh a name means.
 
 use std::cmp::Reverse;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_proto::identity::Identity;
@@ -12,7 +13,7 @@ use super::{Service, Table};
 use crate::place::is_elsewhere;
 
 impl Table {
-    /// The host outside of that name, at a port, for a caller: one that a document names, else one of a pattern that
+    /// The host outside of that name, at a port, for a caller: one that a document names, else one at the address that it is, else one of a pattern that
     /// covers it, else any where calls to unknown hosts are passed on.
     pub(crate) fn outside(&self, host: &str, port: u16, caller: &Identity) -> Option<Arc<Service>> {
         if host.parse().is_ok_and(|ip| !is_elsewhere(ip)) {
@@ -30,11 +31,31 @@ impl Table {
                 None => Arc::new(known.aimed(host, port).closed()),
             });
         }
+        if let Some(found) = host.parse().ok().and_then(|ip| self.outside_at(ip, port, namespace)) {
+            return Some(found);
+        }
         let patterns = self.services().take_while(|one| one.name.is_outside());
         let covering = patterns.filter(|one| one.name.name().starts_with('*') && covers(one.name.name(), host));
         let fitting = covering.filter(seen).filter(|one| takes(one) && passes(one));
         let pattern = fitting.min_by_key(|one| Reverse(one.name.name().len()))?;
         Some(Arc::new(pattern.aimed(host, port)))
+    }
+
+    /// The host outside that documents say is at an address: by the narrowest block of addresses; else one of opaque streams
+    /// without addresses, which is wherever its port is called (Istio's rule).
+    fn outside_at(&self, ip: IpAddr, port: u16, namespace: &str) -> Option<Arc<Service>> {
+        let named = || self.services().take_while(|one| one.name.is_outside());
+        let seen = |one: &&Arc<Service>| one.outside().is_some_and(|outside| outside.is_seen_by(namespace));
+        let takes = |one: &&Arc<Service>| seen(one) && one.port(port).is_some();
+        let block = |one: &Arc<Service>| one.outside().and_then(|outside| outside.covers(ip));
+        let nearest =
+            named().filter(takes).filter_map(|one| Some((block(one)?, one))).max_by_key(|(length, _)| *length);
+        let anywhere =
+            || named().filter(seen).find(|one| one.outside().is_some_and(|outside| outside.is_anywhere(port)));
+        let found = nearest.map(|(_, one)| one).or_else(anywhere)?;
+        // Where nothing says where it is, it is where it was called.
+        let dialled = found.outside().is_some_and(|one| one.is_dialled());
+        Some(if dialled { Arc::new(found.aimed(&ip.to_string(), port)) } else { found.clone() })
     }
 
     /// The same service in this table, whatever it is.

@@ -16,9 +16,10 @@ use super::authz::{Authorization, CompileError, PolicyDescription};
 use super::description::{EndpointDescription, LocalInstance, LocalPort, ServiceDescription};
 use super::destinations::{self, Asker, Treatment};
 use super::endpoints::{Endpoint, Statistics};
+use super::peers::PeersDescription;
 use super::routes::{Called, Routes, StreamRoutes};
 use crate::overload::Overload;
-use groups::{Groups, label_of};
+use groups::{Choice, Groups, label_of};
 pub(crate) use outside::Outside;
 
 /// A service, compiled.
@@ -95,6 +96,7 @@ pub(super) struct Context<'a> {
     /// Policies that are not what they were in the table before, in either form; none where all have to be taken for such.
     pub(super) changed: Option<Vec<Arc<PolicyDescription>>>,
     pub(super) deny_by_default: bool,
+    pub(super) peers: &'a PeersDescription,
 }
 
 impl Context<'_> {
@@ -109,28 +111,29 @@ impl Context<'_> {
         if let Some(service) = before
             && (Arc::ptr_eq(&service.description, &description) || service.description == description)
             && service.instances.iter().map(|instance| &instance.description).eq(&local)
+            && service.groups.peers_are(self.peers, &description)
             && !self.changed.iter().flatten().any(|policy| service.groups.are_selected_by(policy, &description))
         {
             return Ok(service.clone());
         }
-        let policies = self.policies;
-        let mut groups = Groups::new(policies, &description);
+        let chosen = Choice { policies: self.policies, peers: self.peers, service: &description };
+        let mut groups = Groups::new(&chosen);
         let endpoint = |one: &EndpointDescription| Endpoint {
             own: one.node == *self.node,
             here: one.node == *self.node && !one.gateway,
             same_zone: zone(&one.zone).eq(zone(self.zone)),
             statistics: carried(before, one),
-            group: groups.group(&one.labels, policies, &description),
+            group: groups.group(&one.labels, &chosen),
             description: one.clone(),
         };
         let endpoints: Vec<Endpoint> = description.endpoints.iter().map(endpoint).collect();
         let instance = |one: LocalInstance| Instance {
-            group: groups.group(&one.labels, policies, &description),
+            group: groups.group(&one.labels, &chosen),
             overload: before.and_then(|before| before.overload(&one.id.name)).unwrap_or_else(Overload::new),
             description: one,
         };
         let instances = local.into_iter().map(instance).collect();
-        let selected = || groups.selected.iter().flatten();
+        let selected = || groups.selected.iter().flat_map(|one| &one.policies);
         let entry = description.outside.as_ref().map(|one| (one.namespace.as_str(), one.document.as_str()));
         let called = Called { service: &description.name, entry };
         Ok(Arc::new(Service {

@@ -1,5 +1,6 @@
 //! Names in certificates and handshakes: SPIFFE IDs in SVIDs, targets in SNI.
 
+use aws_lc_rs::digest;
 use rustls::pki_types::{CertificateDer, ServerName};
 use weft_proto::UnixMillis;
 use weft_proto::identity::{Identity, NodeName};
@@ -85,6 +86,13 @@ impl Target {
             _ => None,
         }
     }
+}
+
+/// The SHA-256 of a certificate.
+pub(crate) fn digest(certificate: &CertificateDer<'_>) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest::digest(&digest::SHA256, certificate).as_ref());
+    bytes
 }
 
 /// The identity that the first certificate of a chain names, after the checks that X.509-SVID (sections 2 to 5)

@@ -312,6 +312,7 @@ impl<N: Net> Mesh<N> {
             address: self.mesh_port,
             zone: zone.into(),
             ports: self.ports.iter().map(|(port, _)| port.port).collect(),
+            targets: Vec::new(),
             weight: 1,
             healthy: true,
             gateway: false,
@@ -389,6 +390,7 @@ fn empty(node: &str) -> Description {
         node: node.parse().expect("valid"),
         zone: String::new(),
         deny_by_default: false,
+        peers: Default::default(),
         services: Vec::new(),
         policies: Vec::new(),
         local: Vec::new(),
@@ -397,6 +399,7 @@ fn empty(node: &str) -> Description {
         aliases: Vec::new(),
         grants: Vec::new(),
         binds: Vec::new(),
+        intercepts: Default::default(),
         gateways: Vec::new(),
         challenges: Vec::new(),
     }

@@ -46,6 +46,9 @@ pub struct Behaviour {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Seen {
     pub(super) service: String,
+    /// That of its host: it does not know it itself.
+    #[serde(default)]
+    pub(super) namespace: String,
     pub(super) version: String,
     pub(super) method: String,
     pub(super) path: String,

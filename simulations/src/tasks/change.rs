@@ -39,7 +39,12 @@ impl Run<'_> {
     /// Says what holds for the whole mesh.
     pub(super) async fn configure(&self, config: &Value, source: &str) -> Result<(), String> {
         let metadata = json!({ "name": "default", "namespace": "istio-system" });
-        let document = json!({ "apiVersion": "weft/v1", "kind": "MeshConfig", "metadata": metadata, "spec": config["meshConfig"] });
+        let mut spec = config["meshConfig"].clone();
+        // Where there are workloads without a node, plain text is taken unless a document says otherwise, as Istio does.
+        if self.stage.has_strangers() {
+            spec["peerAuthentication"] = json!({ "mtls": { "mode": "PERMISSIVE" } });
+        }
+        let document = json!({ "apiVersion": "weft/v1", "kind": "MeshConfig", "metadata": metadata, "spec": spec });
         self.put(source, document.to_string()).await
     }
 

@@ -183,7 +183,9 @@ fn operator(wanted: &Value) -> Option<&str> {
 
 fn is_of(seen: &Seen, wanted: &Value) -> bool {
     let said = |name: &str| wanted.get(name).and_then(Value::as_str);
-    said("service").is_none_or(|service| service == seen.service || service.split('.').next() == Some(&*seen.service))
+    said("namespace").is_none_or(|namespace| namespace == seen.namespace)
+        && said("service")
+            .is_none_or(|service| service == seen.service || service.split('.').next() == Some(&*seen.service))
         && said("version").is_none_or(|version| seen.version == version)
 }
 
@@ -226,7 +228,11 @@ fn saw(outcome: &Outcome<'_>, wanted: &Value) -> Result<(), Miss> {
         let all = |value: fn(&Seen) -> &str| mine.iter().all(|seen| matches(wanted, Some(value(seen))));
         let holds =
             match key.as_str() {
-                "service" | "version" | "path" => true,
+                "service" | "namespace" | "version" | "path" => true,
+                "headers_absent" => {
+                    let none = |seen: &&Seen| texts(wanted).all(|name| field(&seen.fields, name).is_none());
+                    !mine.is_empty() && mine.iter().all(none)
+                }
                 "requests" => within(wanted, mine.len() as u64),
                 "method" => all(|seen| &seen.method),
                 "host" => all(|seen| &seen.host),

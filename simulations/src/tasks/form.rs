@@ -43,6 +43,9 @@ pub(super) struct Service {
     pub(super) external: bool,
     #[serde(default)]
     pub(super) in_mesh: Option<bool>,
+    /// Whether it knows nothing of the mesh, and what it calls goes through its node all the same.
+    #[serde(default)]
+    pub(super) intercepted: bool,
 }
 
 /// A port.
@@ -145,6 +148,11 @@ impl Service {
         // What ends TLS itself is passed on as it is, whether or not a proxy stands beside it.
         let within = self.in_mesh != Some(false) || self.protocol == "tls";
         !named && !self.external && self.protocol != "gateway" && within
+    }
+
+    /// Whether it is a workload without a node, which knows nothing of the mesh.
+    pub(super) fn is_stranger(&self) -> bool {
+        self.in_mesh == Some(false) && !self.external && self.protocol != "tls" && self.protocol != "gateway"
     }
 
     /// The name in the certificate of a service that ends TLS itself: what its description says.

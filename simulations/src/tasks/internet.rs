@@ -45,16 +45,16 @@ impl Internet {
         self.processes.clear();
     }
 
-    /// Makes them known to what will run in a network namespace: `ip netns exec` puts these files in the place of the host's own.
-    pub(super) fn tell(&self, namespace: &str, certificates: &Certificates) -> Result<(), String> {
-        if self.names.is_empty() {
+    /// Makes them known to what will run in a network namespace, with other lines: `ip netns exec` puts these files in the place of the host's own.
+    pub(super) fn tell(&self, namespace: &str, others: &str, certificates: &Certificates) -> Result<(), String> {
+        if self.names.is_empty() && others.is_empty() {
             return Ok(());
         }
         let place = directory(namespace);
         let trusted = place.join("ssl/certs");
         fs::create_dir_all(&trusted).map_err(|error| format!("{}: {error}", trusted.display()))?;
         let lines = self.places().zip(&self.names).map(|(at, name)| format!("{} {name}\n", address(at)));
-        let hosts = format!("127.0.0.1 localhost\n{}", lines.collect::<String>());
+        let hosts = format!("127.0.0.1 localhost\n{others}{}", lines.collect::<String>());
         fs::write(place.join("hosts"), hosts).map_err(|error| error.to_string())?;
         let authority = certificates.file(&certificate("example.com", "crt"))?;
         fs::copy(authority, trusted.join("ca-certificates.crt")).map(drop).map_err(|error| error.to_string())

@@ -1,5 +1,6 @@
 //! Why a check does not hold, and how texts are held against what is expected.
 
+use regex::Regex;
 use serde_json::Value;
 
 /// Why a check does not hold.
@@ -27,7 +28,7 @@ pub(super) fn matches(wanted: &Value, value: Option<&str>) -> bool {
                 Some(value) => texts(wanted).any(|one| one == value),
                 None => texts(wanted).any(|one| one.starts_with("absent")),
             },
-            "matches" => value.is_some_and(|value| value.contains(&text(wanted))),
+            "matches" => value.is_some_and(|value| Regex::new(&text(wanted)).is_ok_and(|regex| regex.is_match(value))),
             "contains" => value.is_some_and(|value| value.contains(&text(wanted))),
             _ => value == Some(text(wanted).as_str()),
         }),

@@ -1,6 +1,7 @@
 //! Hosts for a task: a network namespace, a node and an application for each workload.
 
 mod seen;
+mod strangers;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,6 +22,7 @@ use super::certificates::Certificates;
 use super::form::Service;
 use super::internet::{self, Internet, address};
 use crate::chaos::{tool, tool_now};
+use strangers::Strangers;
 
 /// The hosts of a task. All of it is taken away when it is dropped.
 pub(super) struct Stage {
@@ -32,6 +34,7 @@ pub(super) struct Stage {
     gateway: Option<usize>,
     /// Hosts that stand for those of the Internet.
     internet: Internet,
+    strangers: Strangers,
     /// Certificates of the task.
     pub(super) certificates: Certificates,
     /// How long the access records of each host were when what was seen was forgotten.
@@ -64,6 +67,7 @@ impl Stage {
             gateway: None,
             certificates,
             internet: Internet::default(),
+            strangers: Strangers::of(services),
             logged: Mutex::default(),
         };
         let hub = stage.hub();
@@ -77,8 +81,9 @@ impl Stage {
         stage.internet = Internet::of(services);
         stage.stand_ins(services).await?;
         for service in services.iter().filter(|service| service.runs()) {
-            stage.host(service).await?;
+            stage.host(service, services).await?;
         }
+        stage.strangers(services).await?;
         stage.gateways(gateways).await?;
         stage.outside().await?;
         let client = stage.client(0);
@@ -110,7 +115,7 @@ impl Stage {
     /// A network namespace on the bridge, with its first address.
     async fn connect(&self, at: usize, name: &str) -> Result<String, String> {
         let (hub, address) = (self.hub(), address(at));
-        self.internet.tell(name, &self.certificates)?;
+        self.internet.tell(name, &self.strangers.lines(), &self.certificates)?;
         for words in [
             format!("ip netns add {name}"),
             format!("ip link add eth0 netns {name} type veth peer name n{at} netns {hub}"),
@@ -160,7 +165,7 @@ impl Stage {
         self.gateway.map(address)
     }
 
-    async fn host(&mut self, service: &Service) -> Result<(), String> {
+    async fn host(&mut self, service: &Service, services: &[Service]) -> Result<(), String> {
         let at = self.hosts.len();
         let own = |name: &str| format!("{}/{name}", service.namespace);
         let names = [Some(service.name.as_str()), service.account()].into_iter().flatten().map(own).collect();
@@ -170,6 +175,7 @@ impl Stage {
         }
         let added = self.client(at).add_service(&Self::spec(service)).await;
         added.map_err(|error| format!("{}: {error}", service.name))?;
+        self.intercept(at, service, services).await?;
         let names = vec![service.name.clone()];
         self.hosts.push(Host { service: service.clone(), names, _processes: processes });
         Ok(())
@@ -194,7 +200,7 @@ impl Stage {
         node.args(["netns", "exec", &name]).arg(&self.weft).arg("--data-dir").arg(&data_dir);
         node.args(["up", "--name", &format!("n{at}"), "--advertise", &address, "--access-sample", "1"]);
         match &line {
-            None => node.arg("--init"),
+            None => node.args(["--init", "--trust-domain", "cluster.local"]),
             Some(line) => node.args(["--join", line]),
         };
         if !service.locality.is_empty() {
@@ -302,6 +308,9 @@ impl Stage {
 
     /// The host of a workload, by `name` or `name.namespace`, and by where it is.
     pub(super) fn find(&self, from: &str, locality: Option<&str>) -> Option<usize> {
+        if let Some(stranger) = self.strangers.find(from) {
+            return Some(stranger);
+        }
         let (name, namespace) = from.split_once('.').map_or((from, None), |(name, space)| (name, Some(space)));
         self.hosts.iter().position(|host| {
             host.service.name == name
@@ -327,7 +336,10 @@ impl Stage {
 
     /// Makes calls from a host.
     pub(super) async fn ask(&self, at: usize, asking: &Asking) -> Result<Vec<Came>, String> {
-        let mut command = self.inside(at)?;
+        let mut command = match self.is_intercepted(at) {
+            true => self.inside_as(at, strangers::CALLER)?,
+            false => self.inside(at)?,
+        };
         command.arg("ask").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().map_err(|error| format!("ip: {error}"))?;
         let text = serde_json::to_string(asking).map_err(|error| error.to_string())?;
@@ -346,7 +358,8 @@ impl Drop for Stage {
         let count = self.hosts.len() + 1;
         self.hosts.clear();
         self.internet.end();
-        for at in (0..count).chain(self.internet.places()).chain([OUTSIDE]) {
+        self.strangers.end();
+        for at in (0..count).chain(self.internet.places()).chain(self.strangers.places()).chain([OUTSIDE]) {
             tool_now(&format!("ip netns del {}", self.namespace(at)));
             internet::forget(&self.namespace(at));
         }

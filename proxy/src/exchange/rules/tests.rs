@@ -21,7 +21,10 @@ use crate::call::Parties;
 use crate::decide::relation::{Ground, Place};
 use crate::golden::{self, Line, Told};
 use crate::request::{Origin, read};
-use crate::table::description::{AliasDescription, Calls, Description, EndpointDescription, ServiceDescription};
+use crate::table::description::{
+    AliasDescription, Calls, Description, EndpointDescription, Intercepts, ServiceDescription,
+};
+use crate::table::peers::PeersDescription;
 use crate::table::routes::{
     AliasDocument, BackendRef, Document, GatewayDocument, GrantDocument, RouteDocument, SubsetDocument,
 };
@@ -83,6 +86,7 @@ impl Script {
             address: (Ipv4Addr::new(10, 0, 0, 1), 7946).into(),
             zone: String::new(),
             ports: ports.iter().map(|port| port.port).collect(),
+            targets: Vec::new(),
             weight: 100,
             healthy: true,
             gateway: false,
@@ -144,6 +148,7 @@ impl Script {
             node: "me".parse()?,
             zone: String::new(),
             deny_by_default: false,
+            peers: PeersDescription::default(),
             services: services.collect(),
             policies: Vec::new(),
             local: Vec::new(),
@@ -152,6 +157,7 @@ impl Script {
             aliases: self.aliases.iter().map(alias).collect(),
             grants: self.grants.clone(),
             binds: Vec::new(),
+            intercepts: Intercepts::default(),
             gateways: Vec::new(),
             challenges: Vec::new(),
         };

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use weft_proto::identity::Identity;
 use weft_proto::kinds::destination_rule::Tls;
 use weft_proto::kinds::istio::is_exported;
@@ -44,6 +45,22 @@ impl Outside {
     /// Whether it is known at whatever port.
     pub(crate) fn takes_any_port(&self) -> bool {
         self.description.any_port
+    }
+
+    /// How long the longest block of its addresses is that an address is in; none where it is in none.
+    pub(in crate::table) fn covers(&self, ip: IpAddr) -> Option<u8> {
+        let blocks = self.description.addresses.iter().filter(|block| block.contains(&ip));
+        blocks.map(IpNet::prefix_len).max()
+    }
+
+    /// Whether it is meant wherever the port is called.
+    pub(in crate::table) fn is_anywhere(&self, port: u16) -> bool {
+        self.description.anywhere.contains(&port)
+    }
+
+    /// Whether it is where it was called, and nowhere else.
+    pub(in crate::table) fn is_dialled(&self) -> bool {
+        self.description.dialled
     }
 
     /// Whether calls to it are passed on, of a caller that says so or not, or nothing of that.

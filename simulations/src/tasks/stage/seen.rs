@@ -12,10 +12,15 @@ use super::Stage;
 impl Stage {
     /// What all applications have seen so far.
     pub(in crate::tasks) fn seen(&self) -> Vec<Seen> {
-        let all = (0..self.hosts.len()).chain(self.internet.places());
-        let texts = all.filter_map(|at| fs::read_to_string(self.seen_path(at)).ok());
-        let lines: Vec<String> = texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
-        lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        let mut all = Vec::new();
+        for at in (0..self.hosts.len()).chain(self.internet.places()).chain(self.strangers.places()) {
+            let text = fs::read_to_string(self.seen_path(at)).unwrap_or_default();
+            let namespace = self.hosts.get(at).map(|host| host.service.namespace.clone());
+            let namespace = namespace.or_else(|| self.strangers.namespace(at)).unwrap_or_default();
+            let seen = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+            all.extend(seen.map(|seen: Seen| Seen { namespace: namespace.clone(), ..seen }));
+        }
+        all
     }
 
     /// The access records of whom that name means since what was seen was forgotten.
@@ -41,7 +46,7 @@ impl Stage {
     pub(in crate::tasks) fn forget(&self) {
         let length = |at: usize| fs::metadata(self.log(at)).map_or(0, |file| usize::try_from(file.len()).unwrap_or(0));
         *self.logged.lock() = (0..self.hosts.len()).map(|at| (at, length(at))).collect();
-        for at in (0..self.hosts.len()).chain(self.internet.places()) {
+        for at in (0..self.hosts.len()).chain(self.internet.places()).chain(self.strangers.places()) {
             // A file that is not there has seen nothing.
             let _ = fs::remove_file(self.seen_path(at));
         }

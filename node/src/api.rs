@@ -3,6 +3,8 @@
 //! It listens on a Unix socket that only the node's own user may open. [`schema`] lists the calls.
 
 mod certificates;
+mod check;
+mod drain;
 mod gateways;
 mod look;
 pub mod operations;
@@ -67,6 +69,7 @@ async fn route<W: World>(node: &Node<W>, request: Request<Incoming>) -> Answer {
     let query = query(parts.uri.query().unwrap_or_default());
     match (&parts.method, path.as_slice()) {
         (&Method::GET, ["v1", "status"]) => json(&node.api_status()),
+        (&Method::GET, ["v1", "check"]) => json(&node.api_check().await),
         (&Method::GET, ["v1", "members"]) => json(&node.api_members().await),
         (&Method::GET, ["v1", "tokens"]) => json(&node.api_tokens()),
         (&Method::POST, ["v1", "tokens"]) => json(&node.api_create_token(read(body).await?).await?),
@@ -75,6 +78,9 @@ async fn route<W: World>(node: &Node<W>, request: Request<Incoming>) -> Answer {
         (&Method::POST, ["v1", "services"]) => json(&node.api_add_service(read(body).await?).await?),
         (&Method::DELETE, ["v1", "services", namespace, name]) => {
             json(&node.api_remove_service(&format!("{namespace}/{name}"), query.get("instance"))?)
+        }
+        (&Method::POST, ["v1", "services", namespace, name, "drain"]) => {
+            json(&node.api_drain(&format!("{namespace}/{name}"), &query).await?)
         }
         (&Method::DELETE, ["v1", "nodes", name]) => json(&node.api_remove_node(name).await?),
         (&Method::POST, ["v1", "listen"]) => json(&node.api_listen(&read(body).await?)?),

@@ -339,7 +339,7 @@ mod tests {
             Err(io::ErrorKind::Unsupported.into())
         }
 
-        fn owner(&self, _: SocketAddr, _: SocketAddr) -> Option<u32> {
+        fn owner(&self, _: SocketAddr, _: SocketAddr) -> Option<weft_proxy::net::Process> {
             None
         }
     }

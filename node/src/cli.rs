@@ -5,6 +5,8 @@
 mod analyze;
 mod begin;
 mod cert;
+mod check;
+mod debug;
 mod file;
 mod host;
 mod intercept;
@@ -13,6 +15,7 @@ mod listen;
 mod look;
 mod node;
 mod resource;
+mod run;
 mod service;
 mod start;
 mod table;
@@ -76,6 +79,8 @@ enum Command {
     /// Services of this host and of the mesh
     #[command(subcommand)]
     Service(service::Service),
+    /// Run a command that is an instance of a service for as long as it runs
+    Run(Box<run::Command>),
     /// Call services by their loopback addresses from this host
     Listen(listen::Command),
     /// What of this host's connections goes through its node, of programs that know nothing of the mesh
@@ -90,6 +95,11 @@ enum Command {
     /// Certificates of gateways, and of this node and its services
     #[command(subcommand)]
     Cert(cert::Cert),
+    /// Whether this host, and its way to the others, are fit: before it joins, and after
+    Check(check::Command),
+    /// What a report of a problem needs
+    #[command(subcommand)]
+    Debug(debug::Debug),
     /// How the mesh looks from this node
     Status,
     /// Every node of the mesh
@@ -206,7 +216,11 @@ fn execute(cli: Cli) -> Ended {
 fn ask_node(command: Command, data_dir: &Path, output: Output) -> Ended {
     let runtime = runtime()?;
     let context = Context { client: Client::new(data_dir), output, now: crate::os::now() };
-    runtime.block_on(ask(command, &context))
+    match command {
+        Command::Check(check) => runtime.block_on(check.execute(data_dir, &context)),
+        Command::Debug(debug) => runtime.block_on(debug.execute(data_dir, &context)),
+        command => runtime.block_on(ask(command, &context)),
+    }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Stopped> {
@@ -218,6 +232,7 @@ async fn ask(command: Command, context: &Context) -> Ended {
     match command {
         Command::Token(token) => token.execute(context).await,
         Command::Service(service) => service.execute(context).await,
+        Command::Run(run) => run.execute(context).await,
         Command::Listen(listen) => listen.execute(context).await,
         Command::Apply(apply) => apply.execute(context).await,
         Command::Get(get) => get.execute(context).await,
@@ -230,6 +245,8 @@ async fn ask(command: Command, context: &Context) -> Ended {
         Command::Analyze(analyze) => analyze.execute(context).await,
         Command::Version
         | Command::Up(_)
+        | Command::Check(_)
+        | Command::Debug(_)
         | Command::Intercept(_)
         | Command::Init(_)
         | Command::Join(_)

@@ -18,8 +18,8 @@ use weft_proto::identity::NodeName;
 use weft_proto::service::{InstanceName, ServiceName};
 
 use crate::api::schema::{
-    Applied, ApplyRequest, Certificate, Enforced, Error, ExplainRequest, Listen, Listened, Member, Reached, Removed,
-    Service, ServiceSpec, Services, Status, Token, TokenCreated, TokenRequest,
+    Applied, ApplyRequest, Certificate, Checked, Drained, Enforced, Error, ExplainRequest, Listen, Listened, Member,
+    Reached, Removed, Service, ServiceSpec, Services, Status, Token, TokenCreated, TokenRequest,
 };
 use crate::intercept::{Intercept, Intercepted};
 
@@ -86,6 +86,24 @@ impl Client {
     /// Every join token.
     pub async fn tokens(&self) -> Called<Vec<Token>> {
         self.get("/v1/tokens").await
+    }
+
+    /// Gives an instance of the node's host no more calls, and waits until it has answered those that it has.
+    pub async fn drain_service(
+        &self,
+        name: &ServiceName,
+        only: Option<&InstanceName>,
+        bound: Duration,
+    ) -> Called<Drained> {
+        let only = only.map(|name| format!("&instance={name}")).unwrap_or_default();
+        let path =
+            format!("/v1/services/{}/{}/drain?timeout_ms={}{only}", name.namespace(), name.name(), bound.as_millis());
+        self.post(&path, &Value::Null).await
+    }
+
+    /// What the node finds of the way to the others, and back.
+    pub async fn check(&self) -> Called<Checked> {
+        self.get("/v1/check").await
     }
 
     /// What of the host's connections is sent to the node.

@@ -26,7 +26,7 @@ pub use site::Site;
 pub use specs::{Specs, Unenforced};
 
 use gateways::Own;
-use here::{callers, instance};
+use here::{callers, groups, instance};
 
 use crate::config::Loopback;
 use crate::registry::Local;
@@ -152,6 +152,7 @@ impl Compiler {
             local: own.map(|own| instance(local, own)).chain(self.places.iter().cloned()).collect(),
             callers,
             caller_any,
+            caller_groups: groups(local),
             binds: self.site.binds.clone(),
             intercepts: local.intercepts.clone(),
             gateways: self.gateways.clone(),

@@ -5,6 +5,7 @@
 
 mod connections;
 mod gossip;
+mod probe;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -31,6 +32,7 @@ use crate::book::Book;
 use crate::frame::{self, FRAME_LENGTH_MAX};
 use connections::{Connections, Kept};
 pub use gossip::GossipLinks;
+pub use probe::Reached;
 
 /// Bound on reaching a node.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

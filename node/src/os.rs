@@ -9,6 +9,8 @@ mod netlink;
 pub(crate) mod notify;
 pub mod owner;
 pub mod services;
+pub(crate) mod shelf;
+pub(crate) mod units;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -26,6 +28,7 @@ use crate::registry::Names;
 use crate::world::World;
 use capture::Capture;
 use owner::Owners;
+use shelf::Shelf;
 
 /// The host that this process runs on.
 #[derive(Clone)]
@@ -33,14 +36,15 @@ pub struct HostWorld {
     net: HostNet,
     disk: Arc<dyn Disk>,
     capture: Arc<OnceLock<Capture>>,
+    shelf: Arc<Shelf>,
 }
 
 impl HostWorld {
     /// The host, with the node's store under the data directory.
-    pub fn new(disk: Arc<dyn Disk>) -> io::Result<Self> {
+    pub(crate) fn new(disk: Arc<dyn Disk>, shelf: Arc<Shelf>) -> io::Result<Self> {
         let owners = Owners::new()?;
-        let net = HostNet::new(Arc::new(move |ours, theirs| owners.owner(ours, theirs)));
-        Ok(Self { net, disk, capture: Arc::default() })
+        let net = HostNet::new(Arc::new(move |ours, theirs| owners.owner(ours, theirs))).with_shelf(shelf.clone());
+        Ok(Self { net, disk, capture: Arc::default(), shelf })
     }
 }
 
@@ -73,7 +77,7 @@ impl World for HostWorld {
     }
 
     fn capture(&self) -> Option<SocketAddr> {
-        match Capture::open(ADDRESSES) {
+        match Capture::open(ADDRESSES, &self.shelf) {
             Ok(opened) => {
                 let address = self.capture.get_or_init(|| opened).address;
                 self.net.capture(address);

@@ -21,7 +21,7 @@ use crate::world::{World, random};
 
 pub use instance::{CallerClaim, EGRESS, GATEWAY_LABEL, LocalInstance, LocalPort, Names, parse};
 use local::Declaration;
-pub use local::{Local, Registered, Untaken};
+pub use local::{Local, Registered, UnitState, Untaken};
 
 /// How long a service is still known to the mesh that no host runs any more: what is replaced or moved keeps its address,
 /// and its callers get 503 and not 404.
@@ -56,6 +56,7 @@ impl<W: World> Registry<W> {
             let same = |id: &InstanceId| changed.instances.get(id).is_some_and(|old| instances.get(id) == Some(old));
             let kept: BTreeSet<InstanceId> = instances.keys().filter(|id| same(id)).cloned().collect();
             changed.health.retain(|id, _| kept.contains(id));
+            changed.draining.retain(|id| kept.contains(id));
             changed.instances = instances;
             let now = changed.declarations();
             changed.refused.retain(|name, _| now.get(name) == before.get(name));
@@ -96,6 +97,10 @@ impl<W: World> Registry<W> {
     fn spawn_check(&self, tasks: &mut JoinSet<()>, instance: &LocalInstance, reports: mpsc::Sender<Report>) {
         let targets = instance.ports.iter().map(|port| port.target).collect();
         let (id, world) = (instance.id.clone(), self.world.clone());
+        if instance.check.is_none() && instance.unit.is_some() {
+            // The service manager tells.
+            return;
+        }
         match instance.check.clone() {
             Some(check) => tasks.spawn(checks::watch(world.net().clone(), id, targets, check, reports)),
             None => tasks.spawn(checks::watch_listening(world, id, targets, reports)),

@@ -23,6 +23,7 @@ use crate::os::intercept::InterceptFile;
 use crate::os::listen::ListenFile;
 use crate::os::notify;
 use crate::os::services::ServicesDirectory;
+use crate::os::shelf::Shelf;
 use crate::os::{self, HostWorld};
 use crate::registry::Local;
 use crate::start::start;
@@ -45,16 +46,17 @@ pub fn run(config: Config, said: &[Said]) -> anyhow::Result<()> {
     keep(&config.data_dir, said).with_context(|| format!("{} cannot be written", config.data_dir.display()))?;
     // First, since a node that runs on this directory has its ports too.
     let disk = SledDisk::open(&config.data_dir.join("store")).context("the store cannot be opened")?;
-    claim_ports(&config)?;
+    let shelf = Shelf::open();
+    claim_ports(&config, &shelf)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("weft-control")
         .enable_all()
         .build()?;
-    runtime.block_on(run_on(config, address, HostWorld::new(Arc::new(disk))?))
+    runtime.block_on(run_on(config, address, HostWorld::new(Arc::new(disk), shelf.clone())?, shelf))
 }
 
-async fn run_on(config: Config, address: SocketAddr, world: HostWorld) -> anyhow::Result<()> {
+async fn run_on(config: Config, address: SocketAddr, world: HostWorld, shelf: Arc<Shelf>) -> anyhow::Result<()> {
     let (local, _) = watch::channel(Arc::new(Local::default()));
     let directory = ServicesDirectory::open(config.data_dir.join("services.d"), &config.gateways, local.clone())
         .context("services.d cannot be made")?;
@@ -78,6 +80,7 @@ async fn run_on(config: Config, address: SocketAddr, world: HostWorld) -> anyhow
     let (node, recorded) = start(config, world, host).await?;
     let finished = spawn_workers(&node, workers)?;
     tokio::spawn(directory.watch());
+    tokio::spawn(crate::os::units::watch(node.local.clone()));
     tokio::spawn(records::write(recorded, data_dir.join("access.log")));
     tokio::spawn(crate::telemetry::upkeep());
     // Who waits for readiness may ask by the socket next.
@@ -88,12 +91,13 @@ async fn run_on(config: Config, address: SocketAddr, world: HostWorld) -> anyhow
     }
     begun(&data_dir);
     answer_names(&node, dns).await?;
-    tokio::spawn(notify::tell(node.clone()));
+    tokio::spawn(notify::tell(node.clone(), shelf.clone()));
     tracing::info!(node = %node.name(), mesh = %node.trust_domain(), %address, "node started");
     if founding {
         print_welcome(&node).await?;
     }
     let outcome = wait_for_end(&node).await;
+    shelf.stop();
     tracing::info!("stopping: exchanges in flight have {} s to finish", DRAIN_TIMEOUT.as_secs());
     notify::stopping(2 * DRAIN_TIMEOUT);
     let _ = fs::remove_file(&socket);
@@ -143,12 +147,14 @@ fn advertised(config: &Config) -> anyhow::Result<SocketAddr> {
 }
 
 /// Tells of a port in use before any token is used.
-fn claim_ports(config: &Config) -> anyhow::Result<()> {
-    TcpListener::bind(config.listen).with_context(|| in_use("--listen", config.listen))?;
+fn claim_ports(config: &Config, shelf: &Shelf) -> anyhow::Result<()> {
+    if !shelf.has(config.listen) {
+        TcpListener::bind(config.listen).with_context(|| in_use("--listen", config.listen))?;
+    }
     UdpSocket::bind(config.listen).with_context(|| in_use("--listen (UDP)", config.listen))?;
     let dns = if let Dns::At(address) = config.dns { Some(address) } else { None };
     for (option, address) in [("--proxy", config.proxy), ("--metrics", config.metrics), ("--dns", dns)] {
-        if let Some(address) = address {
+        if let Some(address) = address.filter(|address| !shelf.has(*address)) {
             TcpListener::bind(address).with_context(|| in_use(option, address))?;
         }
     }

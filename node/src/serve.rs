@@ -16,7 +16,7 @@ use weft_proto::command::KEY_LENGTH;
 use weft_proto::identity::{Identity, NodeName};
 use weft_proto::wire::cluster::{
     CertificateReply, CertificateRequest, ControlRequest, ControlResponse, EnforcedReply, EnforcedRequest,
-    FollowRequest, Gossip as GossipMessage, GossipReply, control_request, control_response,
+    FollowRequest, Gossip as GossipMessage, GossipReply, ProbeReply, control_request, control_response,
 };
 use weft_proto::{RaftId, UnixMillis};
 use weft_proxy::net::Net;
@@ -214,8 +214,15 @@ impl<W: World> Server<W> {
             }
             Some(Kind::Enforced(request)) => control_response::Kind::Enforced(self.wait_enforced(request).await),
             Some(Kind::Secret(request)) => control_response::Kind::Secret(self.vault.answer(from, &request)),
+            Some(Kind::Probe(_)) => control_response::Kind::Probe(self.probe(from).await),
             Some(Kind::Follow(_)) | None => control_response::Kind::Error("this request is not known here".into()),
         }
+    }
+
+    async fn probe(&self, from: &NodeName) -> ProbeReply {
+        let reached = self.control.probe(from).await;
+        let told = |way: Result<(), String>| way.err().unwrap_or_default();
+        ProbeReply { tcp: told(reached.tcp), udp: told(reached.udp), now: self.gate.world.now() }
     }
 
     async fn hear(&self, from: &NodeName, message: GossipMessage) -> control_response::Kind {

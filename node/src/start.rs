@@ -206,6 +206,7 @@ fn empty_table(site: &Site, trust_domain: &TrustDomain) -> Result<Table, StartEr
         local: Vec::new(),
         callers: BTreeMap::new(),
         caller_any: None,
+        caller_groups: BTreeMap::new(),
         aliases: Vec::new(),
         grants: Vec::new(),
         binds: Vec::new(),

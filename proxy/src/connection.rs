@@ -11,7 +11,7 @@ use crate::call::{Caller, Destination, Door, End, Outside, Peer};
 use crate::core::Core;
 use crate::host::Host;
 use crate::lane::Leg;
-use crate::net::Net;
+use crate::net::{Net, Process};
 use crate::reject::Reject;
 use crate::room::Taken;
 use crate::table::Table;
@@ -25,7 +25,7 @@ pub(crate) struct Connection<N: Net> {
     pub(crate) ours: SocketAddr,
     pub(crate) theirs: SocketAddr,
     pub(crate) memory: Mutex<Memory>,
-    owner: OnceLock<Option<u32>>,
+    owner: OnceLock<Option<Process>>,
     /// The place of a connection that is no link.
     _taken: Option<Arc<Taken>>,
 }
@@ -165,9 +165,9 @@ impl<N: Net> Connection<N> {
         self.core.shared.table.load().meant(name, Some(*number)).is_some_and(|meant| meant.service.needs_http())
     }
 
-    /// The user that the calling process runs as: asked from the kernel once, and only where it matters.
-    pub(crate) fn user(&self, table: &Table) -> Option<u32> {
-        if table.callers.is_empty() {
+    /// The process that calls: asked from the kernel once, and only where it matters.
+    pub(crate) fn process(&self, table: &Table) -> Option<Process> {
+        if table.callers.is_empty() && table.caller_groups.is_empty() {
             return None;
         }
         *self.owner.get_or_init(|| self.core.shared.net.owner(self.ours, self.theirs))

@@ -72,6 +72,17 @@ impl Holds {
         all.iter().filter(meant).map(|hold| hold.end()).count()
     }
 
+    /// How many open exchanges are meant.
+    pub(crate) fn count(&self, meant: impl Fn(&Current) -> bool) -> usize {
+        let places = self.0.lock();
+        places.taken.iter().flatten().filter(|hold| hold.current.lock().as_ref().is_some_and(&meant)).count()
+    }
+
+    /// Whether any task has a place, be its exchange open or yet to come.
+    pub(crate) fn any(&self) -> bool {
+        self.0.lock().taken.iter().any(Option::is_some)
+    }
+
     /// How many exchanges are open.
     pub(crate) fn open(&self) -> usize {
         let places = self.0.lock();

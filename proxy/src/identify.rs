@@ -143,7 +143,8 @@ fn asked<N: Net>(
     }
 }
 
-/// The caller: of a link, whom the certificate names; of a local process, the service that its user belongs to.
+/// The caller: of a link, whom the certificate names; of a local process, the service that its unit or else its user
+/// belongs to.
 pub(crate) fn caller<N: Net>(connection: &Connection<N>, table: &Table) -> Identity {
     match (&connection.peer, &connection.destination) {
         (Peer::Svid(caller), _) => return caller.identity.clone(),
@@ -156,8 +157,10 @@ pub(crate) fn caller<N: Net>(connection: &Connection<N>, table: &Table) -> Ident
         }
         _ => {}
     }
-    let by_user = connection.user(table).and_then(|user| table.callers.get(&user));
-    match by_user.or(table.caller_any.as_ref()) {
+    let process = connection.process(table);
+    let by_group = process.and_then(|process| table.caller_groups.get(&process.group?));
+    let by_user = process.and_then(|process| table.callers.get(&process.user));
+    match by_group.or(by_user).or(table.caller_any.as_ref()) {
         Some(name) => match table.service(name) {
             Some(service) => service.identity.clone(),
             None => Identity::service(table.trust_domain.clone(), name.clone()),

@@ -39,8 +39,24 @@ pub trait Net: Clone + Send + Sync + 'static {
         None
     }
 
-    /// The user id that owns the other end of a connection within this host.
-    fn owner(&self, ours: SocketAddr, theirs: SocketAddr) -> Option<u32>;
+    /// The process at the other end of a connection within this host.
+    fn owner(&self, ours: SocketAddr, theirs: SocketAddr) -> Option<Process>;
+}
+
+/// A process of this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    /// Its user.
+    pub user: u32,
+    /// The number of the control group that it was in when it made the connection, where the kernel tells that.
+    pub group: Option<u64>,
+}
+
+impl Process {
+    /// One of that user, in whatever control group.
+    pub fn of_user(user: u32) -> Self {
+        Self { user, group: None }
+    }
 }
 
 /// A connected stream.

@@ -11,10 +11,10 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use weft_proto::identity::{Identity, NodeName};
-use weft_proto::service::ServiceName;
+use weft_proto::service::{InstanceId, ServiceName};
 
 use crate::core::Core;
-use crate::decide::relation::{Ground, Place};
+use crate::decide::relation::{Current, Ground, Place};
 use crate::explain::{self, Explanation, Spoken};
 use crate::net::Net;
 use crate::record::{Record, Recorder, metrics};
@@ -126,6 +126,15 @@ impl<N: Net> Plane<N> {
         lost.filter(|(_, lost, reached)| reached.is_none_or(|reached| reached < *lost))
             .map(|(node, lost, _)| (node, lost.elapsed()))
             .collect()
+    }
+
+    /// How many open exchanges an instance of this node serves.
+    pub fn served_by(&self, instance: &InstanceId) -> usize {
+        let own = |current: &Current| {
+            let served = current.instance.and_then(|own| current.relation.service.instances.get(own));
+            served.is_some_and(|own| own.description.id == *instance)
+        };
+        self.cores.iter().map(|core| core.holds.count(own)).sum()
     }
 
     /// Takes no more connections and lets exchanges end.

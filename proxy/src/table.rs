@@ -57,6 +57,7 @@ pub struct Table {
     pub(crate) zone: String,
     pub(crate) callers: BTreeMap<u32, ServiceName>,
     pub(crate) caller_any: Option<ServiceName>,
+    pub(crate) caller_groups: BTreeMap<u64, ServiceName>,
     pub(crate) binds: Vec<Bind>,
     /// Where the host's firewall sends connections.
     pub(crate) intercepts: Intercepts,
@@ -147,6 +148,7 @@ impl Table {
             zone: description.zone,
             callers: description.callers,
             caller_any: description.caller_any,
+            caller_groups: description.caller_groups,
             binds: description.binds,
             intercepts: description.intercepts,
             aliases,
@@ -178,6 +180,7 @@ impl Table {
             && (self.node_ip, &self.zone) == (other.node_ip, &other.zone)
             && (&self.callers, &self.caller_any, &self.binds) == (&other.callers, &other.caller_any, &other.binds)
             && self.intercepts == other.intercepts
+            && self.caller_groups == other.caller_groups
             && self.deny_by_default == other.deny_by_default
             && self.aliases.len() == other.aliases.len()
             && self.aliases.iter().zip(&other.aliases).all(|(new, old)| Arc::ptr_eq(new, old))

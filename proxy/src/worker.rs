@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
+use crate::accept::http1::LEAVING;
 use crate::accept::links;
 use crate::accept::listeners::Listeners;
 use crate::core::Core;
@@ -38,6 +39,8 @@ pub(crate) async fn run<N: Net>(core: Arc<Core<N>>, problems: &Problems) {
     listeners.close();
     let deadline = Instant::now() + DRAIN_TIMEOUT;
     let mut ticks = interval(DRAIN_LOOK_INTERVAL);
+    let left = Instant::now() + LEAVING;
+    while core.holds.any() && timeout_at(left, ticks.tick()).await.is_ok() {}
     while core.holds.open() > 0 && timeout_at(deadline, ticks.tick()).await.is_ok() {}
     drop(quic);
 }

@@ -223,6 +223,7 @@ impl Host {
                     false => vec![PortSpec { port: it.port, target: Some(target(*service).to_string()), protocol }],
                 },
                 check: (!gate).then(|| "tcp".into()),
+                unit: None,
                 user: Some(it.name.clone()),
                 caller: None,
                 weight: None,

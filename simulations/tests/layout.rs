@@ -19,7 +19,7 @@ const IMPORTS: [(&str, &[&str]); 5] = [
 ];
 
 /// Where a library may be named, as path prefixes; replacing it means editing those.
-const LIBRARIES: [(&str, &[&str]); 6] = [
+const LIBRARIES: [(&str, &[&str]); 7] = [
     (
         "openraft",
         &[
@@ -38,6 +38,7 @@ const LIBRARIES: [(&str, &[&str]); 6] = [
     ("chitchat", &["consensus/src/gossip"]),
     ("sled", &["node/src/os/disk.rs"]),
     ("instant_acme", &["node/src/acme/"]),
+    ("zbus", &["node/src/os/units.rs"]),
     ("h3_quinn", &["proxy/src/quic/"]),
     (
         "quinn",

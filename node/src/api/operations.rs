@@ -182,10 +182,10 @@ impl<W: World> Node<W> {
 
     fn own(&self, local: &Local, instance: &LocalInstance) -> ServiceInstance {
         let healthy = local.is_healthy(&instance.id);
-        let problem = match local.health.get(&instance.id) {
-            Some(Err(problem)) => problem.clone(),
+        let problem = match local.problem(&instance.id) {
+            Some(why) => why.to_owned(),
             None if !healthy => "not checked yet".into(),
-            _ => String::new(),
+            None => String::new(),
         };
         ServiceInstance {
             node: self.name().to_string(),

@@ -81,7 +81,7 @@ impl<W: World> Node<W> {
         let mut problems: Vec<Problem> = local.faults.iter().map(|fault| new("registration", fault.clone())).collect();
         let refused = local.refused.iter();
         problems.extend(refused.map(|(service, why)| new("registration", format!("service {service}: {why}"))));
-        let unhealthy = local.health.iter().filter_map(|(id, health)| Some((id, health.as_ref().err()?)));
+        let unhealthy = local.instances.keys().filter_map(|id| Some((id, local.problem(id)?)));
         problems.extend(unhealthy.map(|(id, why)| new("instance", format!("service {id} is not healthy: {why}"))));
         problems.extend(self.plane.problems().into_iter().map(|text| new("listener", text)));
         let enforced = self.enforced.borrow().clone();

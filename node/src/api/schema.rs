@@ -22,11 +22,15 @@
 //!
 //! A failure has a status of 4xx or 5xx and an [`Error`] as its body.
 
+mod host;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use weft_proto::service::Protocol;
 use weft_proto::{Index, UnixMillis};
+
+pub use host::{Checked, CheckedNode, Drained, Listen, Listened, ListenedService, Way};
 
 /// Body of every failure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,36 +100,6 @@ pub struct Certificate {
     /// When the mesh orders it next; 0 where it does not.
     #[serde(default)]
     pub renews: UnixMillis,
-}
-
-/// Services whose loopback addresses this host is to listen on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Listen {
-    /// Their names; none asks what it listens for.
-    #[serde(default)]
-    pub services: Vec<String>,
-    /// Whether it is to listen for them no more.
-    #[serde(default)]
-    pub remove: bool,
-}
-
-/// Services whose loopback addresses this host was asked to listen on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Listened {
-    /// All of them.
-    pub services: Vec<ListenedService>,
-    /// Whether every service is called at its address all the same, without a port that is listened on.
-    pub captured: bool,
-}
-
-/// A service whose loopback address this host was asked to listen on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ListenedService {
-    /// Its name.
-    pub name: String,
-    /// Its loopback address; empty where the mesh has no such service.
-    pub address: String,
 }
 
 /// One node.
@@ -216,6 +190,10 @@ pub struct ServiceSpec {
     /// How its health is told: `tcp` or `http:/path`. None: healthy while registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<String>,
+    /// The unit of systemd that it is, such as `web.service`: its processes call as its service, and it is healthy while that is
+    /// active, beside what a check says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
     /// Processes of this user, by name or number, call as its service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,

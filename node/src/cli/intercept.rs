@@ -4,6 +4,7 @@ mod firewall;
 mod units;
 
 use std::fs;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -343,7 +344,11 @@ fn listened(interception: &Interception) -> Vec<u16> {
 
 /// Whether somebody takes connections at the port.
 fn takes(port: u16) -> bool {
-    TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), LISTENING).is_ok()
+    match TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), LISTENING) {
+        Ok(_) => true,
+        // What the firewall has not sent there is ended at once.
+        Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
+    }
 }
 
 fn text(shown: &Shown) -> String {

@@ -1,10 +1,14 @@
 //! `weft service`: what this host runs, and what the mesh knows.
 
+mod unit;
+
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use weft_proto::service::{InstanceName, Protocol, ServiceName};
 
 use super::table::table;
-use super::{Context, Ended, Stopped, values};
+use super::{Context, Done, Ended, FAILURE, Stopped, values};
 use crate::api::schema::{self, PortSpec, ServiceSpec, Services};
 
 #[derive(Debug, Subcommand)]
@@ -13,6 +17,18 @@ pub(super) enum Service {
     Add(Box<Add>),
     /// List the services of the mesh and their instances
     List,
+    /// Give an instance of this host no more calls, and wait until it has answered those that it has: exit code 1 where it has not in
+    /// time. It is given calls again once its unit starts again, or it is added again
+    Drain {
+        /// NAME or NAMESPACE/NAME
+        name: ServiceName,
+        /// Only the instance of that name; all of this host unless set
+        #[arg(long, value_name = "NAME")]
+        instance: Option<InstanceName>,
+        /// How long it is waited for
+        #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = clap::value_parser!(u64).range(0..=300))]
+        timeout: u64,
+    },
     /// Take a service off this host, or one instance of it
     Remove {
         /// NAME or NAMESPACE/NAME
@@ -53,6 +69,10 @@ pub(super) struct Add {
     /// How its health is told: tcp, or http:[//HOST]/PATH[=CODES] on its first port, such as http:/healthz=200-299
     #[arg(long, value_parser = values::check)]
     check: Option<String>,
+    /// The unit of systemd that it is, such as web.service or web@1.service: its processes call as this service, it is healthy while
+    /// that is active, and it answers its calls before it stops
+    #[arg(long, value_name = "UNIT", conflicts_with_all = ["gateway", "egress_gateway"])]
+    unit: Option<String>,
     /// Processes of this user call as this service
     #[arg(long, conflicts_with = "caller")]
     user: Option<String>,
@@ -67,19 +87,33 @@ pub(super) struct Add {
 impl Service {
     pub(super) async fn execute(self, context: &Context) -> Ended {
         match self {
-            Self::Add(add) => {
+            Self::Add(mut add) => {
+                let unit = add.unit.clone();
+                add.instance = add.instance.or_else(|| unit.as_deref().and_then(unit::instance_of));
                 if let Some(key) = add.twice() {
                     return Err(Stopped::usage(format!("--label {key} is given twice")));
                 }
+                let (name, instance) = (add.name.clone(), add.instance.clone().unwrap_or_default());
                 let service = context.client.add_service(&add.spec()).await?;
-                context.render(&service, added)
+                let told = match unit {
+                    Some(unit) => unit::tell(&unit, &name, &instance)?,
+                    None => None,
+                };
+                context.render(&service, |service| added(service) + told.as_deref().unwrap_or_default())
             }
             Self::List => {
                 let services = context.client.services().await?;
                 context.render(&services, list)
             }
+            Self::Drain { name, instance, timeout } => {
+                let bound = Duration::from_secs(timeout);
+                let drained = context.client.drain_service(&name, instance.as_ref(), bound).await?;
+                let code = if drained.open > 0 { FAILURE } else { 0 };
+                context.render(&drained, drained_text).map(|done| Done { code, ..done })
+            }
             Self::Remove { name, instance } => {
                 let removed = context.client.remove_service(&name, instance.as_ref()).await?;
+                unit::forget(&name, instance.as_ref())?;
                 context.render(&removed, |removed| gone(&name, removed))
             }
         }
@@ -102,6 +136,7 @@ impl Add {
             service_account: self.service_account,
             ports: self.port.into_iter().map(protocol).collect(),
             check: self.check,
+            unit: self.unit,
             user: self.user,
             caller: self.caller,
             weight: self.weight,
@@ -115,6 +150,15 @@ fn added(service: &schema::Service) -> String {
     let ports = if service.ports.is_empty() { String::new() } else { format!(", ports {}", service.ports.join(", ")) };
     let address = if service.address.is_empty() { String::new() } else { format!(" at {}", service.address) };
     format!("{} is registered: {}{address}{ports}\n", service.name, service.host)
+}
+
+fn drained_text(drained: &schema::Drained) -> String {
+    let names = drained.instances.join(", ");
+    match drained.open {
+        0 => format!("{names}: given no more calls, and all are answered\n"),
+        1 => format!("{names}: given no more calls; 1 is not answered yet\n"),
+        open => format!("{names}: given no more calls; {open} are not answered yet\n"),
+    }
 }
 
 fn gone(name: &ServiceName, removed: &schema::Removed) -> String {

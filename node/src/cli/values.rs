@@ -75,6 +75,7 @@ pub(crate) fn gateway(text: &str) -> Result<ServiceSpec, String> {
         service_account: None,
         ports: Vec::new(),
         check: None,
+        unit: None,
         user: None,
         caller: None,
         weight: None,

@@ -36,3 +36,12 @@ pub(super) fn callers(local: &Local) -> (BTreeMap<u32, ServiceName>, Option<Serv
     }
     (users, any)
 }
+
+/// Which service the processes of a control group belong to: that of the unit.
+pub(super) fn groups(local: &Local) -> BTreeMap<u64, ServiceName> {
+    let of = |instance: &LocalInstance| {
+        let group = local.units.get(instance.unit.as_ref()?)?.group?;
+        Some((group, instance.id.service.clone()))
+    };
+    local.instances.values().filter_map(of).collect()
+}

@@ -115,6 +115,7 @@ async fn register(stage: &mut Stage, applications: &mut Applications) -> Told<[u
                 name: (*service).to_owned(),
                 ports: vec![port],
                 check: Some("http:/healthz".to_owned()),
+                unit: None,
                 user: None,
                 caller: (*service == "web").then(|| "any".to_owned()),
                 weight: None,

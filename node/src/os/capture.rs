@@ -7,14 +7,16 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NLMSG_ERROR, NetlinkBuffer};
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_NETFILTER;
-use socket2::{Domain, Protocol, Type};
+use socket2::{Domain, Protocol, SockRef, Type};
 
 use super::netlink;
+use super::shelf::Shelf;
 
 /// What is captured, for as long as this lives.
 pub(super) struct Capture {
@@ -23,7 +25,7 @@ pub(super) struct Capture {
     /// Keeps the port while nobody listens on it.
     _reserved: socket2::Socket,
     /// Owns the table.
-    _table: Socket,
+    _table: OwnedFd,
 }
 
 impl Capture {
@@ -31,7 +33,12 @@ impl Capture {
     ///
     /// # Errors
     /// Fails without `CAP_NET_ADMIN`, where another process captures the range already, and where the kernel lacks a part.
-    pub(super) fn open(range: (Ipv4Addr, u8)) -> io::Result<Self> {
+    pub(super) fn open(range: (Ipv4Addr, u8), shelf: &Shelf) -> io::Result<Self> {
+        if let Some((reserved, table)) = shelf.take(PORT).zip(shelf.take(OWNER)) {
+            let reserved = socket2::Socket::from(reserved);
+            let address = reserved.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+            return Ok(Self { address, _reserved: reserved, _table: table });
+        }
         let reserved = socket2::Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
         reserved.set_ip_transparent_v4(true)?;
         reserved.set_reuse_address(true)?;
@@ -45,6 +52,10 @@ impl Capture {
             (NEW_RULE, NLM_F_CREATE, new_rule(range, address.port())),
         ]);
         batch.send(&table)?;
+        // What arrives between two processes waits for the next one.
+        let table = SockRef::from(&table).try_clone()?.into();
+        shelf.keep(PORT, reserved.as_fd());
+        shelf.keep(OWNER, OwnedFd::as_fd(&table));
         Ok(Self { address, _reserved: reserved, _table: table })
     }
 }
@@ -174,6 +185,9 @@ fn new_rule((address, prefix): (Ipv4Addr, u8), port: u16) -> Attributes {
     Attributes::default().text(1, TABLE).text(2, CHAIN).nested(4, &expressions)
 }
 
+/// By what names the port and the table's owner are kept for the process after this one.
+const PORT: &str = "capture-port";
+const OWNER: &str = "capture-table";
 const TABLE: &str = "weft";
 const CHAIN: &str = "services";
 const SUBSYSTEM: u16 = 10;
@@ -212,7 +226,7 @@ mod tests {
     #[test]
     fn what_goes_to_the_range_arrives_at_one_place_and_knows_where_it_went() {
         let range = (Ipv4Addr::new(127, 200, 0, 0), 16);
-        let capture = match Capture::open(range) {
+        let capture = match Capture::open(range, &Shelf::default()) {
             Ok(capture) => capture,
             Err(error) => return eprintln!("SKIPPED: connections cannot be captured here: {error}"),
         };
@@ -237,12 +251,12 @@ mod tests {
         client.read_exact(&mut bytes[1..]).expect("read");
         assert_eq!(&bytes, b"xy");
         drop(other);
-        assert!(Capture::open(range).is_err(), "one process a host");
+        assert!(Capture::open(range, &Shelf::default()).is_err(), "one process a host");
         let outside = SocketAddr::from(([127, 201, 3, 4], called.port()));
         assert!(TcpStream::connect_timeout(&outside, ANSWER_TIME_MAX).is_err(), "nothing else is captured");
         drop(capture);
         drop(listener);
         assert!(TcpStream::connect_timeout(&called, ANSWER_TIME_MAX).is_err(), "it ends with what made it");
-        Capture::open(range).expect("the range is free again");
+        Capture::open(range, &Shelf::default()).expect("the range is free again");
     }
 }

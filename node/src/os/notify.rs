@@ -7,6 +7,7 @@ use sd_notify::NotifyState;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::HostWorld;
+use super::shelf::Shelf;
 use crate::node::Node;
 
 /// How often it is looked whether the node is ready.
@@ -17,11 +18,12 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 
 /// Tells when the node is ready, how it is, and that it lives, which is told no more once a worker hangs.
-pub(crate) async fn tell(node: Arc<Node<HostWorld>>) {
+pub(crate) async fn tell(node: Arc<Node<HostWorld>>, shelf: Arc<Shelf>) {
     let mut ticks = interval(READY_INTERVAL);
     while !node.is_ready() {
         ticks.tick().await;
     }
+    shelf.clear();
     say(&[NotifyState::Ready]);
     // Twice within the time that is given.
     let watched = sd_notify::watchdog_enabled().map(|bound| bound / 2);

@@ -19,6 +19,7 @@ use netlink_packet_sock_diag::{
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use parking_lot::Mutex;
+use weft_proxy::net::Process;
 
 use super::netlink;
 
@@ -49,16 +50,16 @@ impl Owners {
         Ok(Self { netlink })
     }
 
-    /// The user whose process opened the connection that reached us at `ours` from `theirs`;
+    /// The process that opened the connection which reached us at `ours` from `theirs`;
     /// `None` when it isn't of this host, is closed already, or the kernel does not say.
-    pub fn owner(&self, ours: SocketAddr, theirs: SocketAddr) -> Option<u32> {
+    pub fn owner(&self, ours: SocketAddr, theirs: SocketAddr) -> Option<Process> {
         let connection = Connection { source: canonical(theirs), destination: canonical(ours) };
         match &self.netlink {
             Some(netlink) => netlink.lock().owner(&connection).unwrap_or_else(|error| {
                 tracing::debug!(%error, "a socket's owner was not found by netlink");
-                proc_owner(&connection)
+                proc_owner(&connection).map(Process::of_user)
             }),
-            None => proc_owner(&connection),
+            None => proc_owner(&connection).map(Process::of_user),
         }
     }
 }
@@ -94,7 +95,7 @@ impl Netlink {
     /// Whether it finds a connection of our own. A kernel without the module answers the same to
     /// every question as one that has it does when there is no such socket.
     fn works(&mut self) -> bool {
-        let mut probe = || -> io::Result<Option<u32>> {
+        let mut probe = || -> io::Result<Option<Process>> {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
             let stream = TcpStream::connect(listener.local_addr()?)?;
             self.owner(&Connection { source: stream.local_addr()?, destination: stream.peer_addr()? })
@@ -102,7 +103,7 @@ impl Netlink {
         matches!(probe(), Ok(Some(_)))
     }
 
-    fn owner(&mut self, connection: &Connection) -> io::Result<Option<u32>> {
+    fn owner(&mut self, connection: &Connection) -> io::Result<Option<Process>> {
         self.ask(connection)?;
         for _ in 0..ANSWERS_MAX {
             let (bytes, from) = self.socket.recv_from(&mut &mut self.buffer[..], 0)?;
@@ -118,7 +119,8 @@ impl Netlink {
             return match message.message_type() {
                 SOCK_DIAG_BY_FAMILY => {
                     let found = InetResponseHeader::parse(message.payload()).map_err(io::Error::other)?;
-                    Ok(connection.owner_in(&found))
+                    let group = message.payload().get(HEADER_LENGTH..).and_then(group);
+                    Ok(connection.owner_in(&found).map(|user| Process { user, group }))
                 }
                 NLMSG_ERROR => refusal(message.payload()),
                 other => Err(io::Error::other(format!("an answer of type {other}"))),
@@ -172,13 +174,31 @@ impl Connection {
     }
 }
 
+/// The number of the control group among the attributes of an answer (linux/inet_diag.h), Linux 5.8.
+fn group(mut attributes: &[u8]) -> Option<u64> {
+    while let [a, b, c, d, ..] = *attributes {
+        let (length, kind) = (usize::from(u16::from_ne_bytes([a, b])), u16::from_ne_bytes([c, d]));
+        let value = attributes.get(4..length)?;
+        if kind == CGROUP_ID {
+            return Some(u64::from_ne_bytes(value.get(..8)?.try_into().ok()?)).filter(|group| *group > 0);
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..)?;
+    }
+    None
+}
+
+/// Length of what stands before the attributes, in bytes.
+const HEADER_LENGTH: usize = 72;
+/// `INET_DIAG_CGROUP_ID`
+const CGROUP_ID: u16 = 21;
+
 /// Whether a process holds the socket, so that its user is who opened it.
 fn owned(state: u8, inode: u64) -> bool {
     inode != 0 && ![TCP_LISTEN, TCP_TIME_WAIT, TCP_SYN_RECV].contains(&state)
 }
 
 /// No such socket is an answer; anything else is not.
-fn refusal(payload: &[u8]) -> io::Result<Option<u32>> {
+fn refusal(payload: &[u8]) -> io::Result<Option<Process>> {
     match netlink::outcome(payload) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(None),
@@ -270,9 +290,19 @@ mod tests {
             for to in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
                 let (_listener, _client, server) = connect(to);
                 let (ours, theirs) = (server.local_addr().expect("ours"), server.peer_addr().expect("theirs"));
-                assert_eq!(owners.owner(ours, theirs), Some(own), "{to}");
+                let found = owners.owner(ours, theirs).expect("somebody's");
+                assert_eq!(found.user, own, "{to}");
+                assert!(found.group.is_none_or(|group| Some(group) == own_group()), "{to}: {found:?}");
             }
         }
+    }
+
+    /// The control group of this process, where there are those of version 2.
+    fn own_group() -> Option<u64> {
+        let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+        let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+        let found = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(|root| std::fs::metadata(format!("{root}{path}")));
+        Some(std::os::unix::fs::MetadataExt::ino(&found.into_iter().find_map(Result::ok)?))
     }
 
     #[test]
@@ -299,7 +329,8 @@ mod tests {
         netlink.ask(&Connection { source: destination, destination: source }).expect("asked");
         netlink.ask(&Connection { source: "192.0.2.1:1".parse().expect("an address"), destination }).expect("asked");
         let own = nix::unistd::geteuid().as_raw();
-        assert_eq!(netlink.owner(&Connection { source, destination }).expect("answered"), Some(own));
+        let found = netlink.owner(&Connection { source, destination }).expect("answered");
+        assert_eq!(found.map(|process| process.user), Some(own));
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct LocalInstance {
     pub ports: Vec<LocalPort>,
     /// How its health is told.
     pub check: Option<Check>,
+    /// The unit of the service manager that it is: its processes call as its service.
+    pub unit: Option<String>,
     /// Which local processes call as its service.
     pub caller: CallerClaim,
     /// Its share relative to other instances.
@@ -89,17 +91,7 @@ pub fn parse(spec: &ServiceSpec, names: &Names<'_>) -> Result<LocalInstance, Vec
         let named = named.transpose().map_err(|error| faults.push(format!("serviceAccount: {error}"))).ok()?;
         Some(named.unwrap_or_else(|| service.clone()))
     });
-    for (key, value) in &spec.labels {
-        if let Err(error) = check_label(key, value) {
-            faults.push(format!("labels: {error}"));
-        }
-        if key == APP_LABEL && service.as_ref().is_some_and(|service| service.name() != value) {
-            faults.push(format!("labels: {APP_LABEL} is always the service's name, and cannot be {value:?}"));
-        }
-    }
-    if spec.labels.len() > LABELS_MAX {
-        faults.push(format!("labels: {} given; at most {LABELS_MAX}", spec.labels.len()));
-    }
+    check_labels(spec, service.as_ref(), &mut faults);
     let gateway = spec.gateway || spec.egress;
     if (spec.ports.is_empty() && !gateway) || spec.ports.len() > PORTS_MAX {
         faults.push(format!("ports: {} given; name 1 to {PORTS_MAX}", spec.ports.len()));
@@ -120,6 +112,7 @@ pub fn parse(spec: &ServiceSpec, names: &Names<'_>) -> Result<LocalInstance, Vec
     let check = spec.check.as_deref().map(Check::parse).transpose();
     let check = check.map_err(|error| faults.push(format!("check: {error}"))).ok().flatten();
     let caller = parse_caller(spec, names.user).map_err(|fault| faults.push(fault)).ok();
+    faults.extend(spec.unit.as_deref().and_then(unit_fault));
     faults.extend((spec.weight == Some(0)).then(|| "weight: 1 to 65535".to_owned()));
     if gateway && !spec.ports.is_empty() {
         faults.push("ports: those of a gateway are what Gateway documents say".into());
@@ -132,6 +125,7 @@ pub fn parse(spec: &ServiceSpec, names: &Names<'_>) -> Result<LocalInstance, Vec
             labels: spec.labels.clone().into_iter().chain(own).collect(),
             ports,
             check,
+            unit: spec.unit.clone(),
             caller,
             weight: spec.weight.unwrap_or(WEIGHT),
             gateway,
@@ -155,6 +149,35 @@ fn parse_port(spec: &PortSpec, names: &Names<'_>) -> Result<LocalPort, String> {
     }
     Ok(LocalPort { port: ServicePort { port: spec.port, protocol: spec.protocol }, target })
 }
+
+fn check_labels(spec: &ServiceSpec, service: Option<&ServiceName>, faults: &mut Vec<String>) {
+    for (key, value) in &spec.labels {
+        if let Err(error) = check_label(key, value) {
+            faults.push(format!("labels: {error}"));
+        }
+        if key == APP_LABEL && service.is_some_and(|service| service.name() != value) {
+            faults.push(format!("labels: {APP_LABEL} is always the service's name, and cannot be {value:?}"));
+        }
+    }
+    if spec.labels.len() > LABELS_MAX {
+        faults.push(format!("labels: {} given; at most {LABELS_MAX}", spec.labels.len()));
+    }
+}
+
+/// What is wrong with the name of a unit (systemd.unit(5)).
+fn unit_fault(unit: &str) -> Option<String> {
+    let known = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+    let good = unit.ends_with(".service") && unit.len() <= UNIT_LENGTH_MAX && unit.chars().all(known);
+    let template = unit.ends_with("@.service");
+    match (good, template) {
+        (true, false) => None,
+        (true, true) => Some(format!("unit: {unit:?} is a template: name one of its instances, such as web@1.service")),
+        (false, _) => Some(format!("unit: {unit:?} is no name of a service unit, such as web.service")),
+    }
+}
+
+/// Longest name of a unit (systemd.unit(5)).
+const UNIT_LENGTH_MAX: usize = 255;
 
 fn parse_caller(spec: &ServiceSpec, user: impl Fn(&str) -> Option<u32>) -> Result<CallerClaim, String> {
     match (spec.user.as_deref(), spec.caller.as_deref()) {

@@ -39,6 +39,10 @@ pub struct Local {
     /// Their health; absent until the first check, which counts as unhealthy where there is a check. Of an instance
     /// without one it is only known whether anything listens.
     pub health: BTreeMap<InstanceId, Result<(), String>>,
+    /// How the units fare that instances are of; absent while that is not known.
+    pub units: BTreeMap<String, UnitState>,
+    /// Instances that are given no more calls, since they are about to stop.
+    pub draining: BTreeSet<InstanceId>,
     /// Why the mesh has not taken a service.
     pub refused: BTreeMap<ServiceName, Untaken>,
     /// Faults in what was registered, one line each.
@@ -53,14 +57,38 @@ pub struct Local {
     pub read: bool,
 }
 
+/// How a unit of the service manager fares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitState {
+    /// Whether it takes calls; why not.
+    pub active: Result<(), String>,
+    /// The number of its control group, while it has one.
+    pub group: Option<u64>,
+}
+
 impl Local {
+    /// What is wrong with an instance; none where it may be called, or nothing is known yet.
+    pub fn problem(&self, id: &InstanceId) -> Option<&str> {
+        if self.draining.contains(id) {
+            return Some("it is given no more calls, since it is about to stop");
+        }
+        let unit = self.instances.get(id).and_then(|instance| self.units.get(instance.unit.as_ref()?));
+        let unit = unit.and_then(|unit| unit.active.as_ref().err());
+        unit.or_else(|| self.health.get(id)?.as_ref().err()).map(String::as_str)
+    }
+
     /// Whether an instance may be called.
     pub fn is_healthy(&self, id: &InstanceId) -> bool {
-        let instance = self.instances.get(id);
-        instance.is_some_and(|instance| match self.health.get(id) {
+        let Some(instance) = self.instances.get(id) else { return false };
+        if self.draining.contains(id) {
+            return false;
+        }
+        let unit = instance.unit.as_ref();
+        let runs = unit.is_none_or(|unit| self.units.get(unit).is_some_and(|unit| unit.active.is_ok()));
+        runs && match self.health.get(id) {
             Some(health) => health.is_ok(),
             None => instance.check.is_none(),
-        })
+        }
     }
 
     /// Whether this host runs an instance of the service.

@@ -54,7 +54,7 @@ impl Net for MemoryNet {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    fn owner(&self, _: SocketAddr, _: SocketAddr) -> Option<u32> {
+    fn owner(&self, _: SocketAddr, _: SocketAddr) -> Option<weft_proxy::net::Process> {
         None
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{CONNECTION, EXPECT};
-use http::{HeaderValue, Method, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
@@ -58,7 +58,12 @@ where
         // Boxed: between exchanges the connection holds no room for one.
         Box::pin(async move {
             let old = request.version() < Version::HTTP_11;
-            let response = respond::<N, S>(connection, place, (notes.clone(), head), request).await;
+            let core = connection.core.clone();
+            let mut response = respond::<N, S>(connection, place, (notes.clone(), head), request).await;
+            if *core.shared.draining.borrow() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                // The next request goes to the process that follows this one (RFC 9112, 9.6).
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             Ok::<_, Infallible>(response.map(|body| Noted { body, notes: old.then_some(notes) }))
         })
     });
@@ -74,8 +79,14 @@ where
         _ = draining.wait_for(|draining| *draining) => true,
     };
     if drained {
-        serving.as_mut().graceful_shutdown();
-        tokio::select! { biased; _ = serving.as_mut() => {}, () = &mut reset => {} }
+        // Whoever is about to ask is told that this connection ends, and does not find it ended.
+        let ended = timeout(LEAVING, async {
+            tokio::select! { biased; _ = serving.as_mut() => {}, () = &mut reset => {} }
+        });
+        if ended.await.is_err() {
+            serving.as_mut().graceful_shutdown();
+            tokio::select! { biased; _ = serving.as_mut() => {}, () = &mut reset => {} }
+        }
     }
     if let Some(handle) = handle.filter(|_| noted.is_broken()) {
         handle.abort();
@@ -205,6 +216,8 @@ fn refused(reject: &Reject) -> Response<Tracked> {
     refusal::response(reject, Version::HTTP_11, false, false).map(Tracked::untracked)
 }
 
+/// How long connections stay open, for one exchange more, when the node drains.
+pub(crate) const LEAVING: Duration = Duration::from_millis(500);
 /// How long a head may take to arrive, and a connection may be idle before it.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bound on the body of a request that offers an upgrade, which is at most 64 KiB.

@@ -182,9 +182,9 @@ fn take<N: Net>(core: Arc<Core<N>>, accepted: Accepted<N::Stream>, purpose: &Pur
         Purpose::Gateway(_) | Purpose::Inbound => Owner::Address(accepted.theirs.ip().to_canonical()),
         Purpose::Outbound => {
             let meant = shared.net.meant(&accepted.stream).unwrap_or(accepted.ours);
-            Owner::User(shared.net.owner(meant, accepted.theirs))
+            Owner::User(shared.net.owner(meant, accepted.theirs).map(|process| process.user))
         }
-        _ => Owner::User(shared.net.owner(accepted.ours, accepted.theirs)),
+        _ => Owner::User(shared.net.owner(accepted.ours, accepted.theirs).map(|process| process.user)),
     };
     let Some(taken) = shared.room.take(owner) else { return Near::io(accepted.stream).abort() };
     match purpose {

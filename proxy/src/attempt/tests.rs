@@ -176,6 +176,7 @@ impl Script {
             local: Vec::new(),
             callers: BTreeMap::new(),
             caller_any: None,
+            caller_groups: BTreeMap::new(),
             aliases: Vec::new(),
             grants: Vec::new(),
             binds: Vec::new(),

@@ -5,6 +5,7 @@ use std::future::pending;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener as StdListener};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, ready};
@@ -18,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::names::Names;
-use super::{Accepted, Aside, Handle, Listener, Net, Stream};
+use super::{Accepted, Aside, Handle, Listener, Net, Process, Stream};
 
 /// Connections that may wait to be taken.
 const BACKLOG: i32 = 4096;
@@ -36,8 +37,8 @@ const TOGETHER_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct HostStream(Arc<TcpStream>);
 
-/// Finds the user id that owns the other end of a connection: given our end and theirs.
-pub type Owner = Arc<dyn Fn(SocketAddr, SocketAddr) -> Option<u32> + Send + Sync>;
+/// Finds the process at the other end of a connection: given our end and theirs.
+pub type Owner = Arc<dyn Fn(SocketAddr, SocketAddr) -> Option<Process> + Send + Sync>;
 
 /// The host's sockets.
 #[derive(Clone)]
@@ -48,12 +49,53 @@ pub struct HostNet {
     /// Where connections arrive that went elsewhere.
     captured: Arc<OnceLock<SocketAddr>>,
     names: Names,
+    shelf: Option<Arc<dyn Shelf>>,
+}
+
+/// Where listeners are kept that are to outlive the process.
+pub trait Shelf: Send + Sync {
+    /// One that the process before this one has left at an address, with the name that it is kept by.
+    fn take(&self, address: SocketAddr) -> Option<(String, StdListener)>;
+
+    /// Keeps one; by which name.
+    fn put(&self, listener: BorrowedFd<'_>) -> String;
+
+    /// Keeps it no more.
+    fn remove(&self, name: &str);
+}
+
+/// A listener of the host.
+pub struct HostListener {
+    inner: TcpListener,
+    kept: Option<(Arc<dyn Shelf>, String)>,
+}
+
+impl Drop for HostListener {
+    fn drop(&mut self) {
+        if let Some((shelf, name)) = &self.kept {
+            shelf.remove(name);
+        }
+    }
 }
 
 impl HostNet {
     /// The host's sockets, with the kernel's answer to who owns one.
     pub fn new(owner: Owner) -> Self {
-        Self { owner, claimed: Arc::default(), captured: Arc::default(), names: Names::default() }
+        Self { owner, claimed: Arc::default(), captured: Arc::default(), names: Names::default(), shelf: None }
+    }
+
+    /// The same, whose listeners outlive the process.
+    pub fn with_shelf(self, shelf: Arc<dyn Shelf>) -> Self {
+        Self { shelf: Some(shelf), ..self }
+    }
+
+    /// What the process before this one has left at an address.
+    fn left(&self, address: SocketAddr) -> io::Result<Option<HostListener>> {
+        let Some(shelf) = &self.shelf else { return Ok(None) };
+        let Some((name, listener)) = shelf.take(address) else { return Ok(None) };
+        listener.set_nonblocking(true)?;
+        let inner = TcpListener::from_std(listener)?;
+        Ok(Some(HostListener { inner, kept: Some((shelf.clone(), name)) }))
     }
 
     /// The kernel sends connections to this address that went elsewhere; their own end is where they went.
@@ -73,10 +115,14 @@ fn claim(address: SocketAddr) -> io::Result<()> {
 
 impl Net for HostNet {
     type Stream = HostStream;
-    type Listener = TcpListener;
+    type Listener = HostListener;
 
-    fn listen(&self, address: SocketAddr) -> io::Result<TcpListener> {
+    fn listen(&self, address: SocketAddr) -> io::Result<HostListener> {
         let mut claimed = self.claimed.lock();
+        if let Some(left) = self.left(address)? {
+            claimed.insert(address);
+            return Ok(left);
+        }
         if !claimed.contains(&address) {
             claim(address)?;
             claimed.insert(address);
@@ -90,7 +136,9 @@ impl Net for HostNet {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        TcpListener::from_std(StdListener::from(socket))
+        let kept = self.shelf.as_ref().map(|shelf| (shelf.clone(), shelf.put(socket.as_fd())));
+        let inner = TcpListener::from_std(StdListener::from(socket))?;
+        Ok(HostListener { inner, kept })
     }
 
     async fn dial(&self, address: SocketAddr) -> io::Result<HostStream> {
@@ -124,7 +172,7 @@ impl Net for HostNet {
         meant.ok()?.as_socket()
     }
 
-    fn owner(&self, ours: SocketAddr, theirs: SocketAddr) -> Option<u32> {
+    fn owner(&self, ours: SocketAddr, theirs: SocketAddr) -> Option<Process> {
         (self.owner)(ours, theirs)
     }
 }
@@ -170,18 +218,18 @@ impl Aside for Beside {
     }
 }
 
-impl Listener for TcpListener {
+impl Listener for HostListener {
     type Stream = HostStream;
 
     async fn accept(&mut self) -> io::Result<Accepted<HostStream>> {
-        let (stream, theirs) = TcpListener::accept(self).await?;
+        let (stream, theirs) = self.inner.accept().await?;
         stream.set_nodelay(true)?;
         let ours = stream.local_addr()?;
         Ok(Accepted { stream: HostStream(Arc::new(stream)), ours, theirs })
     }
 
     fn local_address(&self) -> io::Result<SocketAddr> {
-        self.local_addr()
+        self.inner.local_addr()
     }
 }
 

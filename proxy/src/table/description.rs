@@ -43,6 +43,8 @@ pub struct Description {
     pub local: Vec<LocalInstance>,
     /// Which service the processes of a user id belong to.
     pub callers: BTreeMap<u32, ServiceName>,
+    /// Which service the processes of a control group belong to, whatever their user.
+    pub caller_groups: BTreeMap<u64, ServiceName>,
     /// Whom every other local process belongs to; none: they call as the node itself.
     pub caller_any: Option<ServiceName>,
     /// Further addresses to listen on.

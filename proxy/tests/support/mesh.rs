@@ -12,7 +12,6 @@ use std::time::{Duration, SystemTime};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use weft_proto::document;
@@ -136,9 +135,9 @@ pub(crate) struct TestNet {
 
 impl Net for TestNet {
     type Stream = HostStream;
-    type Listener = TcpListener;
+    type Listener = weft_proxy::net::host::HostListener;
 
-    fn listen(&self, address: SocketAddr) -> io::Result<TcpListener> {
+    fn listen(&self, address: SocketAddr) -> io::Result<weft_proxy::net::host::HostListener> {
         self.host.listen(address)
     }
 
@@ -157,7 +156,7 @@ impl Net for TestNet {
         self.host.datagrams(address)
     }
 
-    fn owner(&self, _: SocketAddr, _: SocketAddr) -> Option<u32> {
+    fn owner(&self, _: SocketAddr, _: SocketAddr) -> Option<weft_proxy::net::Process> {
         None
     }
 }
@@ -362,6 +361,7 @@ impl<N: Net> Mesh<N> {
             grants: resources.iter().filter_map(document).collect(),
             local: self.instances.iter().filter(|instance| instance.node == here).map(local).collect(),
             caller_any: at_a.then(|| service("front")),
+            caller_groups: BTreeMap::new(),
             binds: if at_a { self.ways_in.iter().map(bind).collect() } else { Vec::new() },
             ..empty(here)
         }
@@ -396,6 +396,7 @@ fn empty(node: &str) -> Description {
         local: Vec::new(),
         callers: BTreeMap::new(),
         caller_any: None,
+        caller_groups: BTreeMap::new(),
         aliases: Vec::new(),
         grants: Vec::new(),
         binds: Vec::new(),

@@ -67,6 +67,7 @@ impl Chaos {
                 name: service.name.clone(),
                 ports: vec![PortSpec { port: service.port, target: Some(target(at).to_string()), protocol }],
                 check: Some("tcp".into()),
+                unit: None,
                 user: Some(user(at).to_string()),
                 caller: None,
                 weight: None,

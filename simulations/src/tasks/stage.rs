@@ -286,18 +286,15 @@ impl Stage {
         };
         let others = service.also.iter().map(|also| port(also.port, &also.protocol));
         let ports = std::iter::once(port(first, &service.protocol)).chain(others).collect();
+        let own = service.labels.iter().filter(|(name, _)| *name != "app");
         ServiceSpec {
             name: format!("{}/{}", service.namespace, service.name),
             instance: None,
-            labels: service
-                .labels
-                .iter()
-                .filter(|(name, _)| *name != "app")
-                .map(|(a, b)| (a.clone(), b.clone()))
-                .collect(),
+            labels: own.map(|(a, b)| (a.clone(), b.clone())).collect(),
             service_account: service.account().map(str::to_owned),
             ports,
             check: service.port().map(|_| "tcp".to_owned()),
+            unit: None,
             user: None,
             caller: Some("any".to_owned()),
             weight: None,

@@ -140,7 +140,7 @@ fn remove(path: &Path) -> Result<bool, Stopped> {
             let _ = path.parent().map(fs::remove_dir);
             Ok(true)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
         Err(error) => Err(Stopped::failed(format!("{}: {error}", path.display()))),
     }
 }

@@ -154,6 +154,7 @@ impl Script {
             local: Vec::new(),
             callers: BTreeMap::new(),
             caller_any: None,
+            caller_groups: BTreeMap::new(),
             aliases: self.aliases.iter().map(alias).collect(),
             grants: self.grants.clone(),
             binds: Vec::new(),

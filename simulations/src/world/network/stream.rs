@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
-use weft_proxy::net::{Accepted, Listener, Net, Stream};
+use weft_proxy::net::{Accepted, Listener, Net, Process, Stream};
 
 use super::{HostId, Network, Pipe, Segment, WINDOW};
 
@@ -125,10 +125,10 @@ impl Net for SimNet {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    fn owner(&self, _: SocketAddr, theirs: SocketAddr) -> Option<u32> {
+    fn owner(&self, _: SocketAddr, theirs: SocketAddr) -> Option<Process> {
         let inner = self.network.inner.lock();
         let from_here = |(id, pipe): &(&u64, &Pipe)| pipe.hosts[0] == self.host && port_of(**id) == theirs.port();
-        inner.pipes.iter().rev().find(from_here).and_then(|(_, pipe)| pipe.user)
+        inner.pipes.iter().rev().find(from_here).and_then(|(_, pipe)| pipe.user).map(Process::of_user)
     }
 }
 

@@ -120,7 +120,7 @@ impl Compiler {
         }
         for name in changed {
             if let Some(known) = self.services.get_mut(&name) {
-                let endpoints = known.endpoints.values().flatten().cloned().collect();
+                let endpoints = last_resort(&known.endpoints, &self.nodes);
                 let mut whole = ServiceDescription { endpoints, ..known.base.clone() };
                 gateways::open(&self.specs, &mut whole);
                 known.whole = Arc::new(whole);
@@ -252,6 +252,9 @@ impl Compiler {
                 continue;
             }
             let before = self.nodes.insert(name.clone(), facts.clone());
+            if before.as_ref().is_some_and(|before| before.draining != facts.draining) {
+                changed.extend(services_of(facts));
+            }
             let before = before.map(|facts| services_of(&facts)).unwrap_or_default();
             self.place(name, &before, endpoints(state, facts), changed);
         }
@@ -346,14 +349,24 @@ fn describe_service(
     }
 }
 
+/// All of a service's instances. Those of nodes that are about to stop are called only where there are no others: a node that is started
+/// again is back at once, and whoever calls it meanwhile waits.
+fn last_resort(
+    endpoints: &BTreeMap<NodeName, Vec<EndpointDescription>>,
+    nodes: &BTreeMap<NodeName, Arc<NodeFacts>>,
+) -> Vec<EndpointDescription> {
+    let leaves = |node: &NodeName| nodes.get(node).is_some_and(|facts| facts.draining);
+    let all = || endpoints.values().flatten();
+    let others = all().any(|one| one.healthy && !leaves(&one.node));
+    let called = |one: &EndpointDescription| one.healthy && !(others && leaves(&one.node));
+    all().map(|one| EndpointDescription { healthy: called(one), ..one.clone() }).collect()
+}
+
 /// The instances of a node that it was admitted for.
 fn endpoints(state: &State, facts: &NodeFacts) -> Vec<(ServiceName, EndpointDescription)> {
     let (Some(record), Ok(address)) = (state.nodes.get(&facts.name), facts.address.parse()) else { return Vec::new() };
     let granted = |instance: &&Instance| record.services.iter().any(|grant| grant.covers(&instance.id.service));
-    let placed = |instance: &Instance| {
-        let (service, placed) = endpoint((&facts.name, address, &facts.zone), instance);
-        (service, EndpointDescription { healthy: placed.healthy && !facts.draining, ..placed })
-    };
+    let placed = |instance: &Instance| endpoint((&facts.name, address, &facts.zone), instance);
     facts.instances.iter().filter(granted).map(placed).collect()
 }
 

@@ -67,6 +67,9 @@ pub struct Kept {
     /// Whether it stays: what is not confirmed does not come back after a reboot.
     #[serde(default)]
     pub confirmed: bool,
+    /// What was confirmed before, and holds again where this is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Interception>,
     /// Tells one time that it was switched on from another.
     #[serde(default)]
     pub attempt: u64,

@@ -1,6 +1,7 @@
 //! `weft intercept`: what of this host's connections its firewall sends to the node.
 
 mod firewall;
+mod shown;
 mod units;
 
 use std::fs;
@@ -12,13 +13,13 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
-use serde::Serialize;
 
 use super::{Done, Ended, Output, Stopped, json};
 use crate::client::{Client, ClientError};
 use crate::intercept::rules::{self, Host};
 use crate::intercept::{FILE, Intercept, Intercepted, Interception, Kept, WhenStopped};
 use crate::os::intercept::read;
+use shown::Shown;
 
 /// How long whoever switches it on has to say that it stays.
 const CONFIRM_WITHIN: &str = "60";
@@ -94,17 +95,6 @@ pub(super) struct On {
     /// Do not wait for `weft intercept confirm`
     #[arg(long)]
     now: bool,
-}
-
-/// How it looks on this host.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Shown {
-    on: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kept: Option<Kept>,
-    /// What is wrong, a line each.
-    problems: Vec<String>,
 }
 
 fn block(text: &str) -> Result<IpNet, String> {
@@ -189,7 +179,9 @@ impl Place<'_> {
         let address = self.client.status().await?.address;
         let node_port = address.parse::<SocketAddr>().map(|address| address.port());
         let node_port = node_port.map_err(|error| Stopped::failed(format!("{address}: {error}")))?;
-        Ok(Kept { interception, confirmed, attempt: crate::os::now(), node_port })
+        let before = self.client.intercepted().await?.kept;
+        let before = before.and_then(|kept| if kept.confirmed { Some(kept.interception) } else { kept.before });
+        Ok(Kept { interception, confirmed, before, attempt: crate::os::now(), node_port })
     }
 
     /// What rules need to know of this host.
@@ -215,23 +207,36 @@ impl Place<'_> {
         let kept = self.kept(what.interception(), now).await?;
         let text = rules::text(&kept.interception, &self.host(&kept)?).map_err(Stopped::usage)?;
         firewall::check(&text)?;
-        self.client.intercept(&Intercept { kept: Some(kept.clone()) }).await?;
-        let listening = self.listens(&kept.interception).await;
-        let made = listening.and_then(|()| units::prepare(&kept.interception)).and_then(|()| firewall::apply(&text));
-        if let Err(stopped) = made {
-            self.client.intercept(&Intercept { kept: None }).await?;
+        if let Err(stopped) = self.put(&kept, &text).await {
+            self.back(&kept).await?;
             return Err(stopped);
         }
         if now {
             return Ok(Done::text("on, and it stays: `weft intercept off` ends it\n".to_owned()));
         }
         if let Err(stopped) = units::arm(self.data_dir, kept.attempt, confirm_within) {
-            self.off().await?;
+            self.back(&kept).await?;
             return Err(stopped);
         }
         Ok(Done::text(format!(
             "on for {confirm_within} s. Look whether all works that should, then: weft intercept confirm\n"
         )))
+    }
+
+    /// Lets the node listen, then makes the rules.
+    async fn put(&self, kept: &Kept, text: &str) -> Result<(), Stopped> {
+        self.client.intercept(&Intercept { kept: Some(kept.clone()) }).await?;
+        self.listens(&kept.interception).await?;
+        units::prepare(&kept.interception)?;
+        firewall::apply(text)
+    }
+
+    /// Back to what was confirmed before, or to nothing.
+    async fn back(&self, kept: &Kept) -> Result<(), Stopped> {
+        let Some(before) = kept.before.clone() else { return self.off().await.map(drop) };
+        let kept = Kept { interception: before, confirmed: true, before: None, ..kept.clone() };
+        let text = rules::text(&kept.interception, &self.host(&kept)?).map_err(Stopped::failed)?;
+        self.put(&kept, &text).await
     }
 
     /// Waits until the node takes what will be sent to it.
@@ -254,7 +259,7 @@ impl Place<'_> {
         let Some(kept) = self.client.intercepted().await?.kept else {
             return Err(Stopped::failed("nothing is intercepted: it went off, or was never on"));
         };
-        self.client.intercept(&Intercept { kept: Some(Kept { confirmed: true, ..kept }) }).await?;
+        self.client.intercept(&Intercept { kept: Some(Kept { confirmed: true, before: None, ..kept }) }).await?;
         units::disarm();
         Ok(Done::text("it stays: `weft intercept off` ends it\n".to_owned()))
     }
@@ -294,7 +299,11 @@ impl Place<'_> {
     async fn rollback(&self, attempt: u64, after: Duration) -> Ended {
         tokio::time::sleep(after).await;
         match self.kept_here()? {
-            Some(kept) if kept.attempt == attempt && !kept.confirmed => self.off().await,
+            Some(kept) if kept.attempt == attempt && !kept.confirmed => match self.back(&kept).await {
+                Ok(()) => Ok(Done::text(String::new())),
+                // Whatever stands in the way, nobody stays locked out.
+                Err(_) => self.off().await,
+            },
             _ => Ok(Done::text(String::new())),
         }
     }
@@ -331,7 +340,7 @@ impl Place<'_> {
     fn show(&self, shown: &Shown) -> Ended {
         match self.output {
             Output::Json => json(shown).map(Done::text),
-            Output::Text => Ok(Done::text(text(shown))),
+            Output::Text => Ok(Done::text(shown.text())),
         }
     }
 }
@@ -351,35 +360,6 @@ fn takes(port: u16) -> bool {
     }
 }
 
-fn text(shown: &Shown) -> String {
-    let mut text = match &shown.kept {
-        None => "off: connections go as ever\n".to_owned(),
-        Some(Kept { interception: one, confirmed, .. }) => {
-            let list = |name: &str, values: Vec<String>| match values.is_empty() {
-                true => String::new(),
-                false => format!("{name:<18} {}\n", values.join(", ")),
-            };
-            let ports = |ports: &[u16]| ports.iter().map(ToString::to_string).collect::<Vec<_>>();
-            let mut text =
-                if *confirmed { "on\n" } else { "on, and not confirmed: weft intercept confirm\n" }.to_owned();
-            text.push_str(&list("ports", ports(&one.inbound)));
-            text.push_str(&list("users", one.users.clone()));
-            text.push_str(&list("units", one.units.clone()));
-            text.push_str(&list("excluded ports", ports(&one.exclude_ports)));
-            text.push_str(&list("excluded addresses", one.exclude_addresses.iter().map(ToString::to_string).collect()));
-            text.push_str(&list("excluded users", one.exclude_users.clone()));
-            let stopped = match one.when_stopped {
-                WhenStopped::Refuse => "are refused",
-                WhenStopped::Pass => "pass as if there were no mesh",
-            };
-            text.push_str(&format!("while the node does not run such connections {stopped}\n"));
-            text
-        }
-    };
-    shown.problems.iter().for_each(|problem| text.push_str(&format!("problem: {problem}\n")));
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -388,18 +368,5 @@ mod tests {
     fn the_port_of_a_session_is_left_out() {
         assert_eq!(session_port("192.0.2.7 50022 10.0.0.5 2222"), Some(2222));
         assert_eq!(session_port("192.0.2.7"), None);
-    }
-
-    #[test]
-    fn what_is_on_is_told_with_what_is_wrong() {
-        let interception = Interception { inbound: vec![80], users: vec!["app".into()], ..Interception::default() };
-        let kept = Kept { interception, confirmed: false, attempt: 1, node_port: 7946 };
-        let told = text(&Shown { on: true, kept: Some(kept), problems: vec!["the rules are gone".into()] });
-        for part in
-            ["not confirmed", "ports              80", "users              app", "are refused", "problem: the rules"]
-        {
-            assert!(told.contains(part), "{part} is missing in\n{told}");
-        }
-        assert!(text(&Shown { on: false, kept: None, problems: vec![] }).starts_with("off"));
     }
 }

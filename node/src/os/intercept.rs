@@ -78,7 +78,7 @@ mod tests {
         let file = open();
         assert_eq!(file.local.borrow().intercepted, None);
         let interception = Interception { inbound: vec![80], users: vec!["app".into()], ..Interception::default() };
-        let kept = Kept { interception, confirmed: true, attempt: 7, node_port: 7946 };
+        let kept = Kept { interception, confirmed: true, before: None, attempt: 7, node_port: 7946 };
         file.change(Some(&kept)).expect("kept");
         let again = open();
         assert_eq!(again.local.borrow().intercepted, Some(kept));

@@ -74,6 +74,9 @@ pub struct TlsMatch {
     /// Names that the caller may ask for (SNI, RFC 6066); `*.com` is any that ends so.
     #[serde(default)]
     pub sni_hosts: Vec<String>,
+    /// Addresses, or blocks of them, of which the caller must call one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub destination_subnets: Vec<String>,
     /// The service's port that is called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
@@ -92,6 +95,7 @@ impl TlsMatch {
     /// What must hold besides the name.
     pub fn l4(&self) -> L4Match {
         L4Match {
+            destination_subnets: self.destination_subnets.clone(),
             port: self.port,
             source_labels: self.source_labels.clone(),
             source_namespace: self.source_namespace.clone(),
@@ -104,6 +108,9 @@ impl TlsMatch {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct L4Match {
+    /// Addresses, or blocks of them, of which the caller must call one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub destination_subnets: Vec<String>,
     /// The service's port that is called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,

@@ -2,6 +2,7 @@
 //! callee's node the link has said who is called, and nothing is routed.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_proto::kinds::service::EscapedSlashes;
@@ -67,11 +68,15 @@ pub(crate) struct StreamRuled<'r> {
 /// The rule for an opaque stream, of TLS with the name that it asks for; none where the plain service is called.
 pub(crate) fn stream<'r>(
     relation: &'r Relation,
-    tls: Option<&str>,
+    (destination, tls): (Option<IpAddr>, Option<&str>),
     draw: impl FnOnce() -> f64,
 ) -> Option<StreamRuled<'r>> {
     let routes = relation.stream_routes.as_ref()?;
-    let streaming = Streaming { port: relation.called, namespace: relation.namespace(), labels: &relation.labels, tls };
+    // By a name alone a service is called at its own address.
+    let named = || relation.service.name.name().parse().ok().filter(|_| relation.service.name.is_outside());
+    let destination = destination.or_else(named).or_else(|| relation.service.loopback().map(IpAddr::from));
+    let (port, namespace) = (relation.called, relation.namespace());
+    let streaming = Streaming { port, namespace, labels: &relation.labels, destination, tls };
     let (rule, to) = routes.find(&streaming, draw)?;
     let before = relation.routes.as_ref().map_or(0, |routes| routes.backends.len());
     Some(StreamRuled { rule, to: to.map(|to| (before + to, &routes.backends[to])) })

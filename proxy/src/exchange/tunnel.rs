@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -116,7 +117,7 @@ async fn run_stream<N: Net>(
 ) -> Result<(Far, Bounds), Reject> {
     let mut leg = identify::leg(connection, None)?;
     gate::pass(connection, &leg, None, open)?;
-    let ruled = route::stream(&leg.relation, tls, || connection.core.recorder.random.share());
+    let ruled = route::stream(&leg.relation, (called(connection), tls), || connection.core.recorder.random.share());
     if let Some(ruled) = ruled {
         open.falls_under(ruled.rule, tls);
         let missing = Reject::NoBackend(StatusCode::SERVICE_UNAVAILABLE);
@@ -132,6 +133,12 @@ async fn run_stream<N: Net>(
     let far = attempt(&connection.core, &route, &mut purpose, open, began).await?;
     open.streaming();
     Ok((far, route.leg().relation.bounds()))
+}
+
+/// The address that was called, where it was any: not that of the forward proxy, which takes calls by name.
+fn called<N: Net>(connection: &Connection<N>) -> Option<IpAddr> {
+    let own = connection.ours.ip().to_canonical();
+    (own != IpAddr::V4(Ipv4Addr::LOCALHOST) && own != IpAddr::V6(Ipv6Addr::LOCALHOST)).then_some(own)
 }
 
 impl Tunnel {

@@ -96,7 +96,7 @@ pub(super) fn follow_stream(
     explanation: &mut Explanation,
 ) -> Option<Arc<Relation>> {
     let random = Random::new(ground.table.generation);
-    let Some(ruled) = route::stream(&relation, tls, || random.share()) else {
+    let Some(ruled) = route::stream(&relation, (None, tls), || random.share()) else {
         return if relation.is_gate() { end(&Reject::NoRoute, explanation) } else { Some(relation) };
     };
     explanation.rule = Some(ruled.rule.to_owned());

@@ -2,8 +2,10 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use weft_proto::kinds::istio::is_exported;
 use weft_proto::kinds::virtual_service::{L4Match, StreamDestination, TlsMatch};
 use weft_proto::service::Labels;
@@ -43,6 +45,8 @@ struct StreamRule {
 #[derive(Debug, Clone)]
 struct Block {
     l4: L4Match,
+    /// Which addresses may be called; none: any.
+    subnets: Vec<IpNet>,
     names: Names,
 }
 
@@ -65,6 +69,8 @@ pub(crate) struct Streaming<'a> {
     pub(crate) namespace: &'a str,
     /// The caller's labels.
     pub(crate) labels: &'a Labels,
+    /// The address that is called, where its caller has named one.
+    pub(crate) destination: Option<IpAddr>,
     /// Of a stream of TLS: the name that is asked for, empty where none is.
     pub(crate) tls: Option<&'a str>,
 }
@@ -159,14 +165,29 @@ impl StreamRule {
 }
 
 impl Block {
+    fn of(l4: L4Match, names: Names) -> Self {
+        Self { subnets: subnets(&l4), l4, names }
+    }
+
+    fn holds(&self, address: IpAddr) -> bool {
+        self.subnets.iter().any(|block| block.contains(&address))
+    }
+
     fn fits(&self, streaming: &Streaming<'_>) -> bool {
         let label = |(name, value): (&String, &String)| streaming.labels.get(name) == Some(value);
         let l4 = &self.l4;
         l4.port.is_none_or(|port| port == streaming.port)
             && (l4.source_namespace.is_empty() || l4.source_namespace == streaming.namespace)
             && l4.source_labels.iter().all(label)
+            && (self.subnets.is_empty() || streaming.destination.is_some_and(|to| self.holds(to)))
             && self.names.mean(streaming.tls)
     }
+}
+
+/// The blocks of addresses that texts say, which were looked at when the document was accepted.
+fn subnets(l4: &L4Match) -> Vec<IpNet> {
+    let block = |text: &String| text.parse().ok().or_else(|| text.parse().ok().map(|ip: IpAddr| ip.into()));
+    l4.destination_subnets.iter().filter_map(block).collect()
 }
 
 impl Names {
@@ -212,9 +233,9 @@ fn istio_rules(document: &RouteDocument, backends: &mut Backends) -> Vec<StreamR
     };
     let name = |list: &str, at: usize| format!("{}/{}[{list}{at}]", document.key.namespace, document.key.name).into();
     let spec = &document.spec;
-    let by_name = |block: &TlsMatch| Block {
-        l4: block.l4(),
-        names: Names::These(block.sni_hosts.iter().map(|name| name.to_ascii_lowercase().into()).collect()),
+    let by_name = |block: &TlsMatch| {
+        let names = block.sni_hosts.iter().map(|name| name.to_ascii_lowercase().into()).collect();
+        Block::of(block.l4(), Names::These(names))
     };
     let tls = spec.tls.iter().enumerate().map(|(at, rule)| StreamRule {
         name: name("tls ", at),
@@ -222,7 +243,7 @@ fn istio_rules(document: &RouteDocument, backends: &mut Backends) -> Vec<StreamR
         shares: shares(&rule.route),
     });
     let mut rules: Vec<StreamRule> = tls.collect();
-    let any = |l4: &L4Match| Block { l4: l4.clone(), names: Names::Any };
+    let any = |l4: &L4Match| Block::of(l4.clone(), Names::Any);
     rules.extend(spec.tcp.iter().enumerate().map(|(at, rule)| StreamRule {
         name: name("", at),
         matches: rule.matches.iter().map(any).collect(),
@@ -259,8 +280,7 @@ fn of_document(
 ) -> Vec<((u8, Reverse<usize>), StreamRule)> {
     let (key, spec) = (&document.key, &document.spec);
     let parents = spec.services(&key.namespace);
-    let block =
-        |port: Option<u16>, names: &Names| Block { l4: L4Match { port, ..L4Match::default() }, names: names.clone() };
+    let block = |port: Option<u16>, names: &Names| Block::of(L4Match { port, ..L4Match::default() }, names.clone());
     let mut rules = Vec::new();
     for (at, rule) in spec.rules.iter().enumerate() {
         for names in names {

@@ -1,5 +1,9 @@
 //! The rules on those for opaque streams.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
 use super::super::{L4Match, StreamDestination, TlsMatch, TlsRoute};
 use super::{named, place};
 use crate::kinds::Faults;
@@ -40,6 +44,11 @@ pub(super) fn stream(route: &[StreamDestination], matches: &[L4Match], path: &st
     for (at, block) in matches.iter().enumerate() {
         if block.port == Some(0) {
             faults.push((format!("{path}.match[{at}].port"), "1 to 65535".into()));
+        }
+        let known = |text: &&String| text.parse::<IpNet>().is_err() && text.parse::<IpAddr>().is_err();
+        if let Some(other) = block.destination_subnets.iter().find(known) {
+            let why = format!("{other:?} is no address, and no block of them such as 10.0.0.0/8");
+            faults.push((format!("{path}.match[{at}].destinationSubnets"), why));
         }
         for gateway in &block.gateways {
             place(gateway, &format!("{path}.match[{at}].gateways"), faults);

@@ -60,6 +60,8 @@ async fn run_on(config: Config, address: SocketAddr, world: HostWorld, shelf: Ar
     let (local, _) = watch::channel(Arc::new(Local::default()));
     let directory = ServicesDirectory::open(config.data_dir.join("services.d"), &config.gateways, local.clone())
         .context("services.d cannot be made")?;
+    directory.read();
+    crate::os::units::first(&local).await;
     let (adder, remover) = (directory.clone(), directory.clone());
     let asked = ListenFile::open(config.data_dir.join("listen"), local.clone()).context("the file listen")?;
     let sent = InterceptFile::open(config.data_dir.join(crate::intercept::FILE), local.clone())

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use weft_consensus::replica::{Replica, Settings};
+use weft_consensus::state::State;
 use weft_proto::RaftId;
 use weft_proto::command::{Proposal, VERSION};
 use weft_proto::facts::NodeFacts;
@@ -77,7 +78,7 @@ async fn wire_up<W: World>(
     identities.judge_nodes(admission(&replica));
 
     let issuer = Arc::new(Issuer::new(world.clone(), name.clone(), keys.clone(), replica.clone()));
-    let first = first_facts(&config, &world, &name, raft_id, host.address);
+    let first = first_facts((&config, &world), &name, raft_id, &host, &replica.state().borrow());
     let links = GossipLinks::new(&control, &book, host.address, clock(&world));
     let ears = Ears { world: &world, store: &store, book: &book, address: host.address, keys: keys.clone() };
     let gossip = Arc::new(ears.open(&trust_domain, first, links, &replica).await?);
@@ -171,23 +172,24 @@ fn site<W: World>(config: &Config, world: &W, name: &NodeName, address: SocketAd
     }
 }
 
+/// What others hear of it first. What has been started again runs what it ran before, and others are not told otherwise for a moment.
 fn first_facts<W: World>(
-    config: &Config,
-    world: &W,
+    (config, world): (&Config, &W),
     name: &NodeName,
     raft_id: RaftId,
-    address: SocketAddr,
+    host: &Host,
+    state: &State,
 ) -> NodeFacts {
     NodeFacts {
         name: name.clone(),
         raft_id,
         generation: world.now(),
         sequence: 0,
-        address: address.to_string(),
+        address: host.address.to_string(),
         zone: config.zone.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         refused: String::new(),
-        instances: Vec::new(),
+        instances: host.local.borrow().advertised(state, name),
         draining: false,
         commands: VERSION,
     }

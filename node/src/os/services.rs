@@ -116,7 +116,8 @@ impl ServicesDirectory {
         registered
     }
 
-    fn read(&self) {
+    /// Takes up what the files say.
+    pub(crate) fn read(&self) {
         let registered = self.registered();
         for fault in registered.faults() {
             tracing::warn!(fault, "an instance is not registered");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use zbus::message::Type;
 use zbus::zvariant::{OwnedObjectPath, OwnedValue};
 use zbus::{Connection, MatchRule, MessageStream};
@@ -20,6 +20,8 @@ const UNIT_PATH: &str = "/org/freedesktop/systemd1/unit";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 /// Where control groups are.
 const GROUPS: &str = "/sys/fs/cgroup";
+/// Bound on what is asked before the node begins.
+const FIRST: Duration = Duration::from_secs(1);
 /// Pause before a bus that has gone is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -38,6 +40,27 @@ pub(crate) async fn watch(local: watch::Sender<Arc<Local>>) {
             tell(&local, units);
             sleep(AGAIN).await;
         }
+    }
+}
+
+/// Asks once, before the node begins, so that it does not tell others for a moment that its instances do not run.
+pub(crate) async fn first(local: &watch::Sender<Arc<Local>>) {
+    let units = wanted(&local.borrow());
+    if units.is_empty() {
+        return;
+    }
+    let asked = async {
+        let connection = Connection::system().await?;
+        let mut states = BTreeMap::new();
+        for unit in units {
+            let path = load(&connection, &unit).await?;
+            states.insert(unit, state(&connection, &path).await?);
+        }
+        Ok::<_, zbus::Error>(states)
+    };
+    // What is not answered now is asked for again.
+    if let Ok(Ok(states)) = timeout(FIRST, asked).await {
+        tell(local, states);
     }
 }
 

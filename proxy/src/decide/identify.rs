@@ -1,6 +1,6 @@
 //! Which service is asked for.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use weft_proto::identity::Identity;
@@ -32,7 +32,8 @@ pub(crate) fn named(table: &Table, (host, port): (&str, Option<u16>), caller: &I
 fn outside(table: &Table, (host, port): (&str, u16), caller: &Identity) -> Result<Named, Reject> {
     // What has no dot, and what is of the mesh by its form, is a name of the mesh's own: where there is no such service, its callers do
     // not go elsewhere without the mesh's TLS, unless a document says by that name that it is outside.
-    let own = !host.contains('.') || host.ends_with(MESH_SUFFIX) || host.split('.').nth(2) == Some("svc");
+    let of_mesh = || !host.contains('.') || host.ends_with(MESH_SUFFIX) || host.split('.').nth(2) == Some("svc");
+    let own = host.parse::<IpAddr>().is_err() && of_mesh();
     let named = || table.service(&ServiceName::outside(host)).is_some();
     let may = !own || named();
     let found = if may { table.outside(host, port, caller) } else { None };

@@ -38,7 +38,7 @@ pub struct Arrived {
 
 /// How long an application takes for what is not a GET.
 const WORK: Duration = Duration::from_millis(40);
-/// How long an application takes for what fails: calls for [`FAILING`].
+/// How long an application takes for what fails: calls for `/failing`.
 pub const FAILING_WORK: Duration = Duration::from_millis(500);
 /// The path of calls that applications answer with 503.
 const FAILING: &str = "/failing";

@@ -18,6 +18,7 @@ mod resource;
 mod run;
 mod service;
 mod start;
+mod systemd;
 mod table;
 mod token;
 mod up;

@@ -35,19 +35,10 @@ impl<N: Net> Connection<N> {
     pub(crate) fn local(
         core: &Arc<Core<N>>,
         destination: Destination,
-        (ours, theirs): (SocketAddr, SocketAddr),
+        addresses: (SocketAddr, SocketAddr),
         taken: Taken,
     ) -> Arc<Self> {
-        Arc::new(Self {
-            core: core.clone(),
-            destination,
-            _taken: Some(Arc::new(taken)),
-            peer: Peer::Local,
-            ours,
-            theirs,
-            memory: Mutex::default(),
-            owner: OnceLock::new(),
-        })
+        Self::new(core, destination, Peer::Local, addresses, Some(taken))
     }
 
     /// A connection of another node, or of any holder of an SVID.
@@ -55,18 +46,9 @@ impl<N: Net> Connection<N> {
         core: &Arc<Core<N>>,
         destination: Destination,
         caller: Caller,
-        (ours, theirs): (SocketAddr, SocketAddr),
+        addresses: (SocketAddr, SocketAddr),
     ) -> Arc<Self> {
-        Arc::new(Self {
-            core: core.clone(),
-            destination,
-            _taken: None,
-            peer: Peer::Svid(Arc::new(caller)),
-            ours,
-            theirs,
-            memory: Mutex::default(),
-            owner: OnceLock::new(),
-        })
+        Self::new(core, destination, Peer::Svid(Arc::new(caller)), addresses, None)
     }
 
     /// A connection of somebody outside the mesh, who has come in at a gateway.
@@ -74,19 +56,10 @@ impl<N: Net> Connection<N> {
         core: &Arc<Core<N>>,
         door: Door,
         outside: Outside,
-        (ours, theirs): (SocketAddr, SocketAddr),
+        addresses: (SocketAddr, SocketAddr),
         taken: Taken,
     ) -> Arc<Self> {
-        Arc::new(Self {
-            core: core.clone(),
-            destination: Destination::Gateway(door),
-            _taken: Some(Arc::new(taken)),
-            peer: Peer::Outside(Arc::new(outside)),
-            ours,
-            theirs,
-            memory: Mutex::default(),
-            owner: OnceLock::new(),
-        })
+        Self::new(core, Destination::Gateway(door), Peer::Outside(Arc::new(outside)), addresses, Some(taken))
     }
 
     /// A connection in plain text to the own port of an instance of this node.
@@ -94,18 +67,29 @@ impl<N: Net> Connection<N> {
         core: &Arc<Core<N>>,
         destination: Destination,
         instance: InstanceName,
-        (ours, theirs): (SocketAddr, SocketAddr),
+        addresses: (SocketAddr, SocketAddr),
         taken: Taken,
+    ) -> Arc<Self> {
+        Self::new(core, destination, Peer::Plain(instance), addresses, Some(taken))
+    }
+
+    /// A connection between our address and theirs.
+    fn new(
+        core: &Arc<Core<N>>,
+        destination: Destination,
+        peer: Peer,
+        (ours, theirs): (SocketAddr, SocketAddr),
+        taken: Option<Taken>,
     ) -> Arc<Self> {
         Arc::new(Self {
             core: core.clone(),
             destination,
-            _taken: Some(Arc::new(taken)),
-            peer: Peer::Plain(instance),
+            peer,
             ours,
             theirs,
             memory: Mutex::default(),
             owner: OnceLock::new(),
+            _taken: taken.map(Arc::new),
         })
     }
 

@@ -85,8 +85,7 @@ impl Holds {
 
     /// How many exchanges are open.
     pub(crate) fn open(&self) -> usize {
-        let places = self.0.lock();
-        places.taken.iter().flatten().filter(|hold| hold.current.lock().is_some()).count()
+        self.count(|_| true)
     }
 }
 

@@ -1,10 +1,10 @@
 //! `weft init` and `weft join`: what the node of a host that runs as a service of systemd begins with, at its next start and no other.
 
+use std::fs;
 use std::io::{self, IsTerminal};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
-use std::{fs, process};
 
 use clap::Args;
 use nix::unistd::User;
@@ -14,6 +14,7 @@ use super::file::File;
 use super::host::HostOptions;
 use super::kept::{self, BEGIN, Said};
 use super::start::read_line;
+use super::systemd::{self, systemctl};
 use super::{Done, Ended, Stopped};
 use crate::config::{DNS_ADDRESS, Dns, Loopback};
 use crate::os::services::write_whole;
@@ -92,8 +93,8 @@ fn start(data_dir: &Path, mut words: Vec<String>, name: Option<NodeName>) -> End
         )));
     }
     let (host, said) = HostOptions::in_force(data_dir, &File::read(None, data_dir)?)?;
-    let written = leave(data_dir, &words, &said, &user).and_then(|()| capabilities(&host));
-    written.map_err(stopped)?;
+    leave(data_dir, &words, &said, &user).map_err(stopped)?;
+    capabilities(&host)?;
     route_names(&host)?;
     systemctl(&["daemon-reload"])?;
     systemctl(&["enable", UNIT])?;
@@ -109,14 +110,6 @@ type Failed = (String, io::Error);
 
 fn stopped((path, error): Failed) -> Stopped {
     Stopped::failed(format!("{path}: {error}"))
-}
-
-/// Writes a file that says something to systemd, which everybody may read.
-fn tell(path: &str, text: &str) -> Result<(), Failed> {
-    let at = Path::new(path);
-    let written = fs::create_dir_all(at.parent().unwrap_or(at)).and_then(|()| write_whole(at, text));
-    let opened = written.and_then(|()| fs::set_permissions(at, fs::Permissions::from_mode(0o644)));
-    opened.map_err(|error| (path.to_owned(), error))
 }
 
 fn leave(data_dir: &Path, words: &[String], said: &[Said], user: &User) -> Result<(), Failed> {
@@ -142,14 +135,14 @@ fn leave(data_dir: &Path, words: &[String], said: &[Said], user: &User) -> Resul
 }
 
 /// Gives the unit what is switched on, and nothing else.
-fn capabilities(host: &HostOptions) -> Result<(), Failed> {
+fn capabilities(host: &HostOptions) -> Result<(), Stopped> {
     let gate = if host.gateway.is_empty() { "" } else { "CAP_NET_BIND_SERVICE" };
     let capture = if host.loopback == Loopback::Off { "" } else { "CAP_NET_ADMIN" };
     let text = format!(
         "# Written by weft: ports below 1024 for gateways, the kernel's redirection of services' loopback addresses.\n[Service]\n\
          AmbientCapabilities=\nAmbientCapabilities={gate} {capture}\n"
     );
-    tell(CAPABILITIES, &text)
+    systemd::write(Path::new(CAPABILITIES), &text)
 }
 
 /// Lets the host's resolver ask the node for names of services, where it can be told so.
@@ -170,7 +163,7 @@ fn route_names(host: &HostOptions) -> Result<(), Stopped> {
     let text = format!(
         "# Written by weft: names of services are asked from the node.\n[Resolve]\nDNS={address}\nDomains=~mesh ~svc.cluster.local\n"
     );
-    tell(RESOLVED, &text).map_err(stopped)?;
+    systemd::write(Path::new(RESOLVED), &text)?;
     systemctl(&["restart", "systemd-resolved.service"])
 }
 
@@ -201,18 +194,6 @@ fn unit_user() -> Result<User, Stopped> {
             "there is no {UNIT} on this host, or its user is missing: install the package, or run the node yourself with `weft up`"
         ))
     })
-}
-
-fn systemctl(arguments: &[&str]) -> Result<(), Stopped> {
-    let ran = Command::new("systemctl").args(arguments).stdout(process::Stdio::null()).output();
-    match ran {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => {
-            let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            Err(Stopped::failed(format!("systemctl {}: {text}", arguments.join(" "))))
-        }
-        Err(error) => Err(Stopped::failed(format!("systemctl: {error}"))),
-    }
 }
 
 #[cfg(test)]

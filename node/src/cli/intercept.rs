@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
+use weft_proto::kinds::hosts;
 
-use super::{Done, Ended, Output, Stopped, json};
+use super::{Done, Ended, Output, Stopped, json, systemd};
 use crate::client::{Client, ClientError};
 use crate::intercept::rules::{self, Host};
 use crate::intercept::{FILE, Intercept, Intercepted, Interception, Kept, WhenStopped};
@@ -32,7 +33,7 @@ const LOOK: Duration = Duration::from_millis(50);
 pub(super) enum Command {
     /// Print the rules that `on` would make, and change nothing
     Plan(What),
-    /// Switch it on: it goes off by itself unless `confirm` follows in time
+    /// Switch it on: it goes back by itself to what was before unless `confirm` follows in time
     On(On),
     /// Keep it, also after a reboot
     Confirm,
@@ -98,11 +99,7 @@ pub(super) struct On {
 }
 
 fn block(text: &str) -> Result<IpNet, String> {
-    let address = || text.parse().ok().map(|address: std::net::IpAddr| IpNet::from(address));
-    text.parse()
-        .ok()
-        .or_else(address)
-        .ok_or_else(|| format!("{text:?} is no address, and no block of them such as 10.0.0.0/8"))
+    hosts::block(text).ok_or_else(|| format!("{text:?} is no address, and no block of them such as 10.0.0.0/8"))
 }
 
 /// Where the commands work.
@@ -171,7 +168,7 @@ impl Place<'_> {
         if interception.inbound.is_empty() && !interception.is_outbound() {
             return Err(Stopped::usage("nothing would be intercepted: name ports with --inbound, or --user or --unit"));
         }
-        if interception.when_stopped == WhenStopped::Pass && !units::has_systemd() {
+        if interception.when_stopped == WhenStopped::Pass && !systemd::runs() {
             return Err(Stopped::usage(
                 "--when-stopped pass takes a node that systemd runs: without it nobody would notice its end",
             ));

@@ -5,9 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use weft_proto::kinds::destination_rule::{Tls, TlsMode};
-use weft_proto::kinds::hosts::covers;
+use weft_proto::kinds::hosts::{block, covers};
 use weft_proto::kinds::secret::Credential;
 use weft_proto::kinds::service::{OnOverload, OutboundMode, ServiceSettings};
 use weft_proto::kinds::service_entry::{EntryEndpoint, EntryPort, Resolution, ServiceEntry};
@@ -124,11 +123,6 @@ fn at_any_port(ground: &Ground<'_>, host: &str, passing: Passing) -> (ServiceDes
     let (endpoint, instance) = place(ground.site, &made.name, (0, &itself), &[]);
     made.endpoints.push(endpoint);
     (made, vec![instance])
-}
-
-/// The addresses that a text means: one, or a block.
-fn block(text: &str) -> Option<IpNet> {
-    text.parse().ok().or_else(|| text.parse().ok().map(|address: IpAddr| address.into()))
 }
 
 fn describe(host: &str, (ports, outside): (Vec<ServicePort>, OutsideDescription)) -> ServiceDescription {

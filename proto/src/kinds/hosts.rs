@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::istio::service_of;
 use crate::identity::NameError;
 use crate::service::{MESH_SUFFIX, ServiceName};
@@ -46,6 +48,11 @@ pub fn is_foreign(host: &str) -> bool {
 pub fn called(text: &str) -> Result<ServiceName, NameError> {
     let outside = text.contains('.') && !text.ends_with(MESH_SUFFIX) && is_host_name(text) && !text.starts_with('*');
     if outside { Ok(ServiceName::outside(text)) } else { text.parse() }
+}
+
+/// The addresses that a text means: one, or a block of them such as `10.0.0.0/8`.
+pub fn block(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse().ok().map(|address: IpAddr| address.into()))
 }
 
 /// Whether it is a name of a host, in small letters, or such a name behind `*.`.

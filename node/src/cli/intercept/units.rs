@@ -1,28 +1,20 @@
 //! What systemd has to do with it: the control groups of units, and what makes the rules again.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::super::Stopped;
+use super::super::systemd::{self, drop_in, drop_ins, remove, systemctl, write};
 use crate::intercept::{Interception, WhenStopped};
 
 /// The unit that makes the rules after a boot, which the package has.
 const UNIT: &str = "weft-intercept.service";
 /// What ties it to the node, where connections pass while that does not run.
 const OWN: &str = "/etc/systemd/system/weft-intercept.service.d/pass.conf";
-/// Where the files are that make the rules again when a unit starts.
-const UNITS: &str = "/etc/systemd/system";
-/// Their name.
+/// The files that make the rules again when a unit starts.
 const DROP_IN: &str = "weft-intercept.conf";
 /// The unit that rolls back.
 const ROLLBACK: &str = "weft-intercept-rollback";
-
-/// Whether systemd runs this host.
-pub(super) fn has_systemd() -> bool {
-    Path::new("/run/systemd/system").is_dir()
-}
 
 /// The control group of a unit, from the root; none where it does not run.
 pub(super) fn group(unit: &str) -> Option<String> {
@@ -33,7 +25,7 @@ pub(super) fn group(unit: &str) -> Option<String> {
 
 /// Sees to it that the rules are made after a boot, and when a unit that is named starts again.
 pub(super) fn prepare(interception: &Interception) -> Result<(), Stopped> {
-    if !has_systemd() {
+    if !systemd::runs() {
         return match interception.units.first() {
             Some(unit) => Err(Stopped::usage(format!("{unit}: there are no units where systemd does not run"))),
             None => Ok(()),
@@ -42,7 +34,7 @@ pub(super) fn prepare(interception: &Interception) -> Result<(), Stopped> {
     forget()?;
     let program = std::env::current_exe().map_err(|error| Stopped::failed(format!("this program: {error}")))?;
     for unit in &interception.units {
-        let path = drop_in(unit);
+        let path = drop_in(unit, DROP_IN);
         // A unit gets a new control group each time it starts, and the rules name it.
         write(
             &path,
@@ -69,12 +61,11 @@ pub(super) fn prepare(interception: &Interception) -> Result<(), Stopped> {
 
 /// Takes away all that was written.
 pub(super) fn forget() -> Result<(), Stopped> {
-    if !has_systemd() {
+    if !systemd::runs() {
         return Ok(());
     }
     let mut gone = remove(Path::new(OWN))?;
-    for entry in fs::read_dir(UNITS).into_iter().flatten().flatten() {
-        let path = entry.path().join(DROP_IN);
+    for path in drop_ins(DROP_IN) {
         gone |= remove(&path)?;
     }
     let enabled = Command::new("systemctl").args(["is-enabled", "--quiet", UNIT]).status();
@@ -89,7 +80,7 @@ pub(super) fn forget() -> Result<(), Stopped> {
 pub(super) fn arm(data_dir: &Path, attempt: u64, after: u64) -> Result<(), Stopped> {
     disarm();
     let program = std::env::current_exe().map_err(|error| Stopped::failed(format!("this program: {error}")))?;
-    let mut command = match has_systemd() {
+    let mut command = match systemd::runs() {
         true => {
             let mut command = Command::new("systemd-run");
             command.args(["--quiet", "--collect", "--unit", ROLLBACK]);
@@ -107,52 +98,18 @@ pub(super) fn arm(data_dir: &Path, attempt: u64, after: u64) -> Result<(), Stopp
     match armed {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => {
-            Err(Stopped::failed(format!("what rolls it back cannot be started ({status}), so it was switched off")))
+            Err(Stopped::failed(format!("what rolls it back cannot be started ({status}), so all is as it was before")))
         }
         Err(error) => {
-            Err(Stopped::failed(format!("what rolls it back cannot be started ({error}), so it was switched off")))
+            Err(Stopped::failed(format!("what rolls it back cannot be started ({error}), so all is as it was before")))
         }
     }
 }
 
 /// Rolls back no more.
 pub(super) fn disarm() {
-    if has_systemd() {
+    if systemd::runs() {
         // There may be none.
         let _ = Command::new("systemctl").args(["stop", ROLLBACK]).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    }
-}
-
-fn drop_in(unit: &str) -> PathBuf {
-    Path::new(UNITS).join(format!("{unit}.d")).join(DROP_IN)
-}
-
-fn write(path: &Path, text: &str) -> Result<(), Stopped> {
-    let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(path, text));
-    written.map_err(|error| Stopped::failed(format!("{}: {error}", path.display())))
-}
-
-/// Removes a file, and its directory where nothing else is in it; whether there was one.
-fn remove(path: &Path) -> Result<bool, Stopped> {
-    match fs::remove_file(path) {
-        Ok(()) => {
-            // It is not empty where others have written there too.
-            let _ = path.parent().map(fs::remove_dir);
-            Ok(true)
-        }
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
-        Err(error) => Err(Stopped::failed(format!("{}: {error}", path.display()))),
-    }
-}
-
-fn systemctl(arguments: &[&str]) -> Result<(), Stopped> {
-    let asked = Command::new("systemctl").arg("--quiet").args(arguments).stdout(Stdio::null()).output();
-    match asked {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => {
-            let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            Err(Stopped::failed(format!("systemctl {}: {why}", arguments.join(" "))))
-        }
-        Err(error) => Err(Stopped::failed(format!("systemctl: {error}"))),
     }
 }

@@ -1,28 +1,25 @@
 //! What a unit of systemd is told that is an instance: it waits before it stops until it has answered its calls.
 
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use weft_proto::service::{InstanceName, ServiceName};
 
 use super::super::Stopped;
+use super::super::systemd::{self, drop_ins, remove, systemctl, write};
 
-/// Where such files are.
-const UNITS: &str = "/etc/systemd/system";
-/// Their name.
+/// The files that tell it.
 const DROP_IN: &str = "weft-service.conf";
 /// How long it waits at most, in seconds.
 const WAITS: u64 = 10;
 
 /// Tells the unit; what is not so, where it cannot be told.
 pub(super) fn tell(unit: &str, service: &ServiceName, instance: &InstanceName) -> Result<Option<String>, Stopped> {
-    if !Path::new("/run/systemd/system").is_dir() || !nix::unistd::geteuid().is_root() {
+    if !systemd::runs() || !nix::unistd::geteuid().is_root() {
         let text = "calls under way are not waited for when it stops: only root can tell the unit, where systemd runs";
         return Ok(Some(format!("{unit}: {text}\n")));
     }
-    let path = path(unit);
+    let path = systemd::drop_in(unit, DROP_IN);
     remove(&path)?;
     let told = Command::new("systemctl").args(["cat", unit]).output();
     let told = told.map_err(|error| Stopped::failed(format!("systemctl: {error}")))?;
@@ -32,9 +29,8 @@ pub(super) fn tell(unit: &str, service: &ServiceName, instance: &InstanceName) -
     let program = std::env::current_exe().map_err(|error| Stopped::failed(format!("this program: {error}")))?;
     let drain = format!("{} service drain {service} --instance {instance} --timeout {WAITS}", program.display());
     let text = drop_in(&drain, &stops(&String::from_utf8_lossy(&told.stdout)));
-    let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, text));
-    written.map_err(|error| Stopped::failed(format!("{}: {error}", path.display())))?;
-    reload()?;
+    write(&path, &text)?;
+    systemctl(&["daemon-reload"])?;
     Ok(None)
 }
 
@@ -42,15 +38,14 @@ pub(super) fn tell(unit: &str, service: &ServiceName, instance: &InstanceName) -
 pub(super) fn forget(service: &ServiceName, only: Option<&InstanceName>) -> Result<(), Stopped> {
     let of_service = format!("service drain {service} --instance ");
     let mut gone = false;
-    for entry in fs::read_dir(UNITS).into_iter().flatten().flatten() {
-        let path = entry.path().join(DROP_IN);
+    for path in drop_ins(DROP_IN) {
         let text = fs::read_to_string(&path).unwrap_or_default();
         let meant = text.split_once(&of_service).map(|(_, rest)| rest.split_whitespace().next().unwrap_or_default());
         if meant.is_some_and(|instance| only.is_none_or(|only| only.as_str() == instance)) {
             gone |= remove(&path)?;
         }
     }
-    if gone { reload() } else { Ok(()) }
+    if gone { systemctl(&["daemon-reload"]) } else { Ok(()) }
 }
 
 /// First the calls, then what the unit does itself to stop.
@@ -74,32 +69,6 @@ fn stops(files: &str) -> Vec<String> {
         }
     }
     stops
-}
-
-fn path(unit: &str) -> PathBuf {
-    Path::new(UNITS).join(format!("{unit}.d")).join(DROP_IN)
-}
-
-/// Removes a file, and its directory where nothing else is in it; whether there was one.
-fn remove(path: &Path) -> Result<bool, Stopped> {
-    match fs::remove_file(path) {
-        Ok(()) => {
-            // It is not empty where others have written there too.
-            let _ = path.parent().map(fs::remove_dir);
-            Ok(true)
-        }
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
-        Err(error) => Err(Stopped::failed(format!("{}: {error}", path.display()))),
-    }
-}
-
-fn reload() -> Result<(), Stopped> {
-    let reloaded = Command::new("systemctl").arg("daemon-reload").output();
-    match reloaded {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(Stopped::failed(format!("systemctl: {}", String::from_utf8_lossy(&output.stderr).trim()))),
-        Err(error) => Err(Stopped::failed(format!("systemctl: {error}"))),
-    }
 }
 
 /// The name of the instance that a unit is unless it is given one: that of a template has one.

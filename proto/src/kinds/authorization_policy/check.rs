@@ -2,6 +2,7 @@
 
 use super::{Action, AuthorizationPolicy, Condition, Faults, Operation, Source, TargetRef};
 use crate::identity::{label, subdomain};
+use crate::kinds::hosts::block;
 
 /// The header that a condition's key names: `request.headers[x-tenant]` names `x-tenant`.
 pub fn header_name(key: &str) -> Option<&str> {
@@ -178,7 +179,7 @@ fn check_ports(path: &str, values: &[String], faults: &mut Faults) {
 
 fn check_blocks(path: &str, values: &[String], faults: &mut Faults) {
     for (i, value) in values.iter().enumerate() {
-        if value.parse::<ipnet::IpNet>().is_err() && value.parse::<std::net::IpAddr>().is_err() {
+        if block(value).is_none() {
             faults.push((format!("{path}[{i}]"), format!("{value:?} is not an address or a CIDR block")));
         }
     }

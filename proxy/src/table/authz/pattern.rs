@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
+use weft_proto::kinds::hosts::block;
 
 use crate::path;
 
@@ -206,11 +207,7 @@ pub(super) struct Blocks {
 impl Blocks {
     /// Adds one address or block of a document, or says what is wrong with it.
     pub(super) fn add(&mut self, text: &str) -> Result<(), &'static str> {
-        let net: IpNet = text
-            .parse()
-            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-            .map_err(|_| "write an address or a CIDR block")?;
-        self.nets.push(unmapped(net));
+        self.nets.push(unmapped(block(text).ok_or("write an address or a CIDR block")?));
         Ok(())
     }
 

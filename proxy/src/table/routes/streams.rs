@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use weft_proto::kinds::hosts;
 use weft_proto::kinds::istio::is_exported;
 use weft_proto::kinds::virtual_service::{L4Match, StreamDestination, TlsMatch};
 use weft_proto::service::Labels;
@@ -186,8 +187,7 @@ impl Block {
 
 /// The blocks of addresses that texts say, which were looked at when the document was accepted.
 fn subnets(l4: &L4Match) -> Vec<IpNet> {
-    let block = |text: &String| text.parse().ok().or_else(|| text.parse().ok().map(|ip: IpAddr| ip.into()));
-    l4.destination_subnets.iter().filter_map(block).collect()
+    l4.destination_subnets.iter().filter_map(|text| hosts::block(text)).collect()
 }
 
 impl Names {

@@ -1,12 +1,8 @@
 //! The rules on those for opaque streams.
 
-use std::net::IpAddr;
-
-use ipnet::IpNet;
-
 use super::super::{L4Match, StreamDestination, TlsMatch, TlsRoute};
 use super::{named, place};
-use crate::kinds::Faults;
+use crate::kinds::{Faults, hosts};
 
 pub(super) fn tls(rule: &TlsRoute, hosts: &[String], path: &str, faults: &mut Faults) {
     let blocks: Vec<L4Match> = rule.matches.iter().map(TlsMatch::l4).collect();
@@ -45,8 +41,7 @@ pub(super) fn stream(route: &[StreamDestination], matches: &[L4Match], path: &st
         if block.port == Some(0) {
             faults.push((format!("{path}.match[{at}].port"), "1 to 65535".into()));
         }
-        let known = |text: &&String| text.parse::<IpNet>().is_err() && text.parse::<IpAddr>().is_err();
-        if let Some(other) = block.destination_subnets.iter().find(known) {
+        if let Some(other) = block.destination_subnets.iter().find(|text| hosts::block(text).is_none()) {
             let why = format!("{other:?} is no address, and no block of them such as 10.0.0.0/8");
             faults.push((format!("{path}.match[{at}].destinationSubnets"), why));
         }

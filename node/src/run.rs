@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{IsTerminal, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -215,11 +215,11 @@ fn serve_api(node: &Arc<Node<HostWorld>>, path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Tells how the next host joins. The line is a secret: it goes to the operator's terminal, and where there is none it is
-/// not made, since what is printed there ends in a log.
+/// Tells how the next host joins. The line is a secret: it goes to the operator's terminal, or to the file that the
+/// operator has named for it. Elsewhere it is not made, since what is printed there ends in a log.
 async fn print_welcome(node: &Arc<Node<HostWorld>>) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
-    if !out.is_terminal() {
+    if !out.is_terminal() && !is_file_of_its_own() {
         writeln!(
             out,
             "Mesh {} is up; this is node {}. To let others join it, make a join line: weft token create",
@@ -235,6 +235,15 @@ async fn print_welcome(node: &Arc<Node<HostWorld>>) -> anyhow::Result<()> {
     writeln!(out, "  weft up --join '{}'\n", token.line)?;
     writeln!(out, "The line admits {FIRST_TOKEN_USES} nodes within 24 h. More: `weft token create`.")?;
     Ok(out.flush()?)
+}
+
+/// Whether standard output is a file that takes nothing else: the log of standard error, or a service manager's, does not
+/// count.
+fn is_file_of_its_own() -> bool {
+    let file = |descriptor| fs::metadata(format!("/proc/self/fd/{descriptor}")).ok();
+    let (Some(out), log) = (file(1), file(2)) else { return false };
+    let shared = log.is_some_and(|log| (log.dev(), log.ino()) == (out.dev(), out.ino()));
+    out.is_file() && !shared && std::env::var_os("NOTIFY_SOCKET").is_none()
 }
 
 async fn wait_for_end(node: &Arc<Node<HostWorld>>) -> anyhow::Result<()> {

@@ -1,5 +1,6 @@
 //! Tries until one succeeds or none may follow: the same for requests and for opaque streams.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -187,7 +188,7 @@ async fn send<N: Net>(
     let overloaded = |reject| blamed(Failure { reject, again: Again::Later }, chosen, false);
     let place = chosen.place().map_err(overloaded)?;
     let reuse = if tries.fresh() { Reuse::Never } else { outgoing.reuse() };
-    let wanted = Wanted { http2: outgoing.http2, reuse, repeats: tries.may_repeat() };
+    let wanted = Wanted { http2: outgoing.http2, reuse, repeats: tries.may_repeat(), client: outgoing.client };
     let reached = reach::http(&core.dialer, leg, chosen, wanted).await;
     let upstream = reached.map_err(|error| blamed(Failure::of_link(error), chosen, false))?;
     if upstream.is_new() {
@@ -202,8 +203,16 @@ async fn send<N: Net>(
     Ok(answer)
 }
 
+/// An opaque stream that is being opened.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    pub(crate) purpose: Purpose,
+    /// Who calls.
+    pub(crate) client: SocketAddr,
+}
+
 /// An opaque stream: its other end.
-impl<N: Net> Attempt<N> for Purpose {
+impl<N: Net> Attempt<N> for Opening {
     type Got = Far;
     const WAITS: bool = false;
 
@@ -215,7 +224,7 @@ impl<N: Net> Attempt<N> for Purpose {
         tries: &Tries<'_>,
         _: &mut Open,
     ) -> Result<Far, Failure> {
-        let reached = reach::stream(&core.dialer, leg, &chosen, tries.may_repeat()).await;
+        let reached = reach::stream(&core.dialer, leg, &chosen, tries.may_repeat(), self.client).await;
         let mut ticket = match reached.map_err(|error| blamed(Failure::of_link(error), &chosen, false))? {
             StreamUpstream::Instance(stream) => {
                 chosen.ended(Outcome::Status(200));
@@ -226,7 +235,8 @@ impl<N: Net> Attempt<N> for Purpose {
         let relation = &leg.relation;
         let authority = format!("{}:{}", relation.service.name.host(), relation.port.port);
         let authority: Authority = authority.parse().expect("a host name and a port are an authority");
-        let far = multiplexed::connect(&mut ticket, &authority, *self).await;
+        let told = relation.treatment.tells_callers().map(|_| self.client);
+        let far = multiplexed::connect(&mut ticket, &authority, (self.purpose, told)).await;
         let far = far.map_err(|failure| blamed(failure, &chosen, true))?.with(ticket);
         chosen.ended(Outcome::Status(200));
         Ok(far)

@@ -24,6 +24,8 @@ pub(crate) struct Connection<N: Net> {
     pub(crate) peer: Peer,
     pub(crate) ours: SocketAddr,
     pub(crate) theirs: SocketAddr,
+    /// Who calls, where the other node has said so.
+    client: Option<SocketAddr>,
     pub(crate) memory: Mutex<Memory>,
     owner: OnceLock<Option<Process>>,
     /// The place of a connection that is no link.
@@ -87,6 +89,7 @@ impl<N: Net> Connection<N> {
             peer,
             ours,
             theirs,
+            client: None,
             memory: Mutex::default(),
             owner: OnceLock::new(),
             _taken: taken.map(Arc::new),
@@ -118,9 +121,26 @@ impl<N: Net> Connection<N> {
             peer,
             ours: self.ours,
             theirs: self.theirs,
+            client: self.client,
             memory: Mutex::default(),
             owner: self.owner.clone(),
         })
+    }
+
+    /// The same connection of another node, for somebody who has called there.
+    pub(crate) fn on_behalf_of(&self, client: SocketAddr) -> Arc<Self> {
+        let mut same = self.again(self.destination.clone(), self.peer.clone());
+        Arc::get_mut(&mut same).expect("nobody else has it yet").client = Some(client);
+        same
+    }
+
+    /// Who calls: as the other node says, or a proxy that stands before a gateway, else whoever is at the other end.
+    pub(crate) fn client(&self) -> SocketAddr {
+        let behind = match &self.peer {
+            Peer::Outside(outside) => outside.behind.map(|ip| SocketAddr::new(ip, 0)),
+            _ => None,
+        };
+        self.client.or(behind).unwrap_or(self.theirs)
     }
 
     /// Which end this node is: where a gateway is entered calls go on from it.

@@ -1,5 +1,7 @@
 //! Header fields that belong to one hop, and those that only Weft may set.
 
+use std::net::SocketAddr;
+
 use http::HeaderMap;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
@@ -12,6 +14,8 @@ use crate::task::Random;
 pub(crate) const HTTP_HEADER: HeaderName = HeaderName::from_static("x-weft-http");
 /// On a CONNECT between nodes: it only asks whether the callee is there.
 pub(crate) const PROBE_HEADER: HeaderName = HeaderName::from_static("x-weft-probe");
+/// The address of who calls, for a callee that is told of it by the PROXY protocol.
+pub(crate) const CLIENT_HEADER: HeaderName = HeaderName::from_static("x-weft-client");
 /// Both ends of a call, as Envoy tells them to the callee.
 pub(crate) const FORWARDED_CLIENT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// W3C Trace Context.
@@ -20,6 +24,16 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// What is said of who calls.
+pub(crate) fn client_value(client: SocketAddr) -> HeaderValue {
+    HeaderValue::try_from(client.to_string()).expect("an address is text")
+}
+
+/// What the other node says of who calls.
+pub(crate) fn client(headers: &HeaderMap) -> Option<SocketAddr> {
+    headers.get(CLIENT_HEADER)?.to_str().ok()?.parse().ok()
+}
 
 /// What one pass over a header section saw.
 #[derive(Debug, Default)]
@@ -40,7 +54,8 @@ pub(crate) struct Seen {
     te: bool,
     /// The caller waits to be told before it sends the body.
     pub(crate) expects: bool,
-    ours: bool,
+    /// One of those that only Weft may set.
+    pub(crate) ours: bool,
 }
 
 /// Looks at every field once.

@@ -1,4 +1,7 @@
-//! Where an instance is, and how it is reached: at an address, or by a name; plainly, or by TLS with a host outside the mesh.
+//! Where an instance is, and how it is reached: at an address, or by a name; plainly, or by TLS with a host outside the mesh; what is
+//! said there first.
+
+mod preamble;
 
 use std::fmt;
 use std::io;
@@ -6,11 +9,16 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use weft_proto::kinds::destination_rule::ProxyVersion;
+
 use crate::net::Net;
 use crate::tls::originate::Secure;
+
+pub(crate) use preamble::SIGNATURE;
 
 /// Where an instance is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,6 +27,17 @@ pub(crate) struct Place {
     pub(crate) host: Option<Arc<str>>,
     pub(crate) address: SocketAddr,
     pub(crate) secure: Option<Secure>,
+    /// What is said there first.
+    pub(crate) preamble: Option<Said>,
+}
+
+/// What is said on a connection before all else.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Said {
+    /// Who calls, before TLS.
+    Proxy(ProxyVersion, SocketAddr),
+    /// Where it is to go on to, behind TLS.
+    Connect(Arc<str>),
 }
 
 /// A connection to it.
@@ -30,13 +49,27 @@ pub(crate) enum Dialled<S> {
 impl Place {
     /// Connects. Of several addresses that a name has each connection begins with the next one, and goes on to those behind it.
     pub(crate) async fn dial<N: Net>(&self, net: &N) -> io::Result<Dialled<N::Stream>> {
-        let stream = match &self.host {
+        let mut stream = match &self.host {
             None => net.dial(self.address).await?,
             Some(host) => by_name(net, host, self.address.port()).await?,
         };
-        let Some(Secure { config, name, .. }) = &self.secure else { return Ok(Dialled::Plain(stream)) };
-        let stream = TlsConnector::from(config.clone()).connect(name.clone(), stream).await?;
+        if let Some(Said::Proxy(version, client)) = &self.preamble {
+            stream.write_all(&preamble::proxy(*version, *client, self.address)).await?;
+        }
+        let Some(Secure { config, name, .. }) = &self.secure else {
+            self.go_on(&mut stream).await?;
+            return Ok(Dialled::Plain(stream));
+        };
+        let mut stream = TlsConnector::from(config.clone()).connect(name.clone(), stream).await?;
+        self.go_on(&mut stream).await?;
         Ok(Dialled::Secure(Box::new(stream)))
+    }
+
+    async fn go_on(&self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<()> {
+        match &self.preamble {
+            Some(Said::Connect(target)) => preamble::connect(stream, target).await,
+            Some(Said::Proxy(..)) | None => Ok(()),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Step 6: a pooled or fresh connection to the endpoint that was chosen.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,9 @@ use crate::connect::link::{self, LinkError, Ticket, Way};
 use crate::connect::transport::Transports;
 use crate::lane::Leg;
 use crate::net::{Net, Stream};
-use crate::place::Dialled;
+use crate::place::{Dialled, Place, Said};
+use crate::table::description::LocalPort;
+use crate::table::destinations::Preamble;
 use crate::tls::Target;
 
 /// Where an HTTP exchange is forwarded to.
@@ -53,6 +56,8 @@ pub(crate) struct Wanted {
     pub(crate) reuse: Reuse,
     /// Whether another try may follow where this one fails.
     pub(crate) repeats: bool,
+    /// Who calls.
+    pub(crate) client: SocketAddr,
 }
 
 /// Reaches the endpoint for an HTTP exchange.
@@ -66,7 +71,7 @@ pub(crate) async fn http<N: Net>(
     let Some(instance) = chosen.instance() else {
         return link(dialer, leg, chosen, wanted.repeats).await.map(Upstream::Link);
     };
-    let (slot, protocol) = instance_slot(dialer, leg, instance)?;
+    let (slot, protocol) = instance_slot(dialer, leg, instance, wanted.client)?;
     let http2 = match protocol {
         Protocol::Http2 | Protocol::Grpc => true,
         Protocol::Auto => wanted.http2 || leg.relation.treatment.http2,
@@ -75,7 +80,7 @@ pub(crate) async fn http<N: Net>(
     if http2 {
         link::ticket(dialer, &slot.http2, limit).await.map(Upstream::InstanceHttp2)
     } else {
-        instance::lease(dialer, slot, (wanted.reuse, leg.relation.treatment.keeping), limit)
+        instance::lease(dialer, &slot, (wanted.reuse, leg.relation.treatment.keeping), limit)
             .await
             .map(Upstream::Instance)
     }
@@ -87,13 +92,24 @@ pub(crate) async fn stream<N: Net>(
     leg: &Leg,
     chosen: &Chosen,
     repeats: bool,
+    client: SocketAddr,
 ) -> Result<StreamUpstream, LinkError> {
     let limit = leg.relation.connect_timeout();
     let Some(instance) = chosen.instance() else {
         return link(dialer, leg, chosen, repeats).await.map(StreamUpstream::Link);
     };
-    let (slot, _) = instance_slot(dialer, leg, instance)?;
-    Ok(StreamUpstream::Instance(match slot.reach(&dialer.net, limit).await? {
+    let dialled = match &leg.relation.treatment.preamble {
+        None => instance_slot(dialer, leg, instance, client)?.0.reach(&dialer.net, limit).await?,
+        // Not one that is used again.
+        Some(preamble) => {
+            let mut place = place(leg, instance, client)?.0;
+            if let Preamble::Connect(target) = preamble {
+                place.preamble = Some(Said::Connect(target.clone()));
+            }
+            InstanceSlot::new::<N>(place).reach(&dialer.net, limit).await?
+        }
+    };
+    Ok(StreamUpstream::Instance(match dialled {
         Dialled::Plain(stream) => Box::new(stream),
         Dialled::Secure(stream) => stream,
     }))
@@ -122,18 +138,32 @@ async fn link<N: Net>(dialer: &Arc<Dialer<N>>, leg: &Leg, chosen: &Chosen, repea
     link::ticket(dialer, slot, limit).await
 }
 
-fn instance_slot<'l, N: Net>(
+fn instance_slot<N: Net>(
     dialer: &Dialer<N>,
-    leg: &'l Leg,
+    leg: &Leg,
     instance: usize,
-) -> Result<(&'l Arc<InstanceSlot>, Protocol), LinkError> {
-    let relation = &leg.relation;
-    let port = relation.service.instances[instance].port(relation.port.port).ok_or(LinkError::NoInstance)?;
-    if let Some(slot) = leg.instances[instance].get() {
-        return Ok((slot, port.protocol));
+    client: SocketAddr,
+) -> Result<(Arc<InstanceSlot>, Protocol), LinkError> {
+    if leg.relation.treatment.tells_callers().is_some() {
+        // A connection is one client's.
+        let (place, protocol) = place(leg, instance, SocketAddr::new(client.ip(), 0))?;
+        return Ok((dialer.instance_slot(&place), protocol));
     }
-    let place = relation.place(instance, port).map_err(|why| LinkError::Unreachable(why.into()))?;
-    Ok((leg.instances[instance].get_or_init(|| dialer.instance_slot(&place)), port.protocol))
+    if let Some(slot) = leg.instances[instance].get() {
+        return Ok((slot.clone(), port(leg, instance)?.protocol));
+    }
+    let (place, protocol) = place(leg, instance, client)?;
+    Ok((leg.instances[instance].get_or_init(|| dialer.instance_slot(&place)).clone(), protocol))
+}
+
+fn place(leg: &Leg, instance: usize, client: SocketAddr) -> Result<(Place, Protocol), LinkError> {
+    let port = port(leg, instance)?;
+    let place = leg.relation.place(instance, port, client).map_err(|why| LinkError::Unreachable(why.into()))?;
+    Ok((place, port.protocol))
+}
+
+fn port(leg: &Leg, instance: usize) -> Result<LocalPort, LinkError> {
+    leg.relation.service.instances[instance].port(leg.relation.port.port).ok_or(LinkError::NoInstance)
 }
 
 /// Bound on reaching an endpoint that could not be reached before, or in whose place another may be tried.

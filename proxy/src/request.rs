@@ -1,5 +1,6 @@
 //! The head of a request: refused where servers could read it in different ways, cleaned of what belongs to one hop.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, MAX_FORWARDS};
@@ -25,6 +26,8 @@ pub(crate) struct Received {
     /// Whether the application spoke HTTP/2.
     pub(crate) http2: bool,
     pub(crate) upgrade: Option<Upgrade>,
+    /// Who calls.
+    pub(crate) client: SocketAddr,
     /// Whether the caller waits to be told to send the body.
     pub(crate) expects: bool,
     /// Whether the name of a field holds `_`.
@@ -40,6 +43,8 @@ pub(crate) struct Origin<'a> {
     pub(crate) from_node: bool,
     /// The host that is meant by HTTP/1.0, which need not name one; none where each exchange has to.
     pub(crate) host: Option<&'a str>,
+    /// Who calls, unless another node says that it is somebody else.
+    pub(crate) client: SocketAddr,
 }
 
 /// Reads a head.
@@ -84,6 +89,7 @@ pub(crate) fn read(
         false if seen.upgrade => Upgrade::in_http1(&mut head, random),
         false => None,
     };
+    let told = if origin.from_node && seen.ours { headers::client(&head.headers) } else { None };
     headers::clean_request(&mut head.headers, &seen);
     if head.method == Method::OPTIONS && !origin.from_node {
         count_down(&mut head.headers)?;
@@ -95,7 +101,8 @@ pub(crate) fn read(
         head.headers.remove(EXPECT);
     }
     let http2 = if origin.from_node { seen.http2 } else { http2 };
-    Ok(Received { head, host, http2, upgrade, expects, underscores: seen.underscores, bare })
+    let client = told.unwrap_or(origin.client);
+    Ok(Received { head, host, http2, upgrade, client, expects, underscores: seen.underscores, bare })
 }
 
 /// Whether it is a length (RFC 9110, 8.6): others would go on to servers that read them in their own ways.

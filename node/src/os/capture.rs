@@ -16,7 +16,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use socket2::{Domain, Protocol, SockRef, Type};
 
 use super::netlink;
-use super::shelf::Shelf;
+use super::shelf::{CAPTURE_OWNER as OWNER, CAPTURE_PORT as PORT, Shelf};
 
 /// What is captured, for as long as this lives.
 pub(super) struct Capture {
@@ -185,9 +185,6 @@ fn new_rule((address, prefix): (Ipv4Addr, u8), port: u16) -> Attributes {
     Attributes::default().text(1, TABLE).text(2, CHAIN).nested(4, &expressions)
 }
 
-/// By what names the port and the table's owner are kept for the process after this one.
-const PORT: &str = "capture-port";
-const OWNER: &str = "capture-table";
 const TABLE: &str = "weft";
 const CHAIN: &str = "services";
 const SUBSYSTEM: u16 = 10;

@@ -1,5 +1,6 @@
 //! Sockets that outlive the process: the service manager keeps them (sd_notify(3), `FDSTORE`) and gives them to the process
-//! that follows, so that whoever connects in between waits, and is not refused. Without a service manager there is none.
+//! that follows, so that whoever connects in between waits, and is not refused. Those that it has opened itself, by a unit of
+//! its own (systemd.socket(5)), are used in the same way. Without a service manager there is none.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -27,8 +28,7 @@ impl Shelf {
     pub(crate) fn open() -> Arc<Self> {
         let works = std::env::var_os("NOTIFY_SOCKET").is_some();
         let left = match sd_notify::listen_fds_with_names() {
-            Ok(given) if works => given.map(|(number, name)| (name, own(number))).collect(),
-            Ok(_) => Vec::new(),
+            Ok(given) => given.map(|(number, name)| (name, own(number))).collect(),
             Err(error) => {
                 tracing::warn!(%error, "what the process before this one has left cannot be taken");
                 Vec::new()
@@ -37,9 +37,9 @@ impl Shelf {
         Arc::new(Self { left: Mutex::new(left), works, ..Self::default() })
     }
 
-    /// Whether the process before this one has left a listener at the address.
+    /// Whether there is a listener at the address: left by the process before this one, or opened by the service manager.
     pub(crate) fn has(&self, address: SocketAddr) -> bool {
-        self.left.lock().iter().any(|(name, socket)| is_listener(name) && at(socket) == Some(address))
+        self.left.lock().iter().any(|(name, socket)| takes(name, socket, address))
     }
 
     /// What the process before this one has left by that name.
@@ -64,15 +64,17 @@ impl Shelf {
         self.stops.store(true, Ordering::Relaxed);
     }
 
-    /// Forgets what nobody has taken: whoever waits there would wait for ever.
+    /// Forgets what nobody has taken: whoever waits there would wait for ever. What the service manager has opened stays.
     pub(crate) fn clear(&self) {
-        for (name, _) in std::mem::take(&mut *self.left.lock()) {
-            self.forget(&name);
-        }
+        let mut left = self.left.lock();
+        let (ours, theirs) = std::mem::take(&mut *left).into_iter().partition(|(name, _)| is_ours(name));
+        *left = theirs;
+        let ours: Vec<(String, OwnedFd)> = ours;
+        ours.iter().for_each(|(name, _)| self.forget(name));
     }
 
     fn forget(&self, name: &str) {
-        if self.works && !self.stops.load(Ordering::Relaxed) {
+        if self.works && is_ours(name) && !self.stops.load(Ordering::Relaxed) {
             // Whoever kept it is gone then.
             let _ = sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
         }
@@ -82,8 +84,12 @@ impl Shelf {
 impl host::Shelf for Shelf {
     fn take(&self, address: SocketAddr) -> Option<(String, TcpListener)> {
         let mut left = self.left.lock();
-        let place = left.iter().position(|(name, socket)| is_listener(name) && at(socket) == Some(address))?;
-        let (name, socket) = left.swap_remove(place);
+        let place = left.iter().position(|(name, socket)| takes(name, socket, address))?;
+        let (name, socket) = match is_ours(&left[place].0) {
+            true => left.swap_remove(place),
+            // Every core takes from it, and again after it was let go.
+            false => (left[place].0.clone(), left[place].1.try_clone().ok()?),
+        };
         Some((name, TcpListener::from(socket)))
     }
 
@@ -99,8 +105,23 @@ impl host::Shelf for Shelf {
     }
 }
 
-fn is_listener(name: &str) -> bool {
-    name.starts_with(LISTENER)
+/// Whether connections to the address come in there.
+fn takes(name: &str, socket: &OwnedFd, address: SocketAddr) -> bool {
+    let Some(own) = at(socket) else { return false };
+    if is_ours(name) {
+        return name.starts_with(LISTENER) && own == address;
+    }
+    let same_kind = own.is_ipv4() == address.is_ipv4();
+    let both = own.is_ipv6() && !SockRef::from(&socket.as_fd()).only_v6().unwrap_or(true);
+    let listens = SockRef::from(&socket.as_fd()).is_listener().unwrap_or(false);
+    listens
+        && own.port() == address.port()
+        && (own.ip() == address.ip() || own.ip().is_unspecified() && (same_kind || both))
+}
+
+/// Whether this process or one before it has given it the name, and not the service manager.
+fn is_ours(name: &str) -> bool {
+    name.starts_with(LISTENER) || [CAPTURE_PORT, CAPTURE_OWNER].contains(&name)
 }
 
 fn at(socket: &OwnedFd) -> Option<SocketAddr> {
@@ -121,6 +142,9 @@ fn own(number: i32) -> OwnedFd {
 
 /// How the names of listeners begin.
 const LISTENER: &str = "listener-";
+/// Names of what the redirection of loopback addresses keeps.
+pub(super) const CAPTURE_PORT: &str = "capture-port";
+pub(super) const CAPTURE_OWNER: &str = "capture-table";
 
 #[cfg(test)]
 mod tests {
@@ -142,5 +166,22 @@ mod tests {
         let name = shelf.put(taken.as_fd());
         shelf.remove(&name);
         shelf.clear();
+    }
+
+    #[test]
+    fn what_the_service_manager_listens_on_is_taken_by_every_core() {
+        let listener = TcpListener::bind("[::]:0").expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let other = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let elsewhere = other.local_addr().expect("bound");
+        let left = vec![("weft-gateway.socket".into(), listener.into()), ("weft-gateway.socket".into(), other.into())];
+        let shelf = Shelf { left: Mutex::new(left), ..Shelf::default() };
+        let takes = |address: SocketAddr| host::Shelf::take(&shelf, address).is_some();
+        for ip in ["0.0.0.0", "192.0.2.1", "::", "2001:db8::1"] {
+            let address = SocketAddr::new(ip.parse().expect(ip), port);
+            assert!(shelf.has(address) && takes(address) && takes(address), "{address}");
+        }
+        shelf.clear();
+        assert!(takes(elsewhere) && !takes(SocketAddr::new([127, 0, 0, 2].into(), elsewhere.port())));
     }
 }

@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use crate::place::SIGNATURE;
+
 /// Reads what is said: the address of who calls; none where the connection is that of the other end itself, or of no kind that is
 /// known here. An error where nothing is said, or it cannot be understood.
 pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpAddr>> {
@@ -75,7 +77,6 @@ fn bad() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "nothing is said by the PROXY protocol")
 }
 
-const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Longest line, its end included (the specification's 2.1).
 const LINE_MAX: usize = 107;
 /// Most bytes of addresses and what else is said.

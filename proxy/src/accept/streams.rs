@@ -20,7 +20,7 @@ use crate::exchange::{self, Outcome};
 use crate::forward::bytes::End as Near;
 use crate::forward::pipe::Pipe;
 use crate::forward::refusal;
-use crate::headers::PROBE_HEADER;
+use crate::headers::{self, PROBE_HEADER};
 use crate::net::Net;
 use crate::reject::Reject;
 use crate::stream::{Responder, Source};
@@ -148,6 +148,9 @@ async fn tunnel<N: Net>(mut connection: Arc<Connection<N>>, request: Request<Sou
     };
     let from_node = connection.end() == End::Callee;
     let probe = from_node && head.headers.contains_key(PROBE_HEADER);
+    if let Some(client) = headers::client(&head.headers).filter(|_| from_node) {
+        connection = connection.on_behalf_of(client);
+    }
     if from_node && !probe && !matches!(protocol, Protocol::Tcp | Protocol::Auto) {
         // Fields that only Weft sets would be the other end's.
         return refuse(&mut responder, &mut received, &Reject::BadRequest(SPEAKS_HTTP)).await;

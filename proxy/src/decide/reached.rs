@@ -1,9 +1,11 @@
 //! Where an instance is, and by what TLS it is reached.
 
+use std::net::SocketAddr;
+
 use weft_proto::service::Protocol;
 
 use super::relation::Relation;
-use crate::place::Place;
+use crate::place::{Place, Said};
 use crate::reject::Reject;
 use crate::table::description::LocalPort;
 
@@ -17,7 +19,8 @@ impl Relation {
     }
 
     /// Where an instance of this node is at a port, or an instance of a host outside; an error says why it cannot be reached.
-    pub(crate) fn place(&self, instance: usize, port: LocalPort) -> Result<Place, String> {
+    /// `client` is who calls.
+    pub(crate) fn place(&self, instance: usize, port: LocalPort, client: SocketAddr) -> Result<Place, String> {
         let host = self.service.instances[instance].description.host.clone();
         let outside = self.service.outside().zip(self.treatment.tls.as_ref());
         let origination = outside.and_then(|(outside, tls)| outside.origination(tls));
@@ -26,6 +29,7 @@ impl Relation {
             made.as_ref().map_err(Clone::clone)?.towards(self.service.name.name(), http2)
         });
         let secure = secure.transpose().map_err(|why| format!("TLS towards {}: {why}", self.service.name))?;
-        Ok(Place { host, address: port.target, secure })
+        let preamble = self.treatment.tells_callers().map(|version| Said::Proxy(version, client));
+        Ok(Place { host, address: port.target, secure, preamble })
     }
 }

@@ -78,7 +78,7 @@ pub(super) fn permit<N: Net>(
         Destination::Fixed(service, _) if head.version < Version::HTTP_11 => Some(service.host()),
         _ => None,
     };
-    let origin = Origin { from_node: connection.is_link(), host: fixed.as_deref() };
+    let origin = Origin { from_node: connection.is_link(), host: fixed.as_deref(), client: connection.client() };
     let mut received = request::read(head, &mut connection.memory.lock().host, &origin, random)?;
     match (&mut received.upgrade, &body) {
         (Some(_), Body::Empty) | (None, _) => {}

@@ -11,7 +11,7 @@ use http::{HeaderValue, StatusCode};
 
 use super::authorize::{authorize, enter};
 use super::gate;
-use crate::attempt::attempt;
+use crate::attempt::{Opening, attempt};
 use crate::call::Bounds;
 use crate::connection::Connection;
 use crate::decide::route;
@@ -112,7 +112,7 @@ async fn open<N: Net>(
 async fn run_stream<N: Net>(
     connection: &Arc<Connection<N>>,
     open: &mut Open,
-    mut purpose: Purpose,
+    purpose: Purpose,
     tls: Option<&str>,
 ) -> Result<(Far, Bounds), Reject> {
     let mut leg = identify::leg(connection, None)?;
@@ -130,7 +130,8 @@ async fn run_stream<N: Net>(
     }
     let route = authorize(connection, (leg, None), None, open)?;
     let began = open.started();
-    let far = attempt(&connection.core, &route, &mut purpose, open, began).await?;
+    let far =
+        attempt(&connection.core, &route, &mut Opening { purpose, client: connection.client() }, open, began).await?;
     open.streaming();
     Ok((far, route.leg().relation.bounds()))
 }

@@ -27,9 +27,13 @@ pub(crate) async fn send(
     match upstream {
         Upstream::Link(ticket) => {
             let mark = outgoing.http2 && relation.port.protocol == Protocol::Auto;
+            let client = relation.treatment.tells_callers().map(|_| headers::client_value(outgoing.client));
             let mut answer = multiplexed::send(ticket, outgoing, keep, |parts| {
                 if mark {
                     parts.headers.insert(headers::HTTP_HEADER, HeaderValue::from_static("2"));
+                }
+                if let Some(client) = client {
+                    parts.headers.insert(headers::CLIENT_HEADER, client);
                 }
             })
             .await?;

@@ -1,5 +1,6 @@
 //! An exchange over a connection that carries many: a link, or an instance that speaks HTTP/2.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::task::Poll;
 
@@ -76,14 +77,15 @@ pub(crate) enum Purpose {
     Probe,
 }
 
-/// Opens an opaque stream to what the authority names (RFC 9113, 8.5). Nothing of the caller's has been sent before the
+/// Opens an opaque stream to what the authority names (RFC 9113, 8.5), for a client whom the callee is told of. Nothing of the caller's has been sent before the
 /// answer, so that another try does no harm where the link was lost under this one.
 pub(crate) async fn connect(
     ticket: &mut Ticket,
     authority: &http::uri::Authority,
-    purpose: Purpose,
+    (purpose, client): (Purpose, Option<SocketAddr>),
 ) -> Result<End, Failure> {
-    let (response, sink) = open(ticket.opener(), authority, purpose).await.map_err(|fault| failure(&fault))?;
+    let (response, sink) =
+        open(ticket.opener(), authority, (purpose, client)).await.map_err(|fault| failure(&fault))?;
     let response = response.await.map_err(|fault| match ticket.is_lost() {
         true => Failure::lost(fault.to_string()),
         false => failure(&fault),
@@ -105,7 +107,7 @@ pub(crate) async fn connect(
 async fn open(
     opener: &mut Opener,
     authority: &http::uri::Authority,
-    purpose: Purpose,
+    (purpose, client): (Purpose, Option<SocketAddr>),
 ) -> Result<(Answering, Sink), Fault> {
     let mut request = Request::new(());
     *request.method_mut() = Method::CONNECT;
@@ -115,6 +117,9 @@ async fn open(
     *request.uri_mut() = Uri::from_parts(parts).expect("an authority alone is a URI");
     if purpose == Purpose::Probe {
         request.headers_mut().insert(headers::PROBE_HEADER, HeaderValue::from_static("1"));
+    }
+    if let Some(client) = client {
+        request.headers_mut().insert(headers::CLIENT_HEADER, headers::client_value(client));
     }
     opener.send(request, false).await
 }

@@ -1,5 +1,6 @@
 //! A request as it is sent, and what comes back.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -30,6 +31,8 @@ pub(crate) struct Outgoing {
     pub(crate) informed: Informed,
     /// Whether an instance whose port does not say is spoken to in HTTP/2.
     pub(crate) http2: bool,
+    /// Who calls.
+    pub(crate) client: SocketAddr,
     /// Whether it may be sent twice.
     pub(super) idempotent: bool,
     /// The protocol that the connection is to be upgraded to.
@@ -85,9 +88,9 @@ pub(crate) struct Taken {
 
 impl Outgoing {
     pub(crate) fn new(received: Received, upload: Upload, informed: Informed) -> Self {
-        let Received { head, host, http2, upgrade, .. } = received;
+        let Received { head, host, http2, upgrade, client, .. } = received;
         let idempotent = head.method.is_idempotent() && upgrade.is_none();
-        Self { head: Some(head), host, upload, spare: None, informed, http2, idempotent, upgrade }
+        Self { head: Some(head), host, upload, spare: None, informed, http2, client, idempotent, upgrade }
     }
 
     /// Which connections that were used before it may be sent on.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
-use weft_proto::kinds::destination_rule::{LocalitySetting, Simple, Tls};
+use weft_proto::kinds::destination_rule::{LocalitySetting, ProxyVersion, Simple, Tls};
 use weft_proto::kinds::istio::is_exported;
 use weft_proto::service::Labels;
 
@@ -36,6 +36,26 @@ pub(crate) struct Treatment {
     pub(crate) keeping: Keeping,
     /// TLS towards hosts outside the mesh.
     pub(crate) tls: Option<Tls>,
+    pub(crate) preamble: Option<Preamble>,
+}
+
+/// What is said to the destination on each connection before all that callers say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Preamble {
+    /// Who calls.
+    Proxy(ProxyVersion),
+    /// Where an opaque stream is to go from there, by HTTP's CONNECT.
+    Connect(Arc<str>),
+}
+
+impl Treatment {
+    /// The version of the PROXY protocol by which the destination is told who calls.
+    pub(crate) fn tells_callers(&self) -> Option<ProxyVersion> {
+        match self.preamble {
+            Some(Preamble::Proxy(version)) => Some(version),
+            _ => None,
+        }
+    }
 }
 
 /// The key whose calls go to the same instance, and how that is found.

@@ -2,7 +2,7 @@
 
 use super::{
     ConnectionPool, ConsistentHash, DestinationRule, H2UpgradePolicy, LoadBalancer, LocalitySetting, OutlierDetection,
-    PortTrafficPolicy, Simple, Tls, TlsMode, TrafficPolicy, Warmup,
+    PortTrafficPolicy, Simple, Tls, TlsMode, TrafficPolicy, Tunnel, Warmup,
 };
 use crate::kinds::Faults;
 use crate::kinds::hosts::is_host_name;
@@ -46,6 +46,9 @@ fn traffic_policy(policy: &TrafficPolicy, path: &str, faults: &mut Faults) {
     if let Some(one) = &policy.tls {
         tls(one, &format!("{path}.tls"), faults);
     }
+    if let Some(one) = &policy.tunnel {
+        tunnel(one, policy.proxy_protocol.is_some(), &format!("{path}.tunnel"), faults);
+    }
     let percent = policy.retry_budget.as_ref().and_then(|budget| budget.percent);
     if percent.is_some_and(|percent| !(0.0..=100.0).contains(&percent)) {
         faults.push((format!("{path}.retryBudget.percent"), "0 to 100".into()));
@@ -66,6 +69,24 @@ fn traffic_policy(policy: &TrafficPolicy, path: &str, faults: &mut Faults) {
         if let Some(one) = &one.tls {
             tls(one, &format!("{path}.tls"), faults);
         }
+    }
+}
+
+fn tunnel(tunnel: &Tunnel, beside: bool, path: &str, faults: &mut Faults) {
+    if beside {
+        faults.push((path.into(), "tunnel and proxyProtocol exclude each other".into()));
+    }
+    match tunnel.protocol.as_str() {
+        "" | "CONNECT" => {}
+        "POST" => faults.push((format!("{path}.protocol"), "Weft asks proxies by CONNECT only".into())),
+        _ => faults.push((format!("{path}.protocol"), "CONNECT".into())),
+    }
+    let is_address = tunnel.target_host.parse::<std::net::IpAddr>().is_ok();
+    if !is_address && !is_host_name(&tunnel.target_host) {
+        faults.push((format!("{path}.targetHost"), "the name of a host, or an IP address".into()));
+    }
+    if tunnel.target_port == 0 {
+        faults.push((format!("{path}.targetPort"), "1 to 65535".into()));
     }
 }
 

@@ -26,6 +26,12 @@ pub struct TrafficPolicy {
     /// How many retries there may be beside first tries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_budget: Option<RetryBudget>,
+    /// Opaque streams go through the destination, which is an HTTP proxy, to somewhere else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<Tunnel>,
+    /// The destination is told who calls, in front of each connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// What holds for one port instead: blocks that are left out fall to the defaults.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub port_level_settings: Vec<PortTrafficPolicy>,
@@ -237,6 +243,48 @@ pub struct RetryBudget {
 }
 
 impl Eq for RetryBudget {}
+
+/// A way through an HTTP proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Tunnel {
+    /// The method by which the proxy is asked. Unset: `CONNECT`, the only one that is taken.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub protocol: String,
+    /// A name or an address.
+    pub target_host: String,
+    /// 1 to 65535.
+    pub target_port: u16,
+}
+
+impl Tunnel {
+    /// Where it leads, as the proxy is asked.
+    pub fn target(&self) -> String {
+        match self.target_host.parse() {
+            Ok(std::net::IpAddr::V6(ip)) => format!("[{ip}]:{}", self.target_port),
+            _ => format!("{}:{}", self.target_host, self.target_port),
+        }
+    }
+}
+
+/// The PROXY protocol, in front of each connection and of TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ProxyProtocol {
+    /// Unset: `V1`.
+    #[serde(default)]
+    pub version: ProxyVersion,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub enum ProxyVersion {
+    /// A line of text.
+    #[default]
+    V1,
+    /// Binary.
+    V2,
+}
 
 /// TLS towards a host outside the mesh. Within the mesh there is mutual TLS with its own identities, whatever is said here.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -190,7 +190,7 @@ impl Script {
         let parties = Parties { subset, ..Parties::of_caller(caller, &service.name, port.port) };
         let (place, upstreams) = (Place { core: 0, cores: 1 }, Upstreams::default());
         let relation = Relation::new(Ground { table: &table, place, upstreams: &upstreams }, &parties, service, port);
-        let origin = Origin { from_node: false, host: None };
+        let origin = Origin { from_node: false, host: None, client: ([127, 0, 0, 1], 1).into() };
         let before = request.body(())?.into_parts().0;
         let received = read(before, &mut None, &origin, &self.random).map_err(|reject| format!("{reject:?}"))?;
         Ok(self.follow(&table, &relation, received) + "\n")

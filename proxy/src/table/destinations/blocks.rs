@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_proto::kinds::destination_rule::{
-    ConnectionPool, ConsistentHash, H2UpgradePolicy, LoadBalancer, OutlierDetection, PortTrafficPolicy, RetryBudget,
-    Tls, TrafficPolicy,
+    ConnectionPool, ConsistentHash, H2UpgradePolicy, LoadBalancer, OutlierDetection, PortTrafficPolicy, ProxyProtocol,
+    RetryBudget, Tls, TrafficPolicy, Tunnel,
 };
 use weft_proto::kinds::istio::GoDuration;
 
-use super::{Codes, Ejection, Hash, HashBy, HashKey, Keeping, Limits, Localities, RetryLimits, Treatment, Warmup};
+use super::{
+    Codes, Ejection, Hash, HashBy, HashKey, Keeping, Limits, Localities, Preamble, RetryLimits, Treatment, Warmup,
+};
 
 /// The blocks that count.
 #[derive(Clone, Copy, Default)]
@@ -19,6 +21,8 @@ pub(super) struct Blocks<'d> {
     outlier: Option<&'d OutlierDetection>,
     budget: Option<&'d RetryBudget>,
     tls: Option<&'d Tls>,
+    tunnel: Option<&'d Tunnel>,
+    proxy_protocol: Option<&'d ProxyProtocol>,
 }
 
 impl<'d> Blocks<'d> {
@@ -29,6 +33,8 @@ impl<'d> Blocks<'d> {
             outlier: policy.outlier_detection.as_ref(),
             budget: policy.retry_budget.as_ref(),
             tls: policy.tls.as_ref(),
+            tunnel: policy.tunnel.as_ref(),
+            proxy_protocol: policy.proxy_protocol.as_ref(),
         }
     }
 
@@ -40,8 +46,8 @@ impl<'d> Blocks<'d> {
             balancer: load_balancer.as_ref(),
             pool: connection_pool.as_ref(),
             outlier: outlier_detection.as_ref(),
-            budget: None,
             tls: tls.as_ref(),
+            ..Self::default()
         })
     }
 
@@ -53,6 +59,9 @@ impl<'d> Blocks<'d> {
             outlier: self.outlier.or(wide.outlier),
             budget: self.budget.or(wide.budget),
             tls: self.tls.or(wide.tls),
+            // They exclude each other.
+            tunnel: self.tunnel.or(wide.tunnel.filter(|_| self.proxy_protocol.is_none())),
+            proxy_protocol: self.proxy_protocol.or(wide.proxy_protocol.filter(|_| self.tunnel.is_none())),
         }
     }
 }
@@ -85,7 +94,13 @@ pub(super) fn compile(blocks: Blocks<'_>) -> Treatment {
             age: tcp.and_then(|tcp| span(tcp.max_connection_duration)),
         },
         tls: blocks.tls.cloned(),
+        preamble: preamble(blocks),
     }
+}
+
+fn preamble(blocks: Blocks<'_>) -> Option<Preamble> {
+    let tunnel = blocks.tunnel.map(|tunnel| Preamble::Connect(tunnel.target().into()));
+    tunnel.or_else(|| blocks.proxy_protocol.map(|told| Preamble::Proxy(told.version)))
 }
 
 fn forever(span: Duration) -> Duration {

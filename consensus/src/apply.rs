@@ -16,7 +16,7 @@ use weft_proto::service::{Grant, ServiceName};
 
 use crate::state::{Answer, NodeRecord, State, Token};
 
-pub use services::{ADDRESSES, PORTS_MAX};
+pub use services::PORTS_MAX;
 
 /// Answers kept for retries.
 pub const ANSWERS_MAX: usize = 4096;

@@ -111,7 +111,7 @@ impl Compiler {
             self.describe(state, local, &called, &mut changed);
             self.place_own(state, local, &mut changed);
             self.serve_gateways(state, local);
-            self.look_outside();
+            self.look_outside(state, local);
         }
         self.place_others(state, live, &mut changed);
         if self.specs.gateways_moved() {
@@ -183,9 +183,10 @@ impl Compiler {
     }
 
     /// Takes up the hosts outside the mesh; what did not change is kept.
-    fn look_outside(&mut self) {
+    fn look_outside(&mut self, state: &State, local: &Local) {
         let ground = outside::Ground { site: &self.site, specs: &self.specs, held: &self.held };
-        let (services, places) = outside::services(&ground, &mut self.sources);
+        let (mut services, places) = outside::services(&ground, &mut self.sources);
+        outside::place_on_loopback(&mut services, &self.site, (state, local));
         let before = std::mem::take(&mut self.outside);
         let kept = |new: ServiceDescription| {
             let same = before.iter().find(|known| ***known == new);

@@ -14,9 +14,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use weft_proto::kinds::istio::service_of;
+use weft_proto::kinds::istio::{instance_of, service_of};
 use weft_proto::service::{DEFAULT_NAMESPACE, ServiceName, ServicePort};
-use weft_proxy::table::Table;
+use weft_proxy::table::{Service, Table};
 
 /// How long an answer is good: an address stays a service's for as long as that is there, and nobody else's for an hour after.
 const LIFE_S: u32 = 30;
@@ -28,6 +28,29 @@ const UDP_LENGTH_MAX: u16 = 1232;
 /// Connections at once, and how long each may be silent.
 const CONNECTIONS_MAX: usize = 64;
 const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// What is known of names.
+pub(crate) struct Known {
+    /// The newest table.
+    pub(crate) table: Arc<Table>,
+    /// Whether the kernel sends calls of all loopback addresses to the node: an instance is called at its own by that alone.
+    pub(crate) captured: bool,
+}
+
+impl Known {
+    /// What is called so, the service that it is or is an instance of, and its address on this host, where it has one here.
+    fn service(&self, text: &str) -> Option<(ServiceName, &Service, Option<Ipv4Addr>)> {
+        let is_ours = |service: &&Arc<Service>| !service.name.is_outside();
+        if let Some(name) = service_of(text, DEFAULT_NAMESPACE)
+            && let Some(service) = self.table.service(&name).filter(is_ours)
+        {
+            return Some((name, service, service.loopback()));
+        }
+        let name = instance_of(text, DEFAULT_NAMESPACE)?;
+        let (service, address) = self.table.instance(&name)?;
+        Some((name, service, address.filter(|_| self.captured)))
+    }
+}
 
 /// Sockets that are listened on.
 pub(crate) struct Listening {
@@ -42,11 +65,11 @@ impl Listening {
         Ok(Self { udp: UdpSocket::bind(tcp.local_addr()?).await?, tcp })
     }
 
-    /// Answers until the node stops; `table` is the newest.
-    pub(crate) async fn run(self, table: impl Fn() -> Arc<Table> + Send + Sync + 'static) {
-        let table = Arc::new(table);
+    /// Answers until the node stops, from what is known then.
+    pub(crate) async fn run(self, known: impl Fn() -> Known + Send + Sync + 'static) {
+        let known = Arc::new(known);
         let Self { udp, tcp } = self;
-        tokio::spawn(over_tcp(tcp, table.clone()));
+        tokio::spawn(over_tcp(tcp, known.clone()));
         let mut buffer = [0; 4096];
         loop {
             let (length, from) = match udp.recv_from(&mut buffer).await {
@@ -57,22 +80,22 @@ impl Listening {
                     continue;
                 }
             };
-            if let Some(answer) = answer(&table(), &buffer[..length], true) {
+            if let Some(answer) = answer(&known(), &buffer[..length], true) {
                 let _ = udp.try_send_to(&answer, from);
             }
         }
     }
 }
 
-async fn over_tcp(listener: TcpListener, table: Arc<impl Fn() -> Arc<Table> + Send + Sync + 'static>) {
+async fn over_tcp(listener: TcpListener, known: Arc<impl Fn() -> Known + Send + Sync + 'static>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = room.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let table = table.clone();
+                let known = known.clone();
                 tokio::spawn(async move {
-                    let _ = queries(stream, &*table).await;
+                    let _ = queries(stream, &*known).await;
                     drop(place);
                 });
             }
@@ -85,19 +108,19 @@ async fn over_tcp(listener: TcpListener, table: Arc<impl Fn() -> Arc<Table> + Se
 }
 
 /// Each with its length before it (RFC 1035, 4.2.2).
-async fn queries(mut stream: TcpStream, table: &(impl Fn() -> Arc<Table> + Sync)) -> io::Result<()> {
+async fn queries(mut stream: TcpStream, known: &(impl Fn() -> Known + Sync)) -> io::Result<()> {
     loop {
         let length = timeout(SILENCE_MAX, stream.read_u16()).await??;
         let mut query = vec![0; usize::from(length)];
         timeout(SILENCE_MAX, stream.read_exact(&mut query)).await??;
-        let Some(answer) = answer(&table(), &query, false) else { return Ok(()) };
+        let Some(answer) = answer(&known(), &query, false) else { return Ok(()) };
         let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
         timeout(SILENCE_MAX, stream.write_all(&[&length.to_be_bytes()[..], &answer].concat())).await??;
     }
 }
 
 /// The answer to a message; none to what is no query.
-fn answer(table: &Table, bytes: &[u8], udp: bool) -> Option<Vec<u8>> {
+fn answer(known: &Known, bytes: &[u8], udp: bool) -> Option<Vec<u8>> {
     // Whoever answers answers would answer another one like itself without end.
     if bytes.len() < 12 || bytes[2] & 0x80 != 0 {
         return None;
@@ -120,7 +143,7 @@ fn answer(table: &Table, bytes: &[u8], udp: bool) -> Option<Vec<u8>> {
     }
     match (query.metadata.op_code, &query.queries[..]) {
         (OpCode::Query, [one]) if one.query_class() == DNSClass::IN => {
-            fill(&mut message, table, &one.name().to_lowercase(), one.query_type());
+            fill(&mut message, known, &one.name().to_lowercase(), one.query_type());
         }
         (OpCode::Query, [_]) => message.metadata.response_code = ResponseCode::Refused,
         (OpCode::Query, _) => message.metadata.response_code = ResponseCode::FormErr,
@@ -130,7 +153,7 @@ fn answer(table: &Table, bytes: &[u8], udp: bool) -> Option<Vec<u8>> {
     if whole.len() <= usize::from(length) { Some(whole) } else { message.truncate().to_vec().ok() }
 }
 
-fn fill(message: &mut Message, table: &Table, name: &Name, kind: RecordType) {
+fn fill(message: &mut Message, known: &Known, name: &Name, kind: RecordType) {
     let text = name.to_ascii();
     let text = text.trim_end_matches('.');
     let Some(zone) = ZONES.into_iter().find(|zone| text == *zone || text.ends_with(&format!(".{zone}"))) else {
@@ -138,7 +161,7 @@ fn fill(message: &mut Message, table: &Table, name: &Name, kind: RecordType) {
         return;
     };
     message.metadata.authoritative = true;
-    let found = if text == zone { Some(Vec::new()) } else { records(table, text, name, kind) };
+    let found = if text == zone { Some(Vec::new()) } else { records(known, text, name, kind) };
     match found {
         Some(found) if !found.is_empty() => drop(message.add_answers(found)),
         found => {
@@ -152,13 +175,12 @@ fn fill(message: &mut Message, table: &Table, name: &Name, kind: RecordType) {
 }
 
 /// What is known of a name; none where there is none.
-fn records(table: &Table, text: &str, name: &Name, kind: RecordType) -> Option<Vec<Record>> {
+fn records(known: &Known, text: &str, name: &Name, kind: RecordType) -> Option<Vec<Record>> {
     let is = |wanted: RecordType| kind == wanted || kind == RecordType::ANY;
     if let Some(reversed) = text.strip_suffix(".in-addr.arpa") {
         let parts: Vec<u8> = reversed.split('.').rev().map(str::parse).collect::<Result<_, _>>().ok()?;
         let address = Ipv4Addr::from(<[u8; 4]>::try_from(parts).ok()?);
-        let service = table.services().find(|service| service.loopback() == Some(address))?;
-        let target = Name::from_str(&format!("{}.", service.name.host())).ok()?;
+        let target = Name::from_str(&format!("{}.", known.table.called_at(address)?.host())).ok()?;
         let record = Record::from_rdata(name.clone(), LIFE_S, RData::PTR(PTR(target)));
         return Some(if is(RecordType::PTR) { vec![record] } else { Vec::new() });
     }
@@ -166,33 +188,20 @@ fn records(table: &Table, text: &str, name: &Name, kind: RecordType) -> Option<V
     if let [port, "_tcp", rest] = labels[..]
         && let Some(port) = port.strip_prefix('_')
     {
-        let (service, address) = service(table, rest)?;
+        let (called, service, address) = known.service(rest)?;
         let meant = |one: &&ServicePort| one.protocol.to_string() == port || one.port.to_string() == port;
-        let target = Name::from_str(&format!("{}.", service.host())).ok()?;
-        let ports: Vec<u16> = table
-            .service(&service)?
-            .ports
-            .iter()
-            .filter(meant)
-            .map(|one| one.port)
-            .filter(|_| address.is_some())
-            .collect();
+        let target = Name::from_str(&format!("{}.", called.host())).ok()?;
+        let ports: Vec<u16> =
+            service.ports.iter().filter(meant).map(|one| one.port).filter(|_| address.is_some()).collect();
         if ports.is_empty() {
             return None;
         }
         let record = |port| Record::from_rdata(name.clone(), LIFE_S, RData::SRV(SRV::new(0, 0, port, target.clone())));
         return Some(if is(RecordType::SRV) { ports.into_iter().map(record).collect() } else { Vec::new() });
     }
-    let (_, address) = service(table, text)?;
+    let (_, _, address) = known.service(text)?;
     let record = |address| Record::from_rdata(name.clone(), LIFE_S, RData::A(A(address)));
     Some(address.filter(|_| is(RecordType::A)).map(record).into_iter().collect())
-}
-
-/// The service of that name, and its address on this host, where it has one here.
-fn service(table: &Table, text: &str) -> Option<(ServiceName, Option<Ipv4Addr>)> {
-    let name = service_of(text, DEFAULT_NAMESPACE)?;
-    let service = table.service(&name).filter(|service| !service.name.is_outside())?;
-    Some((name, service.loopback()))
 }
 
 /// Who says that there is nothing.

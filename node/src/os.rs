@@ -19,9 +19,9 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use weft_consensus::apply::ADDRESSES;
 use weft_consensus::disk::Disk;
 use weft_proto::UnixMillis;
+use weft_proto::loopback::ADDRESSES;
 use weft_proxy::net::host::HostNet;
 
 use crate::registry::Names;

@@ -121,8 +121,8 @@ async fn answer_names(node: &Arc<Node<HostWorld>>, at: Dns) -> anyhow::Result<()
             }
         },
     };
-    let plane = node.plane().clone();
-    tokio::spawn(listening.run(move || plane.table()));
+    let (plane, captured) = (node.plane().clone(), node.site.captures_all());
+    tokio::spawn(listening.run(move || dns::Known { table: plane.table(), captured }));
     Ok(())
 }
 

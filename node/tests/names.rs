@@ -69,6 +69,12 @@ fn names_are_answered_for_what_is_there_and_for_nothing_else() {
     let reversed = format!("{}.in-addr.arpa.", parts.join("."));
     assert_eq!(ask(place, &reversed, RecordType::PTR), (ResponseCode::NoError, vec!["web.default.mesh.".into()]));
     assert_eq!(ask(place, "gone.mesh.", RecordType::A).0, ResponseCode::NXDomain);
+
+    // An instance has a name, and an address only where the kernel sends calls of all of them to the node.
+    for name in ["a.web.mesh.", "a.web.default.mesh.", "a.web.default.svc.cluster.local."] {
+        assert_eq!(ask(place, name, RecordType::A), (ResponseCode::NoError, vec![]), "{name}");
+    }
+    assert_eq!(ask(place, "b.web.mesh.", RecordType::A).0, ResponseCode::NXDomain);
     assert_eq!(ask(place, "example.com.", RecordType::A).0, ResponseCode::Refused);
 
     // What is no query is not answered as one, and no answer at all.

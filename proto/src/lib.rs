@@ -20,6 +20,7 @@ pub mod document;
 pub mod facts;
 pub mod identity;
 pub mod kinds;
+pub mod loopback;
 pub mod name;
 pub mod planted;
 pub mod resource;

@@ -43,6 +43,17 @@ impl ServiceName {
         self.namespace.is_empty()
     }
 
+    /// One instance of the service, or those of that name: `web-1.web`.
+    pub fn of_instance(&self, instance: &str) -> Self {
+        Self { namespace: self.namespace.clone(), name: format!("{instance}.{}", self.name) }
+    }
+
+    /// The instance that it is, and of which service.
+    pub fn instance(&self) -> Option<(&str, Self)> {
+        let (instance, name) = self.name.split_once('.').filter(|_| !self.is_outside())?;
+        Some((instance, Self { namespace: self.namespace.clone(), name: name.to_owned() }))
+    }
+
     /// The namespace.
     pub fn namespace(&self) -> &str {
         &self.namespace

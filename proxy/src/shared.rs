@@ -83,3 +83,11 @@ pub(crate) struct Shared<N: Net> {
     /// How often each worker has said that it lives.
     pub(crate) beats: Box<[AtomicU64]>,
 }
+
+impl<N: Net> Shared<N> {
+    /// Waits until a table is in force: a node that has been started again does not know what it runs before.
+    pub(crate) async fn in_force(&self) {
+        let mut tables = self.tables.subscribe();
+        while !self.table.load().is_in_force() && tables.changed().await.is_ok() {}
+    }
+}

@@ -90,6 +90,8 @@ pub(crate) struct Meant<'t> {
 
 /// How the name of a subset begins that is a further name of the service: no document can name one so.
 const ALIAS: &str = "service ";
+/// The same of one that is an instance of it.
+const INSTANCE: &str = "instance ";
 
 /// Why a table cannot be built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -161,6 +163,11 @@ impl Table {
         })
     }
 
+    /// Whether it is of some state of the mesh: the one that a node begins with is not.
+    pub(crate) fn is_in_force(&self) -> bool {
+        self.index() > 0
+    }
+
     /// Index of the newest decisions that it says all of.
     pub fn index(&self) -> Index {
         self.index.load(atomic::Ordering::Relaxed)
@@ -219,6 +226,10 @@ impl Table {
         if let Some(service) = self.known_outside(name) {
             return Some(Meant { service, port, called: None, subset: None });
         }
+        if let Some((instance, service)) = name.instance() {
+            let service = self.service(&service).filter(|service| service.has(instance))?;
+            return Some(Meant { service, port, called: port, subset: Some(format!("{INSTANCE}{instance}").into()) });
+        }
         let document = &self.alias(name)?.description.document;
         let service = self.service(&document.spec.service(&document.key.namespace)?)?;
         let ports = || document.spec.ports.iter().map(|one| one.port.get());
@@ -251,6 +262,11 @@ impl Table {
         let name = subset.strip_prefix(ALIAS)?;
         let (name, port) = name.split_once(':').map_or((name, None), |(name, port)| (name, port.parse().ok()));
         Some((self.alias(&name.parse().ok()?)?, port))
+    }
+
+    /// The instance that a subset is.
+    pub(crate) fn instance_of(subset: &str) -> Option<&str> {
+        subset.strip_prefix(INSTANCE)
     }
 
     /// Where callers of this host reach services.

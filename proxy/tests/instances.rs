@@ -69,17 +69,17 @@ fn both(node: &'static str, v1: SocketAddr, v2: SocketAddr) -> Vec<TestInstance>
 
 async fn call(address: SocketAddr) -> String {
     let stream = TcpStream::connect(address).await.expect("connects");
-    ask(TokioIo::new(stream)).await
+    ask(TokioIo::new(stream), ("/", "web.mesh")).await
 }
 
-async fn ask<S>(stream: S) -> String
+async fn ask<S>(stream: S, (target, host): (&str, &str)) -> String
 where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
     soon("an answer", async {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.expect("HTTP");
         tokio::spawn(connection);
-        let request = http::Request::get("/").header("host", "web.mesh").body(Full::<bytes::Bytes>::default());
+        let request = http::Request::get(target).header("host", host).body(Full::<bytes::Bytes>::default());
         let response = sender.send_request(request.expect("valid")).await.expect("an answer");
         let status = response.status();
         let body = response.into_body().collect().await.expect("a body").to_bytes();
@@ -98,6 +98,24 @@ async fn the_callers_node_picks_among_the_instances_of_a_node() {
         stage.mesh.instances.remove(0);
         stage.mesh.enforce("", &stage.setup);
         assert_eq!(stage.calls(20).await, [("v2".to_owned(), 20)].into());
+    }
+}
+
+#[tokio::test]
+async fn one_instance_is_called_by_its_own_name() {
+    for transport in [Transport::Tcp, Transport::Quic] {
+        let stage = Stage::over(transport).await;
+        // One that was given no name goes by that of its node.
+        for (name, expected) in
+            [("v2.web", "v2"), ("b.web", "v1"), ("v2.web.default", "v2"), ("v1.web", "502"), ("v2.db", "502")]
+        {
+            let host = format!("{name}.mesh:{HTTP}");
+            for _ in 0..5 {
+                let stream = TcpStream::connect(stage.mesh.proxy).await.expect("connects");
+                let said = ask(TokioIo::new(stream), (&format!("http://{host}/"), &host)).await;
+                assert_eq!(said, expected, "{name}");
+            }
+        }
     }
 }
 
@@ -131,7 +149,7 @@ async fn a_client_without_weft_gets_any_or_the_one_that_it_names() {
             let stream = TcpStream::connect(stage.mesh.mesh_port).await.expect("connects");
             let name = ServerName::try_from(name).expect("a name");
             let stream = TlsConnector::from(config).connect(name, stream).await.expect("a handshake");
-            *seen.entry(ask(TokioIo::new(stream)).await).or_insert(0) += 1;
+            *seen.entry(ask(TokioIo::new(stream), ("/", "web.mesh")).await).or_insert(0) += 1;
         }
         assert_eq!(seen.keys().collect::<Vec<_>>(), expected, "{name}: {seen:?}");
     }

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use weft_proto::UnixMillis;
 use weft_proto::command::{Outcome, Reason};
 use weft_proto::identity::NodeName;
+use weft_proto::loopback::addresses;
 use weft_proto::service::{ServiceName, ServicePort};
 
 use super::{Applied, granted, refuse};
@@ -12,10 +13,6 @@ use crate::state::{Freed, ServiceRecord, State, merge};
 
 /// Ports of one service.
 pub const PORTS_MAX: usize = 64;
-/// Services' loopback addresses: the first one, and the length of the prefix that all share.
-pub const ADDRESSES: (Ipv4Addr, u8) = (Ipv4Addr::new(127, 64, 0, 0), 10);
-const ADDRESSES_BASE: u32 = ADDRESSES.0.to_bits();
-const ADDRESSES_COUNT: u32 = 1 << (32 - ADDRESSES.1);
 /// How long the address of a service that went is given to no other: 1 h. What had it in its memory would reach another.
 const FREED_KEPT_MS: UnixMillis = 60 * 60 * 1000;
 
@@ -87,11 +84,7 @@ fn allot(state: &State, service: &ServiceName) -> Option<Ipv4Addr> {
     if let Some((address, _)) = state.freed.iter().find(|(_, freed)| freed.service == *service) {
         return Some(*address);
     }
-    let start = service.hash32();
     let taken: std::collections::BTreeSet<Ipv4Addr> = state.services.values().map(|record| record.address).collect();
     let rests = |address: &Ipv4Addr| state.freed.get(address).is_some_and(|freed| is_kept(freed, state.clock));
-    (0..ADDRESSES_COUNT)
-        .map(|step| Ipv4Addr::from(ADDRESSES_BASE + (start.wrapping_add(step) % ADDRESSES_COUNT)))
-        .filter(|address| !matches!(address.octets()[3], 0 | 255))
-        .find(|address| !taken.contains(address) && !rests(address))
+    addresses(service).find(|address| !taken.contains(address) && !rests(address))
 }

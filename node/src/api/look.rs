@@ -31,7 +31,7 @@ const ENFORCED_TIMEOUT_MAX_MS: u64 = 600_000;
 impl<W: World> Node<W> {
     /// `POST /v1/listen`
     pub fn api_listen(&self, request: &Listen) -> Answered<Listened> {
-        let names = request.services.iter().map(|name| name.parse::<ServiceName>());
+        let names = request.services.iter().map(|name| called(name));
         let names: Vec<ServiceName> =
             names.collect::<Result<_, _>>().map_err(|error| Failure::bad(format!("{error}")))?;
         let before = self.local.borrow().listened.clone();
@@ -39,8 +39,11 @@ impl<W: World> Node<W> {
             return Err(Failure::not_found(format!("{name} is not listened for; `weft listen` lists what is")));
         }
         let listened = (self.registrar.listen)(&names, request.remove).map_err(Failure::internal)?;
-        let state = self.state();
-        let address = |name: &ServiceName| state.services.get(name).map(|record| record.address.to_string());
+        let (state, table) = (self.state(), self.plane().table());
+        let address = |name: &ServiceName| match name.is_outside() {
+            true => table.service(name)?.loopback().map(|address| address.to_string()),
+            false => state.services.get(name).map(|record| record.address.to_string()),
+        };
         let service =
             |name: &ServiceName| ListenedService { name: name.to_string(), address: address(name).unwrap_or_default() };
         Ok(Listened { services: listened.iter().map(service).collect(), captured: self.site.captures_all() })

@@ -11,6 +11,7 @@ use weft_proto::command::{Command, Outcome, Proposal, ResourceAction, ResourceCh
 use weft_proto::document;
 use weft_proto::kinds::certificate::Certificate;
 use weft_proto::kinds::secret::Secret;
+use weft_proto::kinds::service_entry::ServiceEntry;
 use weft_proto::kinds::{Kind, Spec};
 use weft_proto::resource::{KindName, Resource, ResourceKey};
 use weft_proxy::table::Table;
@@ -19,7 +20,7 @@ use weft_proxy::tls::check_credential;
 use super::certificates::standing;
 use super::operations::{Answered, Failure, refused};
 use super::schema::{Applied, ApplyRequest};
-use super::status::{GATEWAYS, serving, status};
+use super::status::{GATEWAYS, on_loopback, serving, status};
 use crate::analyze::{Finding, analyze, known};
 use crate::compile::Compiler;
 use crate::node::Node;
@@ -58,6 +59,9 @@ impl<W: World> Node<W> {
                 document["status"] = status(resource, &hints, &told, &own);
                 if GATEWAYS.contains(&resource.key.kind.group.as_str()) && resource.key.kind.name == "Gateway" {
                     serving(&mut document["status"], (resource, &all), &self.live());
+                }
+                if resource.key.kind == ServiceEntry::KIND.key() {
+                    on_loopback(&mut document["status"], resource, &self.plane().table());
                 }
                 if resource.key.kind == Certificate::KIND.key() {
                     standing(&mut document["status"], (&state, resource), self.world.now());

@@ -3,8 +3,12 @@
 use serde_json::{Value, json};
 use weft_proto::facts::Live;
 use weft_proto::identity::NodeName;
+use weft_proto::kinds::Spec;
+use weft_proto::kinds::service_entry::ServiceEntry;
 use weft_proto::resource::Resource;
+use weft_proto::service::ServiceName;
 use weft_proto::wire::cluster::EnforcedReply;
+use weft_proxy::table::Table;
 
 use super::gateways;
 use crate::analyze::Finding;
@@ -115,6 +119,14 @@ pub(super) fn serving(status: &mut Value, (resource, all): (&Resource, &[Resourc
     if let Some(listeners) = gateways::listeners(all, resource, &status["conditions"]) {
         status["listeners"] = listeners;
     }
+}
+
+/// Adds at which loopback addresses hosts outside are called.
+pub(super) fn on_loopback(status: &mut Value, resource: &Resource, table: &Table) {
+    let hosts = ServiceEntry::of(resource).map(|entry| entry.hosts).unwrap_or_default();
+    let address = |host: &String| table.service(&ServiceName::outside(host))?.loopback();
+    let placed = hosts.iter().filter_map(|host| Some(json!({ "host": host, "value": address(host)? })));
+    status["addresses"] = placed.collect();
 }
 
 /// The groups of kinds of gateways.

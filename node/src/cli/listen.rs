@@ -1,6 +1,7 @@
 //! `weft listen`: which services are called by their loopback addresses from this host.
 
 use clap::Args;
+use weft_proto::kinds::hosts::called;
 use weft_proto::service::ServiceName;
 
 use super::{Context, Ended};
@@ -8,7 +9,8 @@ use crate::api::schema::{Listen, Listened};
 
 #[derive(Debug, Args)]
 pub(super) struct Command {
-    /// NAME or NAMESPACE/NAME; none lists what was asked for
+    /// NAME, NAMESPACE/NAME, or a host outside the mesh; none lists what was asked for
+    #[arg(value_parser = called)]
     services: Vec<ServiceName>,
     /// Listen for them no more
     #[arg(long, requires = "services")]

@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use weft_consensus::state::State;
 use weft_proto::kinds::destination_rule::{Tls, TlsMode};
 use weft_proto::kinds::hosts::{block, covers};
 use weft_proto::kinds::secret::Credential;
 use weft_proto::kinds::service::{OnOverload, OutboundMode, ServiceSettings};
 use weft_proto::kinds::service_entry::{EntryEndpoint, EntryPort, Resolution, ServiceEntry};
+use weft_proto::loopback::addresses;
 use weft_proto::service::{InstanceId, InstanceName, ServiceName, ServicePort};
 use weft_proxy::table::description::{
     EndpointDescription, LocalInstance, LocalPort, OutsideDescription, ServiceDescription,
@@ -19,6 +21,8 @@ use weft_proxy::table::routes::{Document, SubsetDocument};
 
 use super::gateways::{Held, Source};
 use super::{Site, Specs};
+use crate::config::Loopback;
+use crate::registry::Local;
 
 /// What hosts outside are made from.
 pub(super) struct Ground<'a> {
@@ -74,6 +78,24 @@ pub(super) fn services(
         add(at_any_port(ground, ANY, passing));
     }
     (services.into_values().collect(), instances)
+}
+
+/// Gives each host that has a name and ports a loopback address, by its name; those of services go before.
+pub(super) fn place_on_loopback(services: &mut [ServiceDescription], site: &Site, (state, local): (&State, &Local)) {
+    let mut taken: BTreeSet<Ipv4Addr> = state.services.values().map(|record| record.address).collect();
+    // Where callers say by the address where they want to go, an address of this host leads nowhere.
+    let is_named = |one: &&mut ServiceDescription| {
+        let dialled = one.outside.as_ref().is_some_and(|outside| outside.dialled);
+        !one.ports.is_empty() && !one.name.name().contains('*') && !dialled
+    };
+    for service in services.iter_mut().filter(is_named) {
+        let asked_for = local.listened.contains(&service.name);
+        let address = addresses(&service.name).find(|address| taken.insert(*address));
+        service.address = address.filter(|_| asked_for || site.loopback != Loopback::Off);
+        if asked_for || site.serves(&service.name) {
+            service.listened = service.ports.iter().map(|port| port.port).collect();
+        }
+    }
 }
 
 fn service(

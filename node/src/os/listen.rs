@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::{fs, io};
 
 use tokio::sync::watch;
+use weft_proto::kinds::hosts::called;
 use weft_proto::service::ServiceName;
 
 use super::services::write_whole;
@@ -28,7 +29,7 @@ impl ListenFile {
         };
         let mut names = BTreeSet::new();
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
-            match line.trim().parse() {
+            match called(line.trim()) {
                 Ok(name) => drop(names.insert(name)),
                 Err(error) => tracing::warn!(file = %path.display(), %error, "a line names no service"),
             }

@@ -9,7 +9,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Faults;
-use crate::service::{DEFAULT_NAMESPACE, ServiceName};
+use crate::service::{DEFAULT_NAMESPACE, InstanceName, ServiceName};
 
 /// How a text is compared: exactly one way is given, or none, which asks only that there is something.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -180,6 +180,15 @@ pub fn service_of(host: &str, namespace: &str) -> Option<ServiceName> {
         return None;
     }
     ServiceName::new(space.unwrap_or(namespace), name).ok()
+}
+
+/// The instance that a host names to callers of this namespace, in each way in which it can be read: behind its name stands any that its
+/// service has, `web-1.web.default.mesh` or `web-1.reviews.default.svc.cluster.local`.
+pub fn instance_of(host: &str, namespace: &str) -> Option<ServiceName> {
+    let host = host.to_ascii_lowercase();
+    let (instance, service) = host.split_once('.')?;
+    instance.parse::<InstanceName>().ok()?;
+    Some(service_of(service, namespace)?.of_instance(instance))
 }
 
 /// Whether a document of a namespace that names these namespaces in `exportTo` is seen by callers of another.

@@ -48,7 +48,7 @@ pub(crate) async fn outbound<N: Net>(core: Arc<Core<N>>, accepted: Accepted<N::S
     let found = {
         let table = core.shared.table.load();
         let found = table.at(meant).or_else(|| table.endpoint_at(meant));
-        found.map(|(service, port)| (Destination::Fixed(service.name.clone(), port.port), port.protocol))
+        found.map(|(name, port)| (Destination::Fixed(name.clone(), port.port), port.protocol))
     };
     let (destination, protocol) = found.unzip();
     let destination = destination.unwrap_or(Destination::Intercepted(meant));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use rustls::server::Acceptor;
@@ -62,6 +63,7 @@ async fn data<N: Net>(
     let patience = core.shared.strangers.patience();
     let stream = timeout(patience, handshake.into_stream(config)).await.ok()?.ok()?;
     drop(stranger);
+    timeout(FIRST_TABLE_TIMEOUT, core.shared.in_force()).await.ok()?;
     let session = stream.get_ref().1;
     let chain = session.peer_certificates()?;
     let peer = tls::peer_identity(chain).ok()?;
@@ -142,6 +144,7 @@ async fn quic_data<N: Net>(core: &Arc<Core<N>>, arrived: Arrived) -> Option<()> 
     let Arrived { connection, sni, identity, chain, .. } = arrived;
     let addresses = (core.shared.settings.mesh_address, connection.remote_address());
     let link = QuicLink::new(connection);
+    timeout(FIRST_TABLE_TIMEOUT, core.shared.in_force()).await.ok()?;
     let sni = sni.filter(|_| core.shared.identities.is_current(&chain));
     let found = sni.and_then(|name| destination(core, &name, (identity, &chain)));
     let Some((destination, caller)) = found else {
@@ -153,3 +156,6 @@ async fn quic_data<N: Net>(core: &Arc<Core<N>>, arrived: Arrived) -> Option<()> 
     quic_exchanges::serve(connection, link, core.shared.identities.validity(&chain)).await;
     Some(())
 }
+
+/// How long a link waits at a node that has just been started.
+const FIRST_TABLE_TIMEOUT: Duration = Duration::from_secs(5);

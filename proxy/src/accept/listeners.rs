@@ -77,9 +77,13 @@ impl<P: Clone + PartialEq> Open<P> {
     }
 }
 
-/// Every address that a table and the settings ask for.
+/// Every address that a table and the settings ask for. Before there is a table whoever calls waits, where the process before this
+/// one has left the listeners, and there is nothing to be told else.
 fn wanted(settings: &PlaneSettings, table: &Table) -> BTreeMap<SocketAddr, Purpose> {
-    let mut wanted = BTreeMap::new();
+    let mut wanted = BTreeMap::from([(settings.mesh_address, Purpose::Mesh)]);
+    if !table.is_in_force() {
+        return wanted;
+    }
     match settings.captured {
         Some(address) => drop(wanted.insert(address, Purpose::Captured)),
         None => {
@@ -99,7 +103,6 @@ fn wanted(settings: &PlaneSettings, table: &Table) -> BTreeMap<SocketAddr, Purpo
     if let Some(address) = settings.proxy_address {
         wanted.insert(address, Purpose::Proxy);
     }
-    wanted.insert(settings.mesh_address, Purpose::Mesh);
     wanted
 }
 
@@ -204,7 +207,7 @@ fn call<N: Net>(core: &Arc<Core<N>>, accepted: Accepted<N::Stream>, taken: Taken
             .table
             .load()
             .at(ours)
-            .map(|(service, port)| (Destination::Fixed(service.name.clone(), port.port), Some(port.protocol))),
+            .map(|(name, port)| (Destination::Fixed(name.clone(), port.port), Some(port.protocol))),
         Purpose::Service(service, port, protocol) => {
             Some((Destination::Fixed(service.clone(), *port), Some(*protocol)))
         }

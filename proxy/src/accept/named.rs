@@ -49,8 +49,8 @@ pub(crate) fn target<N: Net>(
     let table = connection.core.shared.table.load();
     let ((name, number), protocol) = match host.parse::<Ipv4Addr>() {
         Ok(address) if address.is_loopback() => {
-            let (service, port) = addressed(&table, address, port)?;
-            ((service.name.clone(), port.port), port.protocol)
+            let (name, port) = addressed(&table, address, port)?;
+            ((name, port.port), port.protocol)
         }
         _ => {
             let caller = identify::caller(connection, &table);

@@ -52,14 +52,27 @@ pub(super) fn labels(
     caller.map(|caller| caller.common_labels()).unwrap_or_default()
 }
 
-/// The labels that instances must have which are meant: none of a subset that is not defined.
-pub(super) fn subset(
-    parties: &Parties,
-    (service, alias): (&Service, Option<&Alias>),
-    asker: Asker<'_>,
-) -> Option<Option<Labels>> {
-    parties.subset.as_deref().map(|name| match alias {
-        Some(alias) => Some(alias.description.document.spec.labels()),
-        None => service.subset(name, asker).cloned(),
-    })
+/// Which of a service's instances are meant.
+#[derive(Debug)]
+pub(super) enum Which {
+    All,
+    /// Those that have these labels.
+    Labelled(Labels),
+    /// Those of that name.
+    Called(Box<str>),
+    /// Those of a subset that is not defined.
+    None,
+}
+
+impl Which {
+    pub(super) fn of(parties: &Parties, (service, alias): (&Service, Option<&Alias>), asker: Asker<'_>) -> Self {
+        let Some(subset) = parties.subset.as_deref() else { return Self::All };
+        if let Some(alias) = alias {
+            return Self::Labelled(alias.description.document.spec.labels());
+        }
+        if let Some(instance) = Table::instance_of(subset) {
+            return Self::Called(instance.into());
+        }
+        service.subset(subset, asker).cloned().map_or(Self::None, Self::Labelled)
+    }
 }

@@ -4,19 +4,22 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use weft_proto::identity::Identity;
-use weft_proto::kinds::istio::service_of;
+use weft_proto::kinds::istio::{instance_of, service_of};
 use weft_proto::service::{DEFAULT_NAMESPACE, MESH_SUFFIX, ServiceName, ServicePort};
 
 use crate::reject::Reject;
 use crate::table::{Service, Table};
 
-/// The service and port that `name.mesh:port` means, or a host in one of the forms of documents; a name alone is one of the
+/// The service and port that `name.mesh:port` means, its instance that `instance.name.mesh` means where no service is called so, or a host in one of the forms of documents; a name alone is one of the
 /// caller's namespace.
 pub(crate) fn named(table: &Table, (host, port): (&str, Option<u16>), caller: &Identity) -> Result<Named, Reject> {
     let namespace = caller.namespace().unwrap_or(DEFAULT_NAMESPACE);
-    let name = service_of(host, namespace);
-    let meant = name.as_ref().and_then(|name| table.meant(name, port)).filter(|meant| !meant.service.name.is_outside());
-    let (Some(name), Some(meant)) = (name, meant) else {
+    let names = [service_of(host, namespace), instance_of(host, namespace)];
+    let inside = |name: ServiceName| {
+        let meant = table.meant(&name, port).filter(|meant| !meant.service.name.is_outside())?;
+        Some((name, meant))
+    };
+    let Some((name, meant)) = names.into_iter().flatten().find_map(inside) else {
         return outside(table, (host, port.unwrap_or(HTTP_PORT)), caller);
     };
     let found = match meant.port {
@@ -90,12 +93,11 @@ pub(crate) fn addressed(
     table: &Table,
     address: Ipv4Addr,
     port: Option<u16>,
-) -> Result<(Arc<Service>, ServicePort), Reject> {
-    let service = table.services().find(|service| service.address == Some(address));
-    let service = service.ok_or_else(|| Reject::UnknownHost(address.to_string()))?;
+) -> Result<(ServiceName, ServicePort), Reject> {
+    let (service, name) = table.on_loopback(address).ok_or_else(|| Reject::UnknownHost(address.to_string()))?;
     let port = port.and_then(|number| service.port(number));
     let port = port.ok_or_else(|| Reject::UnknownPort(format!("{} has no such port", service.name)))?;
-    Ok((service.clone(), port))
+    Ok((name.clone(), port))
 }
 
 fn unknown_port(service: &Service, asked: Option<u16>) -> Reject {

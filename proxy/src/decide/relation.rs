@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use weft_proto::identity::Identity;
 use weft_proto::service::{Labels, ServicePort};
 
-use super::asked::{labels, namespace, routes, stream_routes, subset};
+use super::asked::{Which, labels, namespace, routes, stream_routes};
 use super::hash::{self, Keyed};
 use super::localities::{self, Site, Spread};
 use super::peer;
@@ -44,8 +44,8 @@ pub(crate) struct Relation {
     pub(crate) instance: Option<usize>,
     /// What the instance is told of both ends.
     pub(crate) forwarded: Option<HeaderValue>,
-    /// The labels that the instances must have which are meant: none of a subset that is not defined.
-    subset: Option<Option<Labels>>,
+    /// Which of the instances are meant.
+    which: Which,
     /// The rules that count for these calls, at the caller's node: those that stand first of what it sees.
     pub(crate) routes: Option<Arc<Routes>>,
     /// The same for opaque streams.
@@ -132,7 +132,7 @@ impl Relation {
             },
             own_ip: table.own_ip(),
             candidates: Vec::new(),
-            subset: subset(parties, (service, alias), asker),
+            which: Which::of(parties, (service, alias), asker),
             instance,
             forwarded: peer::forwarded((parties, guest), service),
             routes: match entrance {
@@ -334,10 +334,12 @@ impl Relation {
 
     /// Whether an instance is among those that are meant.
     pub(crate) fn is_in_subset(&self, index: usize) -> bool {
-        let own = &self.service.endpoints[index].description.labels;
-        match &self.subset {
-            None => true,
-            Some(labels) => labels.as_ref().is_some_and(|labels| self.service.is_in(own, labels)),
+        let own = &self.service.endpoints[index].description;
+        match &self.which {
+            Which::All => true,
+            Which::Labelled(labels) => self.service.is_in(&own.labels, labels),
+            Which::Called(instance) => own.is_called(instance),
+            Which::None => false,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Identify, route, authorize: what needs no waiting.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use crate::forward::answer::AnswerBody;
 use crate::forward::made;
 use crate::forward::outgoing::Outgoing;
 use crate::hold::Hold;
+use crate::host::Host;
 use crate::identify;
 use crate::inform::Informed;
 use crate::lane::Leg;
@@ -80,6 +82,9 @@ pub(super) fn permit<N: Net>(
     };
     let origin = Origin { from_node: connection.is_link(), host: fixed.as_deref(), client: connection.client() };
     let mut received = request::read(head, &mut connection.memory.lock().host, &origin, random)?;
+    if let Some(host) = called_by_address(connection, &received.host) {
+        received.host = host;
+    }
     match (&mut received.upgrade, &body) {
         (Some(_), Body::Empty) | (None, _) => {}
         (Some(upgrade), Body::Full(whole)) => upgrade.with(whole.clone()),
@@ -121,6 +126,16 @@ pub(super) fn permit<N: Net>(
     let mut outgoing = Outgoing::new(received, upload, informed);
     outgoing.spare = spare;
     Ok(Permitted { next, outgoing, delay, limit, extras })
+}
+
+/// The host outside that is called at its loopback address, which it knows nothing of.
+fn called_by_address<N: Net>(connection: &Connection<N>, said: &Host) -> Option<Arc<Host>> {
+    let Destination::Fixed(name, _) = &connection.destination else { return None };
+    if !name.is_outside() || !said.compare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()) {
+        return None;
+    }
+    let port = said.port().map(|port| format!(":{port}")).unwrap_or_default();
+    Host::of(format!("{}{port}", name.name()).as_bytes(), &mut None)
 }
 
 /// The answer to a certificate authority that asks a gateway for proof that a name is ours: to anybody, whatever rules say.

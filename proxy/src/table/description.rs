@@ -207,6 +207,18 @@ pub struct EndpointDescription {
     pub gateway: bool,
 }
 
+impl EndpointDescription {
+    /// The name by which it is called alone: its own, else that of its node.
+    pub fn called(&self) -> &str {
+        if self.instance.is_default() { self.node.as_str() } else { self.instance.as_str() }
+    }
+
+    /// Whether that is its name.
+    pub fn is_called(&self, name: &str) -> bool {
+        self.called() == name
+    }
+}
+
 /// An instance that this node runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalInstance {

@@ -1,12 +1,14 @@
 //! What is at an address: by the loopback addresses of services, by the own ports of this node's instances, by those of all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
-use weft_proto::service::ServicePort;
+use weft_proto::loopback::addresses;
+use weft_proto::service::{ServiceName, ServicePort};
 
 use super::description::LocalPort;
+use super::endpoints::Endpoint;
 use super::service::Instance;
 use super::{Service, Table};
 
@@ -17,6 +19,8 @@ pub(super) struct Places {
     by_address: Vec<(Ipv4Addr, usize)>,
     /// Those of this node's instances, by the port at which those listen, in its order.
     by_target: Vec<(u16, usize)>,
+    /// Instances, by loopback address: made when it is asked for first.
+    by_instance: OnceLock<BTreeMap<Ipv4Addr, (usize, ServiceName)>>,
     /// With their ports, by where their instances listen: made when it is asked for first.
     by_place: OnceLock<BTreeMap<SocketAddr, (usize, u16)>>,
 }
@@ -34,22 +38,65 @@ impl Places {
         let targets = own.flat_map(|(at, service)| targets(service).into_iter().map(move |port| (port, at)));
         let mut by_target: Vec<(u16, usize)> = targets.collect();
         by_target.sort_unstable();
-        Self { by_address, by_target, by_place: OnceLock::new() }
+        Self { by_address, by_target, by_instance: OnceLock::new(), by_place: OnceLock::new() }
     }
 }
 
 impl Table {
     /// What callers of this host reach at the address.
-    pub(crate) fn at(&self, address: SocketAddr) -> Option<(&Arc<Service>, ServicePort)> {
+    pub(crate) fn at(&self, address: SocketAddr) -> Option<(&ServiceName, ServicePort)> {
         let IpAddr::V4(ip) = address.ip().to_canonical() else { return None };
-        let service = &self.services[self
-            .places
-            .by_address
-            .binary_search_by_key(&ip, |(address, _)| *address)
-            .ok()
-            .map(|at| self.places.by_address[at].1)?];
+        let (service, name) = self.on_loopback(ip)?;
         let port = service.port(address.port())?;
-        service.listen_address(port).map(|_| (service, port))
+        service.listen_address(port).map(|_| (name, port))
+    }
+
+    /// The service that has the loopback address, and by what name: its own, or that of an instance.
+    pub(crate) fn on_loopback(&self, address: Ipv4Addr) -> Option<(&Arc<Service>, &ServiceName)> {
+        if let Some(service) = self.addressed(address) {
+            return Some((service, &service.name));
+        }
+        let (at, name) = self.instances().get(&address)?;
+        Some((&self.services[*at], name)).filter(|(service, _)| service.address.is_some())
+    }
+
+    /// The service that has the loopback address.
+    fn addressed(&self, address: Ipv4Addr) -> Option<&Arc<Service>> {
+        let all = &self.places.by_address;
+        let at = all.binary_search_by_key(&address, |(address, _)| *address).ok()?;
+        Some(&self.services[all[at].1])
+    }
+
+    /// Instances of services, by their loopback addresses. Those of services go before, and the first by its name.
+    fn instances(&self) -> &BTreeMap<Ipv4Addr, (usize, ServiceName)> {
+        self.places.by_instance.get_or_init(|| {
+            let services = self.services.iter().enumerate().filter(|(_, service)| service.outside().is_none());
+            let named = services.flat_map(|(at, service)| {
+                let called = |one: &Endpoint| service.name.of_instance(one.description.called());
+                let names: BTreeSet<ServiceName> = service.endpoints.iter().map(called).collect();
+                names.into_iter().map(move |name| (at, name))
+            });
+            let mut placed = BTreeMap::new();
+            for (at, name) in named {
+                let free = |address: &Ipv4Addr| self.addressed(*address).is_none() && !placed.contains_key(address);
+                if let Some(address) = addresses(&name).find(free) {
+                    placed.insert(address, (at, name));
+                }
+            }
+            placed
+        })
+    }
+
+    /// What is called by callers of this host at a loopback address.
+    pub fn called_at(&self, address: Ipv4Addr) -> Option<&ServiceName> {
+        self.on_loopback(address).map(|(_, name)| name)
+    }
+
+    /// The service of an instance, and the instance's loopback address, where the service has one here.
+    pub fn instance(&self, name: &ServiceName) -> Option<(&Arc<Service>, Option<Ipv4Addr>)> {
+        let (address, (service, _)) = self.instances().iter().find(|(_, (_, other))| other == name)?;
+        let service = &self.services[*service];
+        Some((service, service.address.map(|_| *address)))
     }
 
     /// The instance of this node that listens at the address, and the port of its service that it serves there.
@@ -71,7 +118,7 @@ impl Table {
     }
 
     /// The service of which an instance listens at the address, on whatever node, and the port of it that this is.
-    pub(crate) fn endpoint_at(&self, address: SocketAddr) -> Option<(&Arc<Service>, ServicePort)> {
+    pub(crate) fn endpoint_at(&self, address: SocketAddr) -> Option<(&ServiceName, ServicePort)> {
         let places = self.places.by_place.get_or_init(|| {
             let all = self.services.iter().enumerate().filter(|(_, service)| service.outside().is_none());
             let placed = all.flat_map(|(at, service)| service.endpoints.iter().map(move |one| (at, &one.description)));
@@ -86,6 +133,6 @@ impl Table {
         });
         let (at, port) = places.get(&SocketAddr::new(address.ip().to_canonical(), address.port()))?;
         let service = &self.services[*at];
-        Some((service, service.port(*port)?))
+        Some((&service.name, service.port(*port)?))
     }
 }

@@ -227,6 +227,11 @@ impl Service {
         self.instances.iter().find_map(|instance| instance.port(number)).map(|port| port.protocol)
     }
 
+    /// Whether it has an instance of that name.
+    pub(crate) fn has(&self, instance: &str) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.description.is_called(instance))
+    }
+
     /// Whether a policy asks for what only a request has, so that the verdict on a stream says nothing of requests.
     pub(crate) fn needs_http(&self) -> bool {
         self.authorizations.iter().any(|authorization| authorization.needs_http())

@@ -125,6 +125,16 @@ enum Command {
         /// Where
         directory: PathBuf,
     },
+    /// Be the process that the service manager takes for a node's
+    #[command(hide = true)]
+    Hold {
+        /// The node's process
+        #[arg(long)]
+        node: u32,
+        /// In this process, not in one that it begins
+        #[arg(long)]
+        here: bool,
+    },
     /// Print the version
     Version,
 }
@@ -205,6 +215,10 @@ fn execute(cli: Cli) -> Ended {
             let failed = |error| Stopped::failed(format!("{}: {error}", directory.display()));
             written.map(|()| Done::text(String::new())).map_err(failed)
         }
+        Command::Hold { node, here } => {
+            let held = crate::os::holder::hold(node, here).map_err(|error| Stopped::failed(error.to_string()));
+            held.map(|code| Done { code, ..Done::text(String::new()) })
+        }
         Command::Demo => crate::demo::main().map(|()| Done::text(String::new())).map_err(Stopped::failed),
         Command::Intercept(command) => {
             let runtime = runtime()?;
@@ -253,6 +267,7 @@ async fn ask(command: Command, context: &Context) -> Ended {
         | Command::Join(_)
         | Command::Completions { .. }
         | Command::Man { .. }
+        | Command::Hold { .. }
         | Command::Demo => {
             context.render(&serde_json::json!({ "version": VERSION }), |_| format!("weft {}\n", VERSION))
         }

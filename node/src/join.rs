@@ -31,7 +31,7 @@ use crate::frame::{self, FRAME_LENGTH_MAX, STRANGER_FRAME_LENGTH_MAX};
 use crate::issue::Issuer;
 use crate::keys::Keys;
 use crate::store::{NodeIdentity, Svid};
-use crate::world::{self, OFFSET_MAX_MS, World, random};
+use crate::world::{OFFSET_MAX_MS, World, random};
 
 /// What a join line starts with; the number is the version of its form.
 const LINE_PREFIX: &str = "weft1.";
@@ -199,7 +199,7 @@ async fn ask<W: World>(
         address.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "not an address with a port"))?;
     let stream = world.net().dial(address).await?;
     let name: ServerName<'static> = ServerName::IpAddress(address.ip().into());
-    let mut stream = TlsConnector::from(join_client_config(fingerprint, world::clock(world)))
+    let mut stream = TlsConnector::from(join_client_config(fingerprint, world.clock()))
         .connect(name, stream)
         .await
         .map_err(|error| {

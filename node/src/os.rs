@@ -2,7 +2,9 @@
 
 mod capture;
 pub mod disk;
+pub(crate) mod holder;
 pub mod intercept;
+pub(crate) mod leaving;
 pub mod listen;
 mod listening;
 mod netlink;
@@ -23,6 +25,7 @@ use weft_consensus::disk::Disk;
 use weft_proto::UnixMillis;
 use weft_proto::loopback::ADDRESSES;
 use weft_proxy::net::host::HostNet;
+use weft_proxy::tls::Clock;
 
 use crate::registry::Names;
 use crate::world::World;
@@ -70,6 +73,11 @@ impl World for HostWorld {
 
     fn now(&self) -> UnixMillis {
         now()
+    }
+
+    fn clock(&self) -> Clock {
+        // Whoever has it does not hold the disk.
+        Arc::new(now)
     }
 
     fn listens(&self, address: SocketAddr) -> Option<bool> {

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{IsTerminal, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,11 +19,14 @@ use crate::config::{Config, DNS_ADDRESS, Dns, Start};
 use crate::dns;
 use crate::node::{Host, Node, Registrar};
 use crate::os::disk::SledDisk;
+use crate::os::holder::Holder;
 use crate::os::intercept::InterceptFile;
+use crate::os::leaving::{self, Leaving};
 use crate::os::listen::ListenFile;
 use crate::os::notify;
 use crate::os::services::ServicesDirectory;
 use crate::os::shelf::Shelf;
+use crate::os::units;
 use crate::os::{self, HostWorld};
 use crate::registry::Local;
 use crate::start::start;
@@ -33,6 +36,10 @@ use crate::{health, records};
 const CONTROL_THREADS: usize = 1;
 /// How long the data plane may take to finish its exchanges.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(12);
+/// How long what the control plane does at the moment may take to end.
+const RUNTIME_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long exchanges may last beyond a restart of the node.
+const STAY_MAX: Duration = Duration::from_secs(600);
 /// What the first join line of a new mesh allows.
 const FIRST_TOKEN_LIFETIME_S: u64 = 24 * 60 * 60;
 const FIRST_TOKEN_USES: u32 = 10;
@@ -53,15 +60,29 @@ pub fn run(config: Config, said: &[Said]) -> anyhow::Result<()> {
         .thread_name("weft-control")
         .enable_all()
         .build()?;
-    runtime.block_on(run_on(config, address, HostWorld::new(Arc::new(disk), shelf.clone())?, shelf))
+    let holder = Holder::begin();
+    let world = HostWorld::new(Arc::new(disk), shelf.clone())?;
+    let ended = runtime.block_on(run_on(config, address, world, (shelf, holder.as_ref())));
+    // The store is free from here on.
+    runtime.shutdown_timeout(RUNTIME_TIMEOUT);
+    if let Some(holder) = &holder {
+        holder.end(u8::from(ended.is_err()));
+    }
+    ended?.map_or(Ok(()), Leaving::stay)
 }
 
-async fn run_on(config: Config, address: SocketAddr, world: HostWorld, shelf: Arc<Shelf>) -> anyhow::Result<()> {
+/// Runs the node until it is to end; answers what stays of it then.
+async fn run_on(
+    config: Config,
+    address: SocketAddr,
+    world: HostWorld,
+    (shelf, holder): (Arc<Shelf>, Option<&Holder>),
+) -> anyhow::Result<Option<Leaving>> {
     let (local, _) = watch::channel(Arc::new(Local::default()));
     let directory = ServicesDirectory::open(config.data_dir.join("services.d"), &config.gateways, local.clone())
         .context("services.d cannot be made")?;
     directory.read();
-    crate::os::units::first(&local).await;
+    units::first(&local).await;
     let (adder, remover) = (directory.clone(), directory.clone());
     let asked = ListenFile::open(config.data_dir.join("listen"), local.clone()).context("the file listen")?;
     let sent = InterceptFile::open(config.data_dir.join(crate::intercept::FILE), local.clone())
@@ -82,30 +103,49 @@ async fn run_on(config: Config, address: SocketAddr, world: HostWorld, shelf: Ar
     let (node, recorded) = start(config, world, host).await?;
     let finished = spawn_workers(&node, workers)?;
     tokio::spawn(directory.watch());
-    tokio::spawn(crate::os::units::watch(node.local.clone()));
-    tokio::spawn(records::write(recorded, data_dir.join("access.log")));
+    tokio::spawn(units::watch(node.local.clone()));
+    write_records(recorded, data_dir.join("access.log"))?;
     tokio::spawn(crate::telemetry::upkeep());
     // Who waits for readiness may ask by the socket next.
     serve_api(&node, &socket)?;
-    if let Some(address) = metrics {
-        let listener = tokio::net::TcpListener::bind(address).await.with_context(|| in_use("--metrics", address))?;
-        tokio::spawn(health::serve(node.clone(), listener));
-    }
+    serve_metrics(&node, metrics).await?;
     begun(&data_dir);
     answer_names(&node, dns).await?;
-    tokio::spawn(notify::tell(node.clone(), shelf.clone()));
+    leaving::watch(&node, &shelf);
+    tokio::spawn(notify::tell(node.clone(), shelf.clone(), holder.map(|holder| holder.pid)));
     tracing::info!(node = %node.name(), mesh = %node.trust_domain(), %address, "node started");
     if founding {
         print_welcome(&node).await?;
     }
-    let outcome = wait_for_end(&node).await;
+    let outcome = wait_for_end(&node, holder).await;
     shelf.stop();
+    let stays = holder.is_some() && outcome.is_ok() && units::restarts().await;
     tracing::info!("stopping: exchanges in flight have {} s to finish", DRAIN_TIMEOUT.as_secs());
     notify::stopping(2 * DRAIN_TIMEOUT);
     let _ = fs::remove_file(&socket);
+    if stays {
+        node.plane().stay(STAY_MAX);
+        node.stop().await;
+        return Ok(Some(Leaving::of(&node, &shelf, (finished, workers)).await.context("what is open cannot stay")?));
+    }
     node.stop().await;
     wait_for_workers(finished, workers).await;
-    outcome
+    outcome.map(|()| None)
+}
+
+/// Writes access records as long as there are any, which may be longer than the node runs.
+fn write_records(recorded: records::Recorded, path: PathBuf) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let body = move || runtime.block_on(records::write(recorded, path));
+    std::thread::Builder::new().name("weft-records".into()).spawn(body)?;
+    Ok(())
+}
+
+async fn serve_metrics(node: &Arc<Node<HostWorld>>, address: Option<SocketAddr>) -> anyhow::Result<()> {
+    let Some(address) = address else { return Ok(()) };
+    let listener = tokio::net::TcpListener::bind(address).await.with_context(|| in_use("--metrics", address))?;
+    tokio::spawn(health::serve(node.clone(), listener));
+    Ok(())
 }
 
 /// Answers names of services by DNS.
@@ -246,13 +286,14 @@ fn is_file_of_its_own() -> bool {
     out.is_file() && !shared && std::env::var_os("NOTIFY_SOCKET").is_none()
 }
 
-async fn wait_for_end(node: &Arc<Node<HostWorld>>) -> anyhow::Result<()> {
+async fn wait_for_end(node: &Arc<Node<HostWorld>>, holder: Option<&Holder>) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut failed = node.failed();
     tokio::select! {
         biased;
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
+        () = async { holder.expect("there is one").stopped().await }, if holder.is_some() => Ok(()),
         failure = failed.wait_for(Option::is_some) => match failure.ok().and_then(|failure| failure.clone()) {
             Some(why) => bail!("the replicated state has failed and this node serves no more from it: {why}"),
             None => Ok(()),

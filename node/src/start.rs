@@ -35,7 +35,7 @@ use crate::start_error::StartError;
 use crate::store::{NodeIdentity, Store};
 use crate::tasks::{self, Parts};
 use crate::vault::Vault;
-use crate::world::{World, clock, random};
+use crate::world::{World, random};
 
 /// Control connections waiting to be taken from the data plane.
 const HANDOVERS_MAX: usize = 256;
@@ -65,7 +65,7 @@ async fn wire_up<W: World>(
     let NodeIdentity { name, raft_id, trust_domain, roots, keys } = identity;
     let keys = Arc::new(keys);
     let me = Identity::node(trust_domain.clone(), name.clone());
-    let identities = open_identities(&store, &me, &roots, clock(&world))?;
+    let identities = open_identities(&store, &me, &roots, world.clock())?;
     let book = Arc::new(open_book(&store, &name, host.address)?);
     let (making, made) = mpsc::channel(HANDOVERS_MAX);
     let control = Control::new(world.net().clone(), me.clone(), identities.clone(), book.clone(), making);
@@ -79,7 +79,7 @@ async fn wire_up<W: World>(
 
     let issuer = Arc::new(Issuer::new(world.clone(), name.clone(), keys.clone(), replica.clone()));
     let first = first_facts((&config, &world), &name, raft_id, &host, &replica.state().borrow());
-    let links = GossipLinks::new(&control, &book, host.address, clock(&world));
+    let links = GossipLinks::new(&control, &book, host.address, world.clock());
     let ears = Ears { world: &world, store: &store, book: &book, address: host.address, keys: keys.clone() };
     let gossip = Arc::new(ears.open(&trust_domain, first, links, &replica).await?);
 
@@ -227,7 +227,7 @@ fn plane_settings<W: World>(config: &Config, world: &W, site: &Site) -> PlaneSet
         workers: config.workers,
         access_sample: config.access_sample,
         transport: config.transport,
-        clock: clock(world),
+        clock: world.clock(),
         seed: u64::from_be_bytes(random(world)),
         connections_max: config.connections_max,
     }

@@ -26,6 +26,12 @@ pub trait World: Clone + Send + Sync + 'static {
     /// Wall clock.
     fn now(&self) -> UnixMillis;
 
+    /// The wall clock, for those who know no world, and may last longer than the node.
+    fn clock(&self) -> Clock {
+        let world = self.clone();
+        Arc::new(move || world.now())
+    }
+
     /// Whether anything on this host listens on the address; none where that can't be told without connecting.
     fn listens(&self, _address: SocketAddr) -> Option<bool> {
         None
@@ -48,12 +54,6 @@ pub trait World: Clone + Send + Sync + 'static {
 
 /// Wall clocks of hosts may differ by so many milliseconds: a fifth of what certificates are dated back.
 pub(crate) const OFFSET_MAX_MS: u64 = 60_000;
-
-/// The wall clock, for those who know no world.
-pub fn clock(world: &impl World) -> Clock {
-    let world = world.clone();
-    Arc::new(move || world.now())
-}
 
 /// Random bytes of a fixed length.
 pub fn random<const N: usize>(world: &impl World) -> [u8; N] {

@@ -25,6 +25,8 @@ pub(crate) struct Core<N: Net> {
     pub(crate) lanes: Lanes,
     pub(crate) dates: Dates,
     pub(crate) dialer: Arc<Dialer<N>>,
+    /// Held once by each exchange that another node has brought over QUIC.
+    pub(crate) over_quic: Arc<()>,
     /// Copies of requests that are under way.
     copies: Arc<AtomicUsize>,
 }
@@ -40,6 +42,11 @@ impl Drop for Copying {
 }
 
 impl<N: Net> Core<N> {
+    /// Whether other nodes have brought exchanges over QUIC that are open.
+    pub(crate) fn serves_over_quic(&self) -> bool {
+        Arc::strong_count(&self.over_quic) > 1
+    }
+
     pub(crate) fn new(shared: &Arc<Shared<N>>, recorder: Arc<Recorder>, place: Place) -> Arc<Self> {
         let dialer = Dialer::new(&shared.net, &shared.identities, &recorder, shared.settings.transport);
         Arc::new(Self {
@@ -48,6 +55,7 @@ impl<N: Net> Core<N> {
             recorder,
             holds: Arc::default(),
             lanes: Lanes::default(),
+            over_quic: Arc::default(),
             dates: Dates::default(),
             dialer,
             copies: Arc::default(),

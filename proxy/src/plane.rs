@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -58,6 +58,8 @@ impl<N: Net> Plane<N> {
             table: ArcSwap::from_pointee(table),
             tables: watch::channel(()).0,
             draining: watch::channel(false).0,
+            stays: OnceLock::new(),
+            alone: watch::channel(0).0,
             handover,
         });
         let core = |core: usize| {
@@ -135,6 +137,26 @@ impl<N: Net> Plane<N> {
             served.is_some_and(|own| own.description.id == *instance)
         };
         self.cores.iter().map(|core| core.holds.count(own)).sum()
+    }
+
+    /// What is open when the node drains may last so long beyond that: its process stays.
+    pub fn stay(&self, bound: Duration) {
+        // The first word counts.
+        let _ = self.shared.stays.set(bound);
+    }
+
+    /// Waits until a node that drains and stays has nothing left but what is open.
+    pub async fn alone(&self) {
+        let all = self.cores.len();
+        // Its other end is held here.
+        let _ = self.shared.alone.subscribe().wait_for(|alone| *alone >= all).await;
+    }
+
+    /// Ends all that is open.
+    pub fn cut(&self) {
+        for core in &self.cores {
+            core.holds.end(|_| true);
+        }
     }
 
     /// Takes no more connections and lets exchanges end.

@@ -45,6 +45,7 @@ pub enum QuicError {
 }
 
 /// Takes connections on one worker's share of the mesh port.
+#[derive(Clone)]
 pub struct QuicServer {
     endpoint: Endpoint,
 }
@@ -111,6 +112,13 @@ impl QuicServer {
             }
             return Some(incoming);
         }
+    }
+
+    /// Ends all connections, and lets go of the port once their other ends know.
+    pub(crate) async fn leave(self) {
+        self.close();
+        // Whoever has not heard by then asks again.
+        let _ = timeout(LEAVE_TIMEOUT, self.endpoint.wait_idle()).await;
     }
 
     /// Takes no more connections and ends those that are open.
@@ -259,6 +267,8 @@ fn transport(idle: Duration, keep_alive: Option<Duration>) -> TransportConfig {
 
 /// Bound on a handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long other ends have to hear that their connections end: some round trips.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// What the round trip is taken for before it is measured; hosts of a mesh are near each other.
 const INITIAL_RTT: Duration = Duration::from_millis(20);
 /// Silence after which a connection of exchanges has ended, and how often it is kept alive.

@@ -1,8 +1,9 @@
 //! What the cores of a node share: read without a lock on the path of an exchange.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -76,6 +77,10 @@ pub(crate) struct Shared<N: Net> {
     pub(crate) table: ArcSwap<Table>,
     pub(crate) tables: watch::Sender<()>,
     pub(crate) draining: watch::Sender<bool>,
+    /// How long what is open may last when the node drains and its process stays for that.
+    pub(crate) stays: OnceLock<Duration>,
+    /// How many workers have nothing left but that.
+    pub(crate) alone: watch::Sender<usize>,
     pub(crate) handover: mpsc::Sender<Handover<N>>,
     pub(crate) room: Arc<Room>,
     pub(crate) strangers: Arc<Strangers>,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use crate::accept::http1::LEAVING;
@@ -36,13 +37,25 @@ pub(crate) async fn run<N: Net>(core: Arc<Core<N>>, problems: &Problems) {
             }
         }
     }
-    listeners.close();
+    let mut servers = listeners.close();
     let deadline = Instant::now() + DRAIN_TIMEOUT;
     let mut ticks = interval(DRAIN_LOOK_INTERVAL);
     let left = Instant::now() + LEAVING;
     while core.holds.any() && timeout_at(left, ticks.tick()).await.is_ok() {}
-    while core.holds.open() > 0 && timeout_at(deadline, ticks.tick()).await.is_ok() {}
-    drop(quic);
+    let stays = core.shared.stays.get();
+    // What came over QUIC goes with the port, which the process after this one has next.
+    let waits = || stays.is_none() || core.serves_over_quic();
+    while waits() && core.holds.open() > 0 && timeout_at(deadline, ticks.tick()).await.is_ok() {}
+    let (task, mesh) = quic.unzip();
+    drop(task);
+    if stays.is_some() {
+        servers.extend(mesh);
+        join_all(servers.into_iter().map(QuicServer::leave)).await;
+    }
+    core.shared.alone.send_modify(|alone| *alone += 1);
+    let Some(bound) = stays else { return };
+    let (last, mut ticks) = (Instant::now() + *bound, interval(STAY_LOOK_INTERVAL));
+    while core.holds.open() > 0 && timeout_at(last, ticks.tick()).await.is_ok() {}
 }
 
 /// Brings listeners and open exchanges in step with the newest table.
@@ -59,12 +72,12 @@ fn take_up<N: Net>(core: &Arc<Core<N>>, listeners: &mut Listeners, problems: &Pr
     }
 }
 
-fn listen_quic<N: Net>(core: &Arc<Core<N>>) -> Option<Aborting> {
+fn listen_quic<N: Net>(core: &Arc<Core<N>>) -> Option<(Aborting, QuicServer)> {
     let shared = &core.shared;
     match QuicServer::bind(&shared.net, shared.settings.mesh_address, &shared.identities) {
         Ok(server) => {
-            let task = tokio::spawn(links::serve_quic(core.clone(), server));
-            Some(Aborting(task.abort_handle()))
+            let task = tokio::spawn(links::serve_quic(core.clone(), server.clone()));
+            Some((Aborting(task.abort_handle()), server))
         }
         Err(error) => {
             tracing::warn!(%error, "no QUIC on this node: its mesh port cannot be opened for UDP");
@@ -78,3 +91,4 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// How long exchanges may take to end when the node drains.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(20);
+const STAY_LOOK_INTERVAL: Duration = Duration::from_millis(500);

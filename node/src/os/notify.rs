@@ -18,13 +18,15 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 
 /// Tells when the node is ready, how it is, and that it lives, which is told no more once a worker hangs.
-pub(crate) async fn tell(node: Arc<Node<HostWorld>>, shelf: Arc<Shelf>) {
+/// `main` is the process that the service manager is to take for the node's, where it is another one.
+pub(crate) async fn tell(node: Arc<Node<HostWorld>>, shelf: Arc<Shelf>, main: Option<u32>) {
     let mut ticks = interval(READY_INTERVAL);
     while !node.is_ready() {
         ticks.tick().await;
     }
     shelf.clear();
-    say(&[NotifyState::Ready]);
+    let main = main.map(NotifyState::MainPid);
+    say(&main.into_iter().chain([NotifyState::Ready]).collect::<Vec<_>>());
     // Twice within the time that is given.
     let watched = sd_notify::watchdog_enabled().map(|bound| bound / 2);
     let mut ticks = interval(watched.map_or(STATUS_INTERVAL, |watched| watched.min(STATUS_INTERVAL)));

@@ -49,12 +49,25 @@ impl Shelf {
         Some(left.swap_remove(at).1)
     }
 
+    /// All of that whose names begin so.
+    pub(crate) fn take_all(&self, prefix: &str) -> Vec<(String, OwnedFd)> {
+        let mut left = self.left.lock();
+        let (taken, others) = std::mem::take(&mut *left).into_iter().partition(|(name, _)| name.starts_with(prefix));
+        *left = others;
+        taken
+    }
+
     /// Keeps a socket by a name.
     pub(crate) fn keep(&self, name: &str, socket: BorrowedFd<'_>) {
         if !self.works {
             return;
         }
-        if let Err(error) = sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(name)], &[socket]) {
+        let mut state = vec![NotifyState::FdStore, NotifyState::FdName(name)];
+        if name == CAPTURE_PORT {
+            // A socket that neither listens nor is connected looks as if its other end had gone, and would be let go of.
+            state.push(NotifyState::Custom("FDPOLL=0"));
+        }
+        if let Err(error) = sd_notify::notify_with_fds(&state, &[socket]) {
             tracing::warn!(%error, "a socket is not kept for the process after this one");
         }
     }
@@ -73,7 +86,8 @@ impl Shelf {
         ours.iter().for_each(|(name, _)| self.forget(name));
     }
 
-    fn forget(&self, name: &str) {
+    /// Keeps it no more.
+    pub(crate) fn forget(&self, name: &str) {
         if self.works && is_ours(name) && !self.stops.load(Ordering::Relaxed) {
             // Whoever kept it is gone then.
             let _ = sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
@@ -121,7 +135,7 @@ fn takes(name: &str, socket: &OwnedFd, address: SocketAddr) -> bool {
 
 /// Whether this process or one before it has given it the name, and not the service manager.
 fn is_ours(name: &str) -> bool {
-    name.starts_with(LISTENER) || [CAPTURE_PORT, CAPTURE_OWNER].contains(&name)
+    name.starts_with(LISTENER) || name.starts_with(LEAVING) || [CAPTURE_PORT, CAPTURE_OWNER].contains(&name)
 }
 
 fn at(socket: &OwnedFd) -> Option<SocketAddr> {
@@ -142,6 +156,8 @@ fn own(number: i32) -> OwnedFd {
 
 /// How the names of listeners begin.
 const LISTENER: &str = "listener-";
+/// The same of lines to processes that have left exchanges open.
+pub(super) const LEAVING: &str = "leaving-";
 /// Names of what the redirection of loopback addresses keeps.
 pub(super) const CAPTURE_PORT: &str = "capture-port";
 pub(super) const CAPTURE_OWNER: &str = "capture-table";

@@ -64,6 +64,27 @@ pub(crate) async fn first(local: &watch::Sender<Arc<Local>>) {
     }
 }
 
+/// Whether the service manager stops this process to start it again.
+pub(crate) async fn restarts() -> bool {
+    let asked = async {
+        let connection = Connection::system().await?;
+        let own =
+            connection.call_method(Some(MANAGER), MANAGER_PATH, Some(MANAGER_NAME), "GetUnitByPID", &(0_u32,)).await?;
+        let own: OwnedObjectPath = own.body().deserialize()?;
+        let job = value(&connection, own.as_str(), UNIT_NAME, "Job").await?;
+        let (_, job) = <(u32, OwnedObjectPath)>::try_from(job)?;
+        property(&connection, job.as_str(), "org.freedesktop.systemd1.Job", "JobType").await
+    };
+    match timeout(FIRST, asked).await {
+        Ok(Ok(kind)) => kind.ends_with("restart"),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "systemd does not say why this process is to end");
+            false
+        }
+        Err(_) => false,
+    }
+}
+
 /// The units that instances are of.
 fn wanted(local: &Local) -> BTreeSet<String> {
     local.instances.values().filter_map(|instance| instance.unit.clone()).collect()
@@ -112,6 +133,8 @@ async fn follow(local: &watch::Sender<Arc<Local>>) -> zbus::Result<()> {
 
 /// The interface of the manager.
 const MANAGER_NAME: &str = "org.freedesktop.systemd1.Manager";
+/// That of units.
+const UNIT_NAME: &str = "org.freedesktop.systemd1.Unit";
 
 async fn load(connection: &Connection, unit: &str) -> zbus::Result<String> {
     let reply = connection.call_method(Some(MANAGER), MANAGER_PATH, Some(MANAGER_NAME), "LoadUnit", &(unit,)).await?;
@@ -120,10 +143,8 @@ async fn load(connection: &Connection, unit: &str) -> zbus::Result<String> {
 }
 
 async fn state(connection: &Connection, path: &str) -> zbus::Result<UnitState> {
-    let unit = "org.freedesktop.systemd1.Unit";
-    let loaded = property(connection, path, unit, "LoadState").await?;
-    let (active, sub) =
-        (property(connection, path, unit, "ActiveState").await?, property(connection, path, unit, "SubState").await?);
+    let told = async |name| property(connection, path, UNIT_NAME, name).await;
+    let (loaded, active, sub) = (told("LoadState").await?, told("ActiveState").await?, told("SubState").await?);
     // Of what is no service, such as a socket, it is not known.
     let group = property(connection, path, "org.freedesktop.systemd1.Service", "ControlGroup").await.ok();
     let group = group.filter(|group| !group.is_empty());
@@ -141,9 +162,12 @@ fn fares(loaded: &str, active: &str, sub: &str) -> Result<(), String> {
 }
 
 async fn property(connection: &Connection, path: &str, interface: &str, name: &str) -> zbus::Result<String> {
+    String::try_from(value(connection, path, interface, name).await?).map_err(Into::into)
+}
+
+async fn value(connection: &Connection, path: &str, interface: &str, name: &str) -> zbus::Result<OwnedValue> {
     let reply = connection.call_method(Some(MANAGER), path, Some(PROPERTIES), "Get", &(interface, name)).await?;
-    let value: OwnedValue = reply.body().deserialize()?;
-    String::try_from(value).map_err(Into::into)
+    reply.body().deserialize()
 }
 
 fn tell(local: &watch::Sender<Arc<Local>>, units: BTreeMap<String, UnitState>) {

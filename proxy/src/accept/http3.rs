@@ -111,6 +111,7 @@ async fn requests<N: Net>(connection: Arc<Connection<N>>, shaken: Shaken) {
             Some(Some(unread)) => {
                 let (connection, aside, lost) = (connection.clone(), aside.clone(), lost.clone());
                 tokio::spawn(async move {
+                    let _counted = connection.core.over_quic.clone();
                     let read = timeout(HEAD_TIMEOUT, unread.read()).await;
                     let Ok(Ok((request, receiver, sender))) = read else {
                         // The library remembers each for as long as the connection lasts.

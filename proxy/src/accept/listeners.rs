@@ -15,6 +15,7 @@ use crate::connection::Connection;
 use crate::core::Core;
 use crate::forward::bytes::End as Near;
 use crate::net::{Accepted, Listener, Net};
+use crate::quic::QuicServer;
 use crate::room::{Owner, Taken};
 use crate::shared::PlaneSettings;
 use crate::table::Table;
@@ -42,26 +43,26 @@ pub(crate) enum Purpose {
 /// Open listeners.
 #[derive(Default)]
 pub(crate) struct Listeners {
-    tcp: Open<Purpose>,
+    tcp: Open<Purpose, Aborting>,
     /// Those of HTTP/3, by the port of gateways that each is for.
-    quic: Open<u16>,
+    quic: Open<u16, (Aborting, QuicServer)>,
 }
 
 /// What is open by address, and for what.
-struct Open<P>(BTreeMap<SocketAddr, (P, Aborting)>);
+struct Open<P, H>(BTreeMap<SocketAddr, (P, H)>);
 
-impl<P> Default for Open<P> {
+impl<P, H> Default for Open<P, H> {
     fn default() -> Self {
         Self(BTreeMap::new())
     }
 }
 
-impl<P: Clone + PartialEq> Open<P> {
+impl<P: Clone + PartialEq, H> Open<P, H> {
     /// Closes what is not wanted any more and opens what is missing; tells what could not be opened, and why.
     fn update(
         &mut self,
         wanted: BTreeMap<SocketAddr, P>,
-        open: impl Fn(SocketAddr, &P) -> Result<Aborting, String>,
+        open: impl Fn(SocketAddr, &P) -> Result<H, String>,
         problems: &mut Vec<String>,
     ) {
         self.0.retain(|address, (purpose, _)| wanted.get(address) == Some(purpose));
@@ -121,16 +122,16 @@ impl Listeners {
             let server = http3::bind(core, address, *port).map_err(|error| {
                 format!("cannot listen on {address} (UDP) for HTTP/3 at port {port} of a gateway: {error}")
             })?;
-            let task = tokio::spawn(http3::listen(core.clone(), address, server, *port));
-            Ok(Aborting(task.abort_handle()))
+            let task = tokio::spawn(http3::listen(core.clone(), address, server.clone(), *port));
+            Ok((Aborting(task.abort_handle()), server))
         };
         self.quic.update(secure, open, &mut problems);
         problems
     }
 
-    /// Takes no more connections.
-    pub(crate) fn close(&mut self) {
-        *self = Self::default();
+    /// Takes no more connections; answers what has some that are open, over QUIC.
+    pub(crate) fn close(self) -> Vec<QuicServer> {
+        self.quic.0.into_values().map(|(_, (_, server))| server).collect()
     }
 }
 

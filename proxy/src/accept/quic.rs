@@ -25,6 +25,7 @@ pub(crate) async fn serve<N: Net>(connection: Arc<Connection<N>>, link: QuicLink
                 Ok((sender, receiver)) => {
                     let connection = connection.clone();
                     tokio::spawn(async move {
+                        let _counted = connection.core.over_quic.clone();
                         match timeout(HEAD_TIMEOUT, stream::request(sender, receiver)).await {
                             Ok(Ok((request, responder))) => streams::respond_to(connection, request, responder).await,
                             Ok(Err(error)) => tracing::debug!(%error, "a stream of a link was no request"),

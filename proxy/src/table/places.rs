@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
-use weft_proto::loopback::addresses;
+use weft_proto::loopback::{addresses, is_loopback_of_services};
 use weft_proto::service::{ServiceName, ServicePort};
 
 use super::description::LocalPort;
@@ -56,7 +56,7 @@ impl Table {
         if let Some(service) = self.addressed(address) {
             return Some((service, &service.name));
         }
-        let (at, name) = self.instances().get(&address)?;
+        let (at, name) = if is_loopback_of_services(address) { self.instances().get(&address)? } else { return None };
         Some((&self.services[*at], name)).filter(|(service, _)| service.address.is_some())
     }
 

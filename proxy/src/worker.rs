@@ -54,6 +54,8 @@ pub(crate) async fn run<N: Net>(core: Arc<Core<N>>, problems: &Problems) {
     }
     core.shared.alone.send_modify(|alone| *alone += 1);
     let Some(bound) = stays else { return };
+    // Once more: a table may have come as the node began to leave.
+    revoke::judge_again(&core.holds, &core.shared.table.load_full());
     let (last, mut ticks) = (Instant::now() + *bound, interval(STAY_LOOK_INTERVAL));
     while core.holds.open() > 0 && timeout_at(last, ticks.tick()).await.is_ok() {}
 }

@@ -10,8 +10,11 @@ use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Context, Done, Ended, Stopped, VERSION, kept};
+use crate::api::schema::Status;
 use crate::client::ClientError;
 
+/// What stands for nothing.
+const NOTHING: &str = "(nothing)";
 /// Most bytes of a file or of what a program tells that are taken: its end.
 const TAKEN: u64 = 2 << 20;
 
@@ -44,11 +47,37 @@ struct Files(Vec<(String, String)>);
 
 impl Files {
     fn add(&mut self, name: &str, text: &str) {
+        let text = if text.trim().is_empty() { NOTHING } else { text };
         self.0.push((name.to_owned(), without_secrets(text)));
     }
 
+    /// What to look at first: when and where it was made, what is amiss, and what there is.
+    fn summarize(&mut self, now: u64, status: &Result<Status, ClientError>) {
+        let seconds = i64::try_from(now / 1000).unwrap_or_default();
+        let when = time::OffsetDateTime::from_unix_timestamp(seconds).map(|when| when.to_string()).unwrap_or_default();
+        let mut text = format!("made {when} ({now} ms after 1970) by weft {VERSION}\n");
+        match status {
+            Ok(status) => {
+                text += &format!(
+                    "of node {} of mesh {}, which runs {}\n\n",
+                    status.node, status.trust_domain, status.version
+                );
+                text += if status.problems.is_empty() {
+                    "all is well as this node sees it\n"
+                } else {
+                    "what is amiss as this node sees it:\n"
+                };
+                text.extend(status.problems.iter().map(|problem| format!("- {problem}\n")));
+            }
+            Err(error) => text += &format!("the node does not answer: {error}\n"),
+        }
+        text += "\nA call has two ends: where one fails, the caller's host has a bundle of its own to tell of. Times in files are ms after 1970.\n\n";
+        text.extend(self.0.iter().map(|(name, text)| format!("{:>9} bytes  {name}\n", text.len())));
+        self.add("summary.txt", &text);
+    }
+
     /// What a node has answered, or why it has not.
-    fn answer<T: Serialize>(&mut self, name: &str, answer: Result<T, ClientError>) {
+    fn answer<T: Serialize>(&mut self, name: &str, answer: Result<T, impl std::fmt::Display>) {
         let text = match answer {
             Ok(answer) => serde_json::to_string_pretty(&answer).unwrap_or_else(|error| error.to_string()),
             Err(error) => format!("not answered: {error}"),
@@ -92,7 +121,7 @@ impl Bundle {
             Ok(status) => (status.node.clone(), status.metrics.clone()),
             Err(_) => ("none".to_owned(), None),
         };
-        files.answer("status.json", status);
+        files.answer("status.json", status.as_ref());
         files.answer("members.json", context.client.members().await);
         files.answer("services.json", context.client.services().await);
         files.answer("certificates.json", context.client.certificates().await);
@@ -106,18 +135,28 @@ impl Bundle {
                 files.answer(&format!("resources/{name}.json"), kept);
             }
         }
-        if let Some(metrics) = metrics {
-            files.add("metrics.txt", &fetch(&metrics).await.unwrap_or_else(|error| format!("{metrics}: {error}")));
-        }
+        let told = match metrics {
+            Some(metrics) => fetch(&metrics).await.unwrap_or_else(|error| format!("{metrics}: {error}")),
+            None => "the node tells none (--metrics)".to_owned(),
+        };
+        files.add("metrics.txt", &told);
         if !self.without_records {
             files.file("access.log", &data_dir.join("access.log"));
         }
         files.file("options.txt", &data_dir.join(kept::FILE));
+        let declared = fs::read_dir(data_dir.join("services.d")).into_iter().flatten().flatten();
+        for path in
+            declared.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|kind| kind == "yaml"))
+        {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            files.file(&format!("services.d/{name}"), &path);
+        }
         files.file("weft.yaml", Path::new("/etc/weft/weft.yaml"));
         files.file("host/os-release", Path::new("/etc/os-release"));
         for (name, words) in TOLD {
             files.told(name, words);
         }
+        files.summarize(context.now, &status);
         let file = self.file.unwrap_or_else(|| PathBuf::from(format!("weft-{node}-{}.tar.gz", context.now / 1000)));
         write(&file, &files).map_err(|error| Stopped::failed(format!("{}: {error}", file.display())))?;
         let text = format!(
@@ -140,7 +179,7 @@ const TOLD: [(&str, &[&str]); 10] = [
     ("host/kernel.txt", &["uname", "-a"]),
     ("host/addresses.txt", &["ip", "address"]),
     ("host/routes.txt", &["ip", "route"]),
-    ("host/sockets.txt", &["ss", "-tuln"]),
+    ("host/sockets.txt", &["ss", "-tulnp"]),
     ("host/firewall.txt", &["nft", "list", "ruleset"]),
     ("host/disks.txt", &["df", "-h"]),
     ("host/clock.txt", &["timedatectl", "status"]),

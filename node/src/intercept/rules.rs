@@ -94,10 +94,7 @@ pub fn none() -> String {
 /// What the table's comment says, by which it is known again.
 pub fn digest(interception: &Interception, host: &Host) -> String {
     let text = format!("{interception:?} {host:?}");
-    let hash = text
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    format!("{hash:016x}")
+    format!("{:08x}", crc32fast::hash(text.as_bytes()))
 }
 
 /// Ports to which connections go as ever.

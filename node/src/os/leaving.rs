@@ -41,7 +41,9 @@ impl Leaving {
     ) -> io::Result<Self> {
         let (line, kept) = UnixStream::pair()?;
         let state = node.state();
-        let name = format!("{LEAVING}{}-{}-{}", std::process::id(), state.index, judged_by(&state));
+        // What has not been judged by all that is known is judged anew, which the next process can't but by its end.
+        let judged = if node.enforced.borrow().index >= state.index { judged_by(&state) } else { "not".to_owned() };
+        let name = format!("{LEAVING}{}-{}-{judged}", std::process::id(), state.index);
         shelf.keep(&name, kept.as_fd());
         let plane = node.plane().clone();
         timeout(ALONE_TIMEOUT, plane.alone()).await.map_err(io::Error::from)?;

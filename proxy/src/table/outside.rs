@@ -36,9 +36,12 @@ impl Table {
         }
         let patterns = self.services().take_while(|one| one.name.is_outside());
         let covering = patterns.filter(|one| one.name.name().starts_with('*') && covers(one.name.name(), host));
-        let fitting = covering.filter(seen).filter(|one| takes(one) && passes(one));
+        // What only rules name goes where they lead, and nowhere where they lead nowhere.
+        let open = |one: &Service| one.port(port).is_some() || passes(one);
+        let fitting = covering.filter(seen).filter(|one| takes(one) && (open(one) || one.name.name() != ANY));
         let pattern = fitting.min_by_key(|one| Reverse(one.name.name().len()))?;
-        Some(Arc::new(pattern.aimed(host, port)))
+        let aimed = pattern.aimed(host, port);
+        Some(Arc::new(if open(pattern) { aimed } else { aimed.closed() }))
     }
 
     /// The host outside that documents say is at an address: by the narrowest block of addresses; else one of opaque streams

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -58,6 +58,7 @@ impl<N: Net> Plane<N> {
             table: ArcSwap::from_pointee(table),
             tables: watch::channel(()).0,
             draining: watch::channel(false).0,
+            listening: AtomicUsize::new(0),
             stays: OnceLock::new(),
             alone: watch::channel(0).0,
             handover,
@@ -137,6 +138,11 @@ impl<N: Net> Plane<N> {
             served.is_some_and(|own| own.description.id == *instance)
         };
         self.cores.iter().map(|core| core.holds.count(own)).sum()
+    }
+
+    /// Whether every worker listens where the table in force says, as far as it can.
+    pub fn is_listening(&self) -> bool {
+        self.shared.listening.load(Ordering::Relaxed) >= self.cores.len()
     }
 
     /// What is open when the node drains may last so long beyond that: its process stays.

@@ -1,7 +1,7 @@
 //! What the cores of a node share: read without a lock on the path of an exchange.
 
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -77,6 +77,8 @@ pub(crate) struct Shared<N: Net> {
     pub(crate) table: ArcSwap<Table>,
     pub(crate) tables: watch::Sender<()>,
     pub(crate) draining: watch::Sender<bool>,
+    /// How many workers listen where the table in force says.
+    pub(crate) listening: AtomicUsize,
     /// How long what is open may last when the node drains and its process stays for that.
     pub(crate) stays: OnceLock<Duration>,
     /// How many workers have nothing left but that.

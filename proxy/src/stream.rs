@@ -83,7 +83,7 @@ impl Fault {
                 let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
                 error.is_remote() && (refused || error.is_go_away())
             }
-            Self::Quic(error) => matches!(error, StreamError::NotOpened(_)),
+            Self::Quic(error) => error.is_untouched(),
             Self::Http3(_) | Self::Endless => false,
         }
     }

@@ -22,11 +22,14 @@ pub(crate) async fn run<N: Net>(core: Arc<Core<N>>, problems: &Problems) {
     let (mut tables, mut draining) = (core.shared.tables.subscribe(), core.shared.draining.subscribe());
     let mut listeners = Listeners::default();
     let quic = listen_quic(&core);
+    let mut listening = false;
     let mut ticks = interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tables.borrow_and_update();
-        take_up(&core, &mut listeners, problems);
+        if take_up(&core, &mut listeners, problems) && !std::mem::replace(&mut listening, true) {
+            core.shared.listening.fetch_add(1, Ordering::Relaxed);
+        }
         tokio::select! {
             biased;
             _ = draining.wait_for(|draining| *draining) => break,
@@ -60,8 +63,8 @@ pub(crate) async fn run<N: Net>(core: Arc<Core<N>>, problems: &Problems) {
     while core.holds.open() > 0 && timeout_at(last, ticks.tick()).await.is_ok() {}
 }
 
-/// Brings listeners and open exchanges in step with the newest table.
-fn take_up<N: Net>(core: &Arc<Core<N>>, listeners: &mut Listeners, problems: &Problems) {
+/// Brings listeners and open exchanges in step with the newest table; whether that is one in force.
+fn take_up<N: Net>(core: &Arc<Core<N>>, listeners: &mut Listeners, problems: &Problems) -> bool {
     let table = core.shared.table.load_full();
     let found = listeners.update(core, &table);
     if core.place.core == 0 {
@@ -72,6 +75,7 @@ fn take_up<N: Net>(core: &Arc<Core<N>>, listeners: &mut Listeners, problems: &Pr
     if ended > 0 {
         tracing::info!(ended, "open exchanges are denied by the newest policies");
     }
+    table.is_in_force()
 }
 
 fn listen_quic<N: Net>(core: &Arc<Core<N>>) -> Option<(Aborting, QuicServer)> {

@@ -21,7 +21,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// `main` is the process that the service manager is to take for the node's, where it is another one.
 pub(crate) async fn tell(node: Arc<Node<HostWorld>>, shelf: Arc<Shelf>, main: Option<u32>) {
     let mut ticks = interval(READY_INTERVAL);
-    while !node.is_ready() {
+    // What was listened on before is taken over first: let go of, it could not be listened on again at once.
+    while !(node.is_ready() && node.plane().is_listening()) {
         ticks.tick().await;
     }
     shelf.clear();

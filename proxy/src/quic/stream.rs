@@ -54,6 +54,20 @@ pub(crate) enum StreamError {
     Malformed(&'static str),
 }
 
+impl StreamError {
+    /// Whether the other end has read nothing of the stream: it was not opened, or the other end has closed the connection before it had
+    /// finished the handshake, which an application's close says in a way of its own (RFC 9000, 10.2.3).
+    pub(crate) fn is_untouched(&self) -> bool {
+        match self {
+            Self::NotOpened(_) => true,
+            Self::Lost(quinn::ConnectionError::ConnectionClosed(close)) => {
+                close.error_code == quinn::TransportErrorCode::APPLICATION_ERROR
+            }
+            _ => false,
+        }
+    }
+}
+
 /// What is sent. Given up before its end it is reset, so that half a body never looks whole.
 pub(crate) struct Sender {
     stream: SendStream,
@@ -383,5 +397,18 @@ mod tests {
             assert_eq!(varint(bytes), Some((value, bytes.len())));
             assert_eq!(varint(&bytes[..bytes.len() - 1]), None, "cut short");
         }
+    }
+
+    #[test]
+    fn what_ends_within_the_handshake_has_not_been_read() {
+        use quinn::{ConnectionClose, ConnectionError, TransportErrorCode};
+        let closed = |error_code| {
+            let close = ConnectionClose { error_code, frame_type: None, reason: Bytes::new() };
+            StreamError::Lost(ConnectionError::ConnectionClosed(close)).is_untouched()
+        };
+        assert!(closed(TransportErrorCode::APPLICATION_ERROR));
+        assert!(!closed(TransportErrorCode::INTERNAL_ERROR));
+        assert!(StreamError::NotOpened(ConnectionError::Reset).is_untouched());
+        assert!(!StreamError::Lost(ConnectionError::TimedOut).is_untouched());
     }
 }

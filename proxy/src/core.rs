@@ -25,7 +25,7 @@ pub(crate) struct Core<N: Net> {
     pub(crate) lanes: Lanes,
     pub(crate) dates: Dates,
     pub(crate) dialer: Arc<Dialer<N>>,
-    /// Held once by each exchange that another node has brought over QUIC.
+    /// Held once by each exchange that has come over QUIC: on another node's link, or in HTTP/3.
     pub(crate) over_quic: Arc<()>,
     /// Copies of requests that are under way.
     copies: Arc<AtomicUsize>,
@@ -42,7 +42,7 @@ impl Drop for Copying {
 }
 
 impl<N: Net> Core<N> {
-    /// Whether other nodes have brought exchanges over QUIC that are open.
+    /// Whether exchanges that have come over QUIC are open.
     pub(crate) fn serves_over_quic(&self) -> bool {
         Arc::strong_count(&self.over_quic) > 1
     }

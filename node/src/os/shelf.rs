@@ -51,8 +51,12 @@ impl Shelf {
 
     /// All of that whose names begin so.
     pub(crate) fn take_all(&self, prefix: &str) -> Vec<(String, OwnedFd)> {
+        self.take_where(|name| name.starts_with(prefix))
+    }
+
+    fn take_where(&self, meant: impl Fn(&str) -> bool) -> Vec<(String, OwnedFd)> {
         let mut left = self.left.lock();
-        let (taken, others) = std::mem::take(&mut *left).into_iter().partition(|(name, _)| name.starts_with(prefix));
+        let (taken, others) = std::mem::take(&mut *left).into_iter().partition(|(name, _)| meant(name));
         *left = others;
         taken
     }
@@ -79,11 +83,9 @@ impl Shelf {
 
     /// Forgets what nobody has taken: whoever waits there would wait for ever. What the service manager has opened stays.
     pub(crate) fn clear(&self) {
-        let mut left = self.left.lock();
-        let (ours, theirs) = std::mem::take(&mut *left).into_iter().partition(|(name, _)| is_ours(name));
-        *left = theirs;
-        let ours: Vec<(String, OwnedFd)> = ours;
-        ours.iter().for_each(|(name, _)| self.forget(name));
+        for (name, _) in self.take_where(is_ours) {
+            self.forget(&name);
+        }
     }
 
     /// Keeps it no more.
